@@ -1,0 +1,1 @@
+"""The edge cache daemon: one program for origins and edges."""

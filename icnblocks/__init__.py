@@ -1,0 +1,23 @@
+"""icnblocks: information-centric delivery of model parameters.
+
+The names a script needs stand here and are imported on first use, so that ``import icnblocks``
+and the command line start fast. This module must not do work of its own.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from icnblocks.loader import load, open_model
+    from icnblocks.pull import pull
+
+__all__ = ["load", "open_model", "pull"]
+
+_HOMES = {"load": "icnblocks.loader", "open_model": "icnblocks.loader", "pull": "icnblocks.pull"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'icnblocks' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""Caches: a content store is a store + a byte budget + an eviction policy + pins."""

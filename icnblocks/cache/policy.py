@@ -1,0 +1,81 @@
+"""The contract of eviction policies, and the registry of them by name.
+
+A policy is a plain object that is told what happens and asked whom to evict. It is pure: the
+time comes as an argument (seconds, never going backward), and it erases nothing: the content
+store erases and then says so with `removed`. `icnblocks.testing.policy_contract` is the
+conformance suite; every operation is O(log n), amortised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from icnblocks.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from icnblocks.naming import Digest
+
+
+class Policy(Protocol):
+    """Decides which blocks leave first."""
+
+    name: ClassVar[str]
+
+    def inserted(self, digest: Digest, size: int, now: float) -> None:
+        """A block of `size` bytes (its footprint) came into the store."""
+        ...
+
+    def hit(self, digest: Digest, now: float) -> None:
+        """A block that is in the store was asked for. Unknown digests are ignored."""
+        ...
+
+    def removed(self, digest: Digest) -> None:
+        """A block left the store. Unknown digests are ignored."""
+        ...
+
+    def learn(self, manifest: Digest, blocks: Mapping[Digest, int], base: Digest | None) -> None:
+        """A manifest became known: its distinct blocks with sizes, and its base's digest."""
+        ...
+
+    def forget(self, manifest: Digest) -> None:
+        """A manifest is no longer known. Unknown ones are ignored."""
+        ...
+
+    def requested(self, manifest: Digest, now: float) -> None:
+        """Somebody began to pull this model (once a pull, not once a block)."""
+        ...
+
+    def victims(self, now: float) -> Iterator[Digest]:
+        """Blocks in the order in which they should leave, each at most once.
+
+        The content store draws from it until enough is freed, passing over blocks that are
+        pinned or leased. What was drawn may or may not be removed; between draws only
+        `removed` for digests already drawn is called.
+        """
+        ...
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {}
+
+
+def register(factory: type[Policy]) -> type[Policy]:
+    """Class decorator: make a policy known under its `name`."""
+    POLICIES[factory.name] = factory
+    return factory
+
+
+def make_policy(name: str) -> Policy:
+    """A fresh policy by its registered name.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    import icnblocks.cache.policies  # noqa: F401  (registers the built-in ones)
+
+    if name not in POLICIES:
+        raise UsageError(
+            f"no eviction policy {name!r}", hint=f"one of: {', '.join(sorted(POLICIES))}"
+        )
+    return POLICIES[name]()

@@ -1,0 +1,1 @@
+"""Loading: tensors in memory from a pulled model. The only place that may import torch."""

@@ -1,0 +1,1 @@
+"""Stores: bytes by digest, opened as fd + offset + length."""

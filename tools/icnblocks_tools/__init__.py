@@ -1,0 +1,1 @@
+"""The commands: icn-fetch, icn-publish, icn-show, icn-verify. Thin."""
