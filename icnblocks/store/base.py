@@ -42,21 +42,22 @@ def verify(digest: Digest, data: bytes | memoryview) -> Verified:
 
 
 class Lease(Protocol):
-    """A block that is open for sending; it stays readable until closed, even when erased.
-
-    Attributes:
-        fd: an open file descriptor, to be used with offsets only (pread, sendfile), never closed
-            by the user of the lease.
-        offset: the block's first byte in it.
-        length: its bytes.
-    """
+    """A block that is open for sending; it stays readable until closed, even when erased."""
 
     @property
-    def fd(self) -> int: ...
+    def fd(self) -> int:
+        """An open file, to be used with offsets only (pread, sendfile); not the user's to close."""
+        ...
+
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """The block's first byte in it."""
+        ...
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """The block's bytes."""
+        ...
 
     def read(self) -> bytes:
         """The block's bytes, as they lie there (not verified again).
