@@ -5,14 +5,13 @@ It must not read files: callers hand it bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self, TypeAlias
 
 from blake3 import blake3
 
 from icnblocks.errors import FormatError
 
-if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 DIGEST_BYTES: Final = 32
 _HEX = frozenset("0123456789abcdef")
@@ -30,7 +29,8 @@ class Digest(bytes):
 
     __slots__ = ()
 
-    def __new__(cls, raw: bytes | bytearray | memoryview) -> Self:
+    def __new__(cls, raw: Buffer) -> Self:
+        """Check the length and take the bytes."""
         if len(raw) != DIGEST_BYTES:
             raise FormatError(f"a digest has {DIGEST_BYTES} bytes, not {len(raw)}")
         return super().__new__(cls, raw)

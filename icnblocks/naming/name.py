@@ -1,8 +1,9 @@
 """Names of models: `publisher/model[@tag]`, the shape of a Hub repo id and revision.
 
 Grammar (docs/format.md): each part is 1-96 of the ASCII characters `A-Z a-z 0-9 _ - .`, begins
-with a letter or digit, does not end with `.` or `-`, and holds neither `..` nor `--`. So no part can be a path trick,
-hold a control character or a look-alike, and `publisher--model` is free for folder names.
+with a letter or digit, does not end with `.` or `-`, and holds neither `..` nor `--`. So no part
+can be a path trick, hold a control character or a look-alike, and `publisher--model` is free for
+folder names.
 This module must not touch the file system.
 """
 

@@ -1,4 +1,4 @@
-"""The contract of stores: bytes by digest, opened as fd + offset + length so that sending is sendfile.
+"""The contract of stores: bytes by digest, opened as fd + offset + length for sendfile.
 
 `icnblocks.testing.store_contract` is its conformance suite. A store never decides what to keep:
 budgets, pins and eviction belong to the content store (icnblocks.cache).

@@ -1,0 +1,181 @@
+"""What a user sets once: where to ask, where models go, whom to trust.
+
+One small TOML file and environment variables over it; docs/client-settings.md has the table.
+This module must not decide anything with the settings; pull and publish do.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import platformdirs
+
+from icnblocks.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+APP: Final = "icnblocks"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The client's settings.
+
+    Attributes:
+        sources: URLs of edges or origins, asked in this order (`from`, ICN_FROM).
+        models: directory under which models are pulled to (`models`, ICN_MODELS).
+        store: directory of the indexes: what lies where, records, manifests (`store`, ICN_STORE).
+        keys: directory of publisher keys (`keys`, ICN_KEYS).
+        trust_file: provisioned TOML file `publisher = "fingerprint"` (ICN_TRUST_FILE).
+        known_publishers: keys met before, as `known_hosts` of SSH (ICN_KNOWN_PUBLISHERS).
+        trust_first_use: accept the key of an unknown publisher (ICN_TRUST_FIRST_USE).
+        ca_file: PEM file with private CAs for https sources (ICN_CA_FILE).
+        token: bearer token for publishing (ICN_TOKEN).
+        connections: connections over all sources together, 1 to 16 (ICN_CONNECTIONS).
+        stall_s: seconds without a byte after which a source counts as stalled (ICN_STALL_S).
+        retry_s: seconds without progress after which a pull gives up (ICN_RETRY_S).
+        durable: flush a pull to disk before calling it done (ICN_DURABLE).
+    """
+
+    sources: tuple[str, ...]
+    models: Path
+    store: Path
+    keys: Path
+    trust_file: Path
+    known_publishers: Path
+    trust_first_use: bool = False
+    ca_file: Path | None = None
+    token: str | None = None
+    connections: int = 4
+    stall_s: float = 15.0
+    retry_s: float = 60.0
+    durable: bool = False
+
+
+def _sources(value: Any) -> tuple[str, ...]:
+    parts = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("a URL or a list of URLs is expected")
+    return tuple(parts)
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a path is expected")
+    return Path(value).expanduser().absolute()
+
+
+def _flag(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError("true or false is expected")
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 < seconds <= 86_400:
+        raise ValueError("seconds between 0 and 86400 are expected")
+    return seconds
+
+
+def _connections(value: Any) -> int:
+    count = int(value)
+    if not 1 <= count <= 16:
+        raise ValueError("a number from 1 to 16 is expected")
+    return count
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not value.strip():
+        raise ValueError("a printable word is expected")
+    return value.strip()
+
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "sources": _sources,
+    "models": _path,
+    "store": _path,
+    "keys": _path,
+    "trust_file": _path,
+    "known_publishers": _path,
+    "trust_first_use": _flag,
+    "ca_file": _path,
+    "token": _word,
+    "connections": _connections,
+    "stall_s": _seconds,
+    "retry_s": _seconds,
+    "durable": _flag,
+}
+_SPELLED: Final = {"sources": "from"}
+"""Keys that people write differently (`from` is a word of Python's)."""
+
+
+def _defaults() -> Settings:
+    data = Path(platformdirs.user_data_dir(APP))
+    config = Path(platformdirs.user_config_dir(APP))
+    return Settings(
+        sources=(),
+        models=data / "models",
+        store=data / "store",
+        keys=config / "keys",
+        trust_file=Path(platformdirs.site_config_dir(APP)) / "trust.toml",
+        known_publishers=config / "known_publishers",
+    )
+
+
+def config_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """The config file: ICN_CONFIG, else `config.toml` in the user's config directory."""
+    named = environ.get("ICN_CONFIG")
+    return Path(named) if named else Path(platformdirs.user_config_dir(APP)) / "config.toml"
+
+
+def read_toml(path: Path, *, required: bool) -> dict[str, Any]:
+    """Read a TOML file; a missing one is empty unless `required`.
+
+    Raises:
+        UsageError: if it cannot be read or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        if required:
+            raise UsageError(f"no such file: {path}") from error
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Defaults, then the config file, then the environment.
+
+    Raises:
+        UsageError: naming the file or variable and the value that cannot be meant.
+    """
+    path = config_path(environ)
+    table = read_toml(path, required="ICN_CONFIG" in environ)
+    known = {_SPELLED.get(field.name, field.name): field.name for field in fields(Settings)}
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}", hint=f"known: {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for key, name in known.items():
+        variable = f"ICN_{key.upper()}"
+        where, raw = f"{path}: {key}", table.get(key)
+        if variable in environ:
+            where, raw = variable, environ[variable]
+        if raw is None:
+            continue
+        try:
+            values[name] = _READERS[name](raw)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{where} = {raw!r}: {error}") from error
+    return replace(_defaults(), **values)
