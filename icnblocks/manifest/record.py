@@ -222,6 +222,24 @@ def _whole(value: Value, low: int, high: int, what: str) -> int:
     return value
 
 
+def pack_rotations(rotations: tuple[Rotation, ...]) -> bytes:
+    """A row of rotations as bytes, as a publisher keeps it beside the key."""
+    return pack([[item.statement(), item.signature] for item in rotations])
+
+
+def unpack_rotations(data: bytes) -> tuple[Rotation, ...]:
+    """What `pack_rotations` packed, every signature checked.
+
+    Raises:
+        FormatError: if it is no row of rotations.
+        TrustError: if a signature does not hold.
+    """
+    items = unpack(data, max_bytes=MAX_RECORD_BYTES)
+    if not isinstance(items, tuple):
+        raise FormatError("not a row of rotations")
+    return _open_rotations(items)
+
+
 def _open_rotations(items: tuple[Value, ...]) -> tuple[Rotation, ...]:
     if len(items) > MAX_ROTATIONS:
         raise FormatError(f"not a valid record: more than {MAX_ROTATIONS} rotations")
