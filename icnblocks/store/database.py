@@ -1,0 +1,160 @@
+"""SQLite as the stores use it: one way to open it, one place where its errors become ours.
+
+Write-ahead logging, so that several processes read while one writes; a schema version that is
+refused when newer and migrated when older. It must not know what any table means.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.errors import BusyError, IcnError, StorageError, VersionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+BUSY_TIMEOUT_S: Final = 30.0
+"""How long one process waits for another's transaction before it says BusyError."""
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class DamagedError(StorageError):
+    """A database file is not what SQLite wrote: bits have rotted, or it is another file."""
+
+    retry = False
+    advice = "move the file away; what it lists can be published, pulled or cached again"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a database must look like.
+
+    Attributes:
+        what: word for messages, such as "catalog".
+        version: the version this program writes, 1 or more.
+        create: statements that make an empty database of that version.
+        migrations: from an older version to the next one, each in the opening transaction.
+    """
+
+    what: str
+    version: int
+    create: tuple[str, ...]
+    migrations: Mapping[int, Callable[[sqlite3.Connection], None]] = field(default_factory=dict)
+
+
+def storage_error(error: OSError | sqlite3.Error, what: str) -> IcnError:
+    """The error of the tree that says what `error` means for somebody who stores things."""
+    if isinstance(error, OSError):
+        return StorageError(f"{what}: {error.strerror or error}")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _BUSY:
+        return BusyError(f"{what}: another process is writing")
+    if code in _DAMAGE:
+        return DamagedError(f"{what}: {error}")
+    return StorageError(f"{what}: {error}")
+
+
+@contextmanager
+def storage_errors(what: object) -> Iterator[None]:
+    """Turn what the system and SQLite raise into StorageError, DamagedError or BusyError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise storage_error(error, str(what)) from error
+
+
+def connect(path: Path, schema: Schema, *, cache_kib: int = 2048) -> sqlite3.Connection:
+    """Open a database, creating or migrating it; statements commit one by one until BEGIN.
+
+    The connection may be used from any thread, by one at a time.
+
+    Raises:
+        VersionError: if a newer program wrote it.
+        DamagedError: if it is not a database of ours.
+        BusyError: if another process keeps it locked.
+        StorageError: if the disk refuses.
+    """
+    with storage_errors(path):
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _into_wal(connection)
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA temp_store=MEMORY")
+            connection.execute(f"PRAGMA cache_size=-{cache_kib:d}")
+            connection.execute("PRAGMA journal_size_limit=4194304")
+            _bring_to_version(connection, path, schema)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, *, durable: bool = False) -> Iterator[None]:
+    """Everything inside happens, or nothing.
+
+    Args:
+        connection: as `connect` gave it; its errors are not translated here.
+        durable: the commit also survives a power cut (one fsync).
+    """
+    if durable:
+        connection.execute("PRAGMA synchronous=FULL")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    finally:
+        if durable:
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _into_wal(connection: sqlite3.Connection) -> None:
+    # Changing the journal mode does not wait for other processes as statements do.
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _bring_to_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    if _version(connection) == schema.version:
+        return
+    with transaction(connection):
+        # Read again: another process may have been first.
+        version = _version(connection)
+        if version > schema.version:
+            raise VersionError(
+                f"{path} is a {schema.what} of version {version}; this program knows "
+                f"{schema.version}"
+            )
+        if version == 0:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise DamagedError(f"{path} is not a {schema.what}")
+            for statement in schema.create:
+                connection.execute(statement)
+        else:
+            for step in range(version, schema.version):
+                schema.migrations[step](connection)
+        connection.execute(f"PRAGMA user_version={schema.version:d}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

@@ -1,0 +1,495 @@
+"""The store on disk: blocks appended to segment files, notes of them in SQLite.
+
+Data first, then the note: a block's bytes are written before its note, and its note is struck
+out before its bytes are freed, so that a process killed at any point leaves notes that are
+right. What a power cut may do is undone by `recovery`. Bytes are written on the caller's thread;
+`contains`, `open`, `erase` and a lease's `close` touch memory only and suit an event loop.
+One process at a time has a store open. It must not decide what to keep.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from icnblocks.errors import IcnError, StorageError, UsageError
+from icnblocks.limits import MAX_BLOCK_BYTES
+from icnblocks.naming import Digest
+from icnblocks.store.database import DamagedError, storage_errors
+from icnblocks.store.layout import Layout
+from icnblocks.store.lease import ExtentLease
+from icnblocks.store.notes import Notes, State
+from icnblocks.store.recovery import boot_id, recover
+from icnblocks.store.segments import (
+    PAGE,
+    SEGMENT_BYTES,
+    Segments,
+    address,
+    can_punch,
+    footprint,
+    locate,
+    punch,
+    sync_directory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from icnblocks.store.base import Verified
+    from icnblocks.store.places import Place
+
+_log = logging.getLogger(__name__)
+_BATCH: Final = 256
+"""Changes after which a `put` commits the notes of all."""
+_MAX_DELAY_S: Final = 1.0
+"""Age of the oldest change after which a `put` commits, however few they are."""
+
+
+class DiskStore:
+    """Blocks in a directory (layout.py says what is in it). Implements `base.Store`.
+
+    A block that was put is served at once and survives kill -9 after the next commit (every 256
+    changes or second of putting), a power cut after the next `flush`. Space that `erase` frees is
+    returned to the file system at the next commit.
+
+    Args:
+        path: the directory; made if it is missing.
+        create: False refuses a directory that is no store yet.
+        on_damage: what to do when the index is unreadable: "refuse" raises; "empty" forgets all
+            blocks with a warning, as suits a cache.
+        segment_bytes: size at which the next segment file is begun, at most 256 MiB.
+        one_per_file: each block in a file of its own; None decides by whether the file system
+            can free part of a file.
+
+    Raises:
+        BusyError: if the store is open elsewhere.
+        NotFoundError: if there is none and `create` is False.
+        VersionError: if a newer program wrote it.
+        DamagedError: if the index is unreadable and `on_damage` is "refuse".
+        StorageError: if the disk refuses.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        create: bool = True,
+        on_damage: Literal["refuse", "empty"] = "refuse",
+        segment_bytes: int = SEGMENT_BYTES,
+        one_per_file: bool | None = None,
+    ) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._calm = threading.Condition(self._lock)
+        self._commit_lock = threading.Lock()
+        self._closed = False
+        self._layout = Layout(path, create=create)
+        try:
+            with storage_errors(path):
+                self._segments = Segments(self._layout.segments)
+                alone = not can_punch(path) if one_per_file is None else one_per_file
+                self._segment_pages = 1 if alone else min(segment_bytes, SEGMENT_BYTES) // PAGE
+                self._begin(on_damage)
+        except BaseException:
+            self._layout.close()
+            raise
+
+    def _begin(self, on_damage: str) -> None:
+        try:
+            self._read_notes()
+        except DamagedError as error:
+            if on_damage != "empty":
+                raise
+            _log.warning("the index of the store is damaged; it starts empty: %s", error)
+            self._layout.remove_index()
+            for number in self._segments.sizes():
+                self._segments.unlink(number)
+            self._read_notes()
+        self._boot = boot_id()
+        self._adds: dict[int, tuple[Digest, int]] = {}
+        """Noted in memory only; by address."""
+        self._strikes: list[int] = []
+        """Notes that must be struck out."""
+        self._dead: list[tuple[int, int]] = []
+        """Addresses and lengths to be freed once their notes are struck out."""
+        self._emptied: set[int] = set()
+        """Segments that may have no block left."""
+        self._oldest_change: float | None = None
+        self._writing: set[int] = set()
+        self._leased: dict[int, int] = {}
+        self._doomed: dict[int, int] = {}
+        """Erased while leased: address -> length."""
+        self._sync_failed = False
+
+    def _read_notes(self) -> None:
+        self._notes = Notes(self._layout.index)
+        try:
+            state = self._notes.state()
+            boot = boot_id()
+            found = recover(self._notes, self._segments, state, boot=boot)
+            self._places, self._used, self._live = found.places, found.used, found.live
+            self._segment, offset = locate(found.end)
+            self._page = offset // PAGE
+            self._started = bool(found.live[self._segment])
+            survived = state.clean or state.boot == boot
+            flushed = found.end if state.clean else min(state.flushed_to, found.end)
+            self._dirty = {n for n in found.live if n >= flushed >> 16 and not state.clean}
+            # Durable, so that addresses freed by an earlier process may be used again.
+            self._notes.set_state(State(boot, clean=False, flushed_to=flushed))
+            if not survived:
+                _log.warning("unclean start: %d blocks were hashed again", found.verified)
+        except BaseException:
+            self._notes.close()
+            raise
+
+    def __contains__(self, digest: Digest) -> bool:
+        with self._lock:
+            return self._places.get(digest) is not None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of disk that the blocks take, in whole pages."""
+        return self._used
+
+    def footprint(self, length: int) -> int:
+        """Bytes of disk that a block of `length` takes."""
+        return footprint(length)
+
+    def length(self, digest: Digest) -> int | None:
+        """The block's bytes, or None if it is not here."""
+        with self._lock:
+            place = self._places.get(digest)
+        return None if place is None else place.length
+
+    def open(self, digest: Digest) -> ExtentLease | None:
+        """Lease a block for sending, or None if it is not here."""
+        with self._lock:
+            place = self._places.get(digest)
+            if place is None:
+                return None
+            number, offset = locate(place.at)
+            try:
+                segment = self._segments.borrow(number)
+            except FileNotFoundError:
+                _log.error("segment %s was removed; its blocks are lost", number)
+                self._forget(digest, place)
+                return None
+            except OSError as error:
+                raise StorageError(f"cannot open a segment: {error.strerror}") from error
+            self._leased[place.at] = self._leased.get(place.at, 0) + 1
+
+        def give_back() -> None:
+            self._segments.give_back(segment)
+            self._end_lease(place.at)
+
+        return ExtentLease(segment.fd, offset, place.length, give_back)
+
+    def _end_lease(self, at: int) -> None:
+        with self._lock:
+            self._leased[at] -= 1
+            if not self._leased[at]:
+                del self._leased[at]
+                if at in self._doomed:
+                    self._bury(at, self._doomed.pop(at))
+
+    def blocks(self) -> Iterator[tuple[Digest, int]]:
+        """Every block with its length, oldest first; blocks put meanwhile may be among them."""
+        last = -1
+        while True:
+            with self._commit_lock:
+                self._check_open()
+                chunk = self._notes.after(last)
+                ended = not chunk
+                if ended:
+                    with self._lock:
+                        chunk = sorted(
+                            (at, digest, length)
+                            for at, (digest, length) in self._adds.items()
+                            if at > last
+                        )
+            for at, raw, length in chunk:
+                last = at
+                digest = Digest(raw)
+                with self._lock:
+                    place = self._places.get(digest)
+                if place is not None and place.at == at:
+                    yield digest, length
+            if ended:
+                return
+
+    def put(self, block: Verified) -> bool:
+        """Store a block; returns True if it was new.
+
+        Raises:
+            StorageError: if the disk refuses; the block is then not here, and nothing of it is.
+        """
+        digest, view = block.digest, memoryview(block.data).cast("B")
+        if not 0 < len(view) <= MAX_BLOCK_BYTES:
+            raise UsageError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes, not {len(view)}")
+        with self._lock:
+            self._check_open()
+            if self._places.get(digest) is not None:
+                return False
+            at = self._allot(len(view))
+        try:
+            with storage_errors(self._path):
+                self._write(at, view)
+        except BaseException:
+            self._abandon(at, len(view))
+            raise
+        with self._lock:
+            new = self._places.get(digest) is None
+            if new:
+                self._enter(digest, at, len(view))
+            else:  # another thread was faster with the same block
+                self._bury(at, len(view))
+            self._done_writing(at)
+            due = self._due()
+        if due:
+            try:
+                self._commit()
+            except IcnError:
+                if new:
+                    self._withdraw(digest)
+                raise
+        return new
+
+    def erase(self, digest: Digest) -> int:
+        """Forget a block; its bytes are freed at the next commit after its last lease is closed.
+
+        Returns:
+            Its footprint, or 0 if it was not here.
+        """
+        with self._lock:
+            self._check_open()
+            place = self._places.get(digest)
+            return 0 if place is None else self._forget(digest, place)
+
+    def flush(self) -> None:
+        """Make everything put so far survive a power cut, and free what was erased.
+
+        Raises:
+            StorageError: if the disk refuses; nothing is lost, and it may be tried again.
+        """
+        with self._lock:
+            self._check_open()
+            waiting = set(self._writing)
+            self._calm.wait_for(lambda: not waiting & self._writing)
+            # Blocks being written now lie above; those below are written.
+            reached = min(self._writing, default=address(self._segment, self._page * PAGE))
+        self._commit()
+        with self._commit_lock, storage_errors(self._path):
+            self._check_open()
+            self._sync()
+            self._notes.set_state(State(self._boot, clean=False, flushed_to=reached))
+
+    def close(self) -> None:
+        """Flush and let go of files and locks. Idempotent.
+
+        Raises:
+            StorageError: if the last flush failed; the store is closed all the same.
+        """
+        if self._closed:
+            return
+        try:
+            self.flush()
+            with self._commit_lock:
+                reached = address(self._segment, self._page * PAGE)
+                self._notes.set_state(State(self._boot, clean=True, flushed_to=reached))
+        finally:
+            with self._commit_lock, self._lock:
+                self._closed = True
+                self._segments.close()
+                self._notes.close()
+                self._layout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # What follows, down to _due, is called with self._lock held.
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the store is closed")
+
+    def _allot(self, length: int) -> int:
+        pages = footprint(length) // PAGE
+        if not self._started or (self._page and self._page + pages > self._segment_pages):
+            if self._started:
+                self._emptied.add(self._segment)
+                self._segment, self._page = self._segment + 1, 0
+            with storage_errors(self._path):
+                self._segments.create(self._segment)
+            self._started = True
+        at = address(self._segment, self._page * PAGE)
+        self._page += pages
+        self._writing.add(at)
+        return at
+
+    def _done_writing(self, at: int) -> None:
+        self._writing.discard(at)
+        self._calm.notify_all()
+
+    def _enter(self, digest: Digest, at: int, length: int) -> None:
+        self._places.add(digest, at, length)
+        self._adds[at] = (digest, length)
+        self._used += footprint(length)
+        self._live[at >> 16] += footprint(length) // PAGE
+        self._dirty.add(at >> 16)
+        self._note_change()
+
+    def _forget(self, digest: Digest, place: Place) -> int:
+        self._places.remove(digest)
+        freed = footprint(place.length)
+        self._used -= freed
+        segment = place.at >> 16
+        self._live[segment] -= freed // PAGE
+        if not self._live[segment]:
+            del self._live[segment]
+            self._emptied.add(segment)
+        if self._adds.pop(place.at, None) is None:
+            self._strikes.append(place.at)
+        if place.at in self._leased:
+            self._doomed[place.at] = place.length
+        else:
+            self._bury(place.at, place.length)
+        return freed
+
+    def _bury(self, at: int, length: int) -> None:
+        self._dead.append((at, length))
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if self._oldest_change is None:
+            self._oldest_change = time.monotonic()
+
+    def _due(self) -> bool:
+        if self._oldest_change is None:
+            return False
+        changes = len(self._adds) + len(self._dead)
+        return changes >= _BATCH or time.monotonic() - self._oldest_change >= _MAX_DELAY_S
+
+    # What follows is called without self._lock.
+
+    def _write(self, at: int, view: memoryview) -> None:
+        number, offset = locate(at)
+        segment = self._segments.borrow(number)
+        try:
+            while view:
+                written = os.pwrite(segment.fd, view, offset)
+                view, offset = view[written:], offset + written
+        finally:
+            self._segments.give_back(segment)
+
+    def _abandon(self, at: int, length: int) -> None:
+        """Free what a failed write left; its address is free again if it was the last."""
+        self._free(at, length)
+        with self._lock:
+            end = address(self._segment, self._page * PAGE)
+            if at + footprint(length) // PAGE == end:
+                self._page = locate(at)[1] // PAGE
+            self._done_writing(at)
+
+    def _withdraw(self, digest: Digest) -> None:
+        """Take back a block whose note could not be written."""
+        with self._lock:
+            place = self._places.get(digest)
+            if place is None:
+                return
+            never_noted = place.at in self._adds and place.at not in self._leased
+            self._forget(digest, place)
+            if never_noted:
+                self._dead.remove((place.at, place.length))
+        if never_noted:
+            self._free(place.at, place.length)
+
+    def _commit(self) -> None:
+        """Write all notes, then free what they no longer claim."""
+        with self._commit_lock:
+            with self._lock:
+                self._check_open()
+                adds, self._adds = self._adds, {}
+                strikes, self._strikes = self._strikes, []
+                dead, self._dead = self._dead, []
+                self._oldest_change = None
+            try:
+                self._write_notes(adds, strikes)
+            except BaseException:
+                with self._lock:
+                    self._adds = adds | self._adds
+                    self._strikes = strikes + self._strikes
+                    self._dead = dead + self._dead
+                    self._note_change()
+                raise
+            self._free_dead(dead)
+            self._layout.restore_spare()
+
+    def _write_notes(self, adds: dict[int, tuple[Digest, int]], strikes: list[int]) -> None:
+        if not adds and not strikes:
+            return
+        notes = [(at, digest, length) for at, (digest, length) in adds.items()]
+        try:
+            self._notes.write(notes, strikes)
+        except DamagedError:
+            raise
+        except StorageError:
+            # On a full disk erasing must go on, else nothing would ever become free.
+            if not self._layout.give_up_spare():
+                raise
+            self._notes.write(notes, strikes)
+
+    def _free_dead(self, dead: list[tuple[int, int]]) -> None:
+        with self._lock:
+            busy = {at >> 16 for at in self._writing} | {self._segment}
+            gone = {n for n in self._emptied if n not in self._live} - busy
+            self._emptied -= gone
+        for number in gone:
+            try:
+                self._segments.unlink(number)
+            except OSError as error:
+                _log.warning("cannot remove a segment: %s", error)
+        for at, length in dead:
+            if at >> 16 not in gone:
+                self._free(at, length)
+
+    def _free(self, at: int, length: int) -> None:
+        number, offset = locate(at)
+        try:
+            segment = self._segments.borrow(number)
+            try:
+                punch(segment.fd, offset, footprint(length))
+            finally:
+                self._segments.give_back(segment)
+        except OSError as error:
+            # The next unclean start frees it; where nothing can be punched, files are unlinked.
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOENT):
+                _log.warning("cannot free the bytes of an erased block: %s", error)
+
+    def _sync(self) -> None:
+        """Bring all segments written to the disk."""
+        if self._sync_failed:
+            raise StorageError("an earlier flush failed; what it covered is not known to be safe")
+        with self._lock:
+            dirty, self._dirty = self._dirty, set()
+        try:
+            for number in dirty:
+                self._segments.sync(number)
+            self._segments.sync_names()
+            sync_directory(self._path)
+        except OSError:
+            # The system reports a failed write-back once: a second sync would lie.
+            self._sync_failed = True
+            with self._lock:
+                self._dirty |= dirty
+            raise

@@ -1,0 +1,142 @@
+"""The directory of a disk store: who holds it, and which version of the format it has.
+
+    format          one line, "icnblocks store 1"
+    lock            held (flock) by the one process that has the store open
+    index.sqlite    the notes (with -wal and -shm beside it)
+    segments/       the blocks' bytes
+    spare           room that is given up on a full disk, so that erasing can still be noted
+
+It must not know what is in the notes or the segments.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.errors import BusyError, NotFoundError, StorageError, VersionError
+from icnblocks.limits import MIB
+from icnblocks.store.database import storage_errors
+from icnblocks.store.segments import sync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+VERSION: Final = 1
+_FORMAT = re.compile(rb"icnblocks store ([1-9][0-9]{0,8})\n\Z")
+_SPARE_BYTES: Final = MIB
+_PARTIAL: Final = "format.partial"
+
+MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
+"""From a version to the next: functions that change a store's directory while its lock is held.
+Each must be safe to run again after it was killed half-way."""
+
+
+class Layout:
+    """A store's directory, locked for this process until `close`.
+
+    Raises:
+        NotFoundError: if there is no store and none shall be created.
+        BusyError: if another process (or this one) has it open.
+        VersionError: if a newer program wrote it.
+        StorageError: if the disk refuses, or the directory holds something else.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self.path = path
+        self.segments = path / "segments"
+        self.index = path / "index.sqlite"
+        self._spare = path / "spare"
+        if not create and not (path / "format").exists():
+            raise NotFoundError(f"there is no block store in {path}")
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+            try:
+                self._bring_to_version()
+                self.segments.mkdir(exist_ok=True)
+                self.restore_spare()
+            except BaseException:
+                self.close()
+                raise
+
+    def remove_index(self) -> None:
+        """Remove the notes, so that new ones can be begun."""
+        for suffix in ("", "-wal", "-shm"):
+            self.index.with_name(self.index.name + suffix).unlink(missing_ok=True)
+
+    def give_up_spare(self) -> bool:
+        """Free the spare room; False if it was free already."""
+        try:
+            self._spare.unlink()
+        except OSError:
+            return False
+        return True
+
+    def restore_spare(self) -> None:
+        """Take the spare room again, if the disk has it."""
+        if self._spare.exists():
+            return
+        try:
+            fd = os.open(self._spare, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+            try:
+                os.posix_fallocate(fd, 0, _SPARE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError:
+            self.give_up_spare()
+
+    def close(self) -> None:
+        """Let another process have it."""
+        os.close(self._lock)
+
+    def _bring_to_version(self) -> None:
+        mark = self.path / "format"
+        (self.path / _PARTIAL).unlink(missing_ok=True)
+        if mark.exists():
+            found = _FORMAT.match(mark.read_bytes()[:64])
+            if not found:
+                raise StorageError(f"{mark} does not say that this is a block store")
+            version = int(found[1])
+        elif foreign := sorted({e.name for e in os.scandir(self.path)} - {"lock"}):
+            raise StorageError(
+                f"{self.path} is not a block store: it holds {foreign[0]!r}",
+                hint="name an empty or new directory",
+            )
+        else:
+            version = VERSION
+            self._write_version(VERSION)
+        if version > VERSION:
+            raise VersionError(
+                f"{self.path} is a block store of version {version}; this program knows {VERSION}"
+            )
+        for step in range(version, VERSION):
+            MIGRATIONS[step](self.path)
+            self._write_version(step + 1)
+
+    def _write_version(self, version: int) -> None:
+        partial = self.path / _PARTIAL
+        with partial.open("wb") as file:
+            file.write(b"icnblocks store %d\n" % version)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(self.path / "format")
+        sync_directory(self.path)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise BusyError(
+                f"the block store {path} is in use",
+                hint="one process writes a store: ask that process, or stop it",
+            ) from error
+        raise
+    return fd

@@ -1,0 +1,97 @@
+"""The notes of a disk store: which block lies at which address, and how far all is flushed.
+
+One SQLite table whose key is the address, so that noting new blocks appends. Only the process
+that holds the store's lock uses it. It must not touch the segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.store.database import Schema, connect, storage_errors, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_SCHEMA: Final = Schema(
+    "block index",
+    1,
+    (
+        "CREATE TABLE blocks (at INTEGER PRIMARY KEY, digest BLOB, length INTEGER)",
+        "CREATE TABLE state (boot TEXT, clean INTEGER, flushed_to INTEGER)",
+        "INSERT INTO state VALUES ('', 1, 0)",
+    ),
+)
+_CHUNK: Final = 4096
+
+Note = tuple[int, bytes, int]
+"""Address, digest, length."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the last process left the store.
+
+    Attributes:
+        boot: id of the boot of the machine in which it ran.
+        clean: it closed the store in good order.
+        flushed_to: blocks at lower addresses are known to be on the disk.
+    """
+
+    boot: str
+    clean: bool
+    flushed_to: int
+
+
+class Notes:
+    """The notes of one disk store. One thread at a time.
+
+    All methods raise StorageError if the disk refuses, DamagedError if the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = connect(path, _SCHEMA)
+
+    def state(self) -> State:
+        """How the store was left."""
+        with storage_errors(self._path):
+            boot, clean, flushed_to = self._db.execute("SELECT * FROM state").fetchone()
+        return State(boot, bool(clean), flushed_to)
+
+    def set_state(self, state: State) -> None:
+        """Say how the store is; this and all earlier notes survive a power cut from here on."""
+        with storage_errors(self._path), transaction(self._db, durable=True):
+            self._db.execute(
+                "UPDATE state SET boot = ?, clean = ?, flushed_to = ?",
+                (state.boot, int(state.clean), state.flushed_to),
+            )
+
+    def all(self) -> Iterator[Note]:
+        """Every note by ascending address; nothing may be written meanwhile."""
+        with storage_errors(self._path):
+            cursor = self._db.execute("SELECT at, digest, length FROM blocks ORDER BY at")
+            cursor.arraysize = _CHUNK
+            while chunk := cursor.fetchmany():
+                yield from chunk
+
+    def after(self, at: int, end: int = (1 << 63) - 1) -> list[Note]:
+        """The next few thousand notes above an address and below `end`."""
+        with storage_errors(self._path):
+            return self._db.execute(
+                "SELECT at, digest, length FROM blocks WHERE at > ? AND at < ? ORDER BY at LIMIT ?",
+                (at, end, _CHUNK),
+            ).fetchall()
+
+    def write(self, added: Iterable[Note], removed: Iterable[int]) -> None:
+        """Note blocks, then strike some out, all or nothing; survives kill -9."""
+        with storage_errors(self._path), transaction(self._db):
+            self._db.executemany("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", added)
+            self._db.executemany("DELETE FROM blocks WHERE at = ?", ((at,) for at in removed))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with storage_errors(self._path):
+            self._db.close()

@@ -1,0 +1,154 @@
+"""What a disk store does before it serves: believe the notes as far as the last end allows.
+
+After a clean end, or a kill in this same boot of the machine (the page cache survived), the notes
+are right. After a power cut a note may have outlived its bytes, and a hole may have outlived the
+striking of its note; so what was not known to be flushed, and whatever touches a hole, is
+hashed. It must not raise for a block that turns out bad: that block is forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.errors import IcnError
+from icnblocks.limits import MAX_BLOCK_BYTES
+from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.lease import read_extent
+from icnblocks.store.places import Places
+from icnblocks.store.segments import PAGE, footprint, locate, punch
+
+if TYPE_CHECKING:
+    from icnblocks.store.notes import Note, Notes, State
+    from icnblocks.store.segments import Segments
+
+_log = logging.getLogger(__name__)
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; empty (equal to no boot) where the kernel does not say."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a store holds.
+
+    Attributes:
+        places: where each block lies.
+        used: footprints of all blocks, in bytes.
+        live: pages of blocks in each segment that has any.
+        end: the address after the last block.
+        verified: blocks that had to be hashed.
+        forgotten: addresses of notes that must be struck out.
+    """
+
+    places: Places = field(default_factory=Places)
+    used: int = 0
+    live: Counter[int] = field(default_factory=Counter)
+    end: int = 0
+    verified: int = 0
+    forgotten: list[int] = field(default_factory=list)
+
+
+def recover(notes: Notes, segments: Segments, state: State, *, boot: str) -> Found:
+    """Read all notes, check those that need it, and free what no note claims.
+
+    Raises:
+        StorageError: if the disk refuses to give the notes or to be tidied.
+    """
+    power_cut = not state.clean and (not boot or state.boot != boot)
+    found = Found()
+    sizes = segments.sizes()
+    places, live = found.places, found.live
+    for at, digest, length in notes.all():
+        if not _sound(at, digest, length, sizes, found.end) or digest in places:
+            found.forgotten.append(at)
+            continue
+        if power_cut:
+            trusted = at < state.flushed_to and not _touches_hole(segments, at, length)
+            if not trusted:
+                found.verified += 1
+                if not _matches(segments, at, digest, length):
+                    found.forgotten.append(at)
+                    continue
+        places.add(digest, at, length)
+        pages = -(-length // PAGE)
+        live[at >> 16] += pages
+        found.used += pages * PAGE
+        found.end = at + pages
+    if found.forgotten:
+        _log.warning("%d noted blocks were not whole and are forgotten", len(found.forgotten))
+        notes.write((), found.forgotten)
+    for number in sizes.keys() - live.keys():
+        segments.unlink(number)
+    if not state.clean:
+        _tidy(notes, segments, sizes, live)
+    return found
+
+
+def _sound(at: int, digest: bytes, length: int, sizes: dict[int, int], end: int) -> bool:
+    segment, offset = locate(at)
+    return (
+        at >= end
+        and len(digest) == DIGEST_BYTES
+        and 0 < length <= MAX_BLOCK_BYTES
+        and offset + length <= sizes.get(segment, -1)
+    )
+
+
+def _touches_hole(segments: Segments, at: int, length: int) -> bool:
+    number, offset = locate(at)
+    segment = segments.borrow(number)
+    try:
+        return os.lseek(segment.fd, offset, os.SEEK_HOLE) < offset + length
+    except OSError:
+        return True
+    finally:
+        segments.give_back(segment)
+
+
+def _matches(segments: Segments, at: int, digest: bytes, length: int) -> bool:
+    number, offset = locate(at)
+    segment = segments.borrow(number)
+    try:
+        return Digest.of(read_extent(segment.fd, offset, length)) == digest
+    except IcnError:
+        return False
+    finally:
+        segments.give_back(segment)
+
+
+def _tidy(notes: Notes, segments: Segments, sizes: dict[int, int], live: Counter[int]) -> None:
+    """Free what a killed process had written without noting it, or struck out without freeing."""
+    for number, pages in live.items():
+        segment = segments.borrow(number)
+        try:
+            end = _free_gaps(notes, number, segment.fd, pages * PAGE)
+            if end < sizes[number]:
+                os.ftruncate(segment.fd, end)
+        finally:
+            segments.give_back(segment)
+
+
+def _free_gaps(notes: Notes, number: int, fd: int, live_bytes: int) -> int:
+    """Punch what lies between noted blocks of a segment; return where the last one ends."""
+    first, end = number << 16, 0
+    crowded = os.fstat(fd).st_blocks * 512 > live_bytes
+    chunk: list[Note] = notes.after(first - 1, first + (1 << 16))
+    while chunk:
+        for at, _, length in chunk:
+            offset = locate(at)[1]
+            if crowded and offset > end:
+                punch(fd, end, offset - end)
+            end = offset + footprint(length)
+        chunk = notes.after(chunk[-1][0], first + (1 << 16))
+    return end
