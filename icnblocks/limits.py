@@ -16,7 +16,7 @@ MAX_BLOCK_BYTES: Final = 16 * MIB
 
 MAX_MANIFEST_BYTES: Final = 256 * MIB
 MAX_FILES: Final = 100_000
-MAX_RUNS: Final = 2_000_000
+MAX_RUNS: Final = 500_000
 """Tensors and plain runs of one manifest, all files together."""
 MAX_BLOCKS: Final = 8_000_000
 MAX_FILE_BYTES: Final = 1 << 50
@@ -41,8 +41,19 @@ MAX_WANTS: Final = 1024
 """Wants in one bundle."""
 BUNDLE_WANTS: Final = 64
 """Wants that our own client puts into a bundle (few enough to steal, many enough to stream)."""
+MAX_BUNDLE_BYTES: Final = 64 * KIB
+"""A bundle request: MAX_WANTS of 36 bytes, and its few other fields."""
+MAX_HOPS: Final = 16
+"""Daemons that a bundle may pass before it is taken for a loop."""
 MAX_NACK_TEXT_BYTES: Final = 512
 MAX_REQUEST_BYTES: Final = 1_000_000
 """Largest request body: a stock nginx refuses more than 1 MiB."""
 MISSING_BATCH: Final = 16_384
 """Digests in one missing-set query."""
+MAX_OPEN_PARTS_BYTES: Final = 64 * MIB
+"""Memory that a daemon gives to uploaded blocks of which parts are still to come."""
+MAX_ERROR_BYTES: Final = 64 * KIB
+"""An error answer: what a client reads of it before it gives up on the text."""
+
+MAX_KNOWN_BLOCKS: Final = 4_000_000
+"""Blocks of all manifests that an eviction policy knows at a time."""

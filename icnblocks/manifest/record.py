@@ -273,14 +273,13 @@ def _open_rotation(statement: bytes, signature: bytes) -> Rotation:
 
 def _check_chain(record: Record) -> None:
     """The rotations are this publisher's, and lead from key to key, never back, to the record's."""
-    keys = [rotation.old for rotation in record.rotations]
-    follows = [*keys[1:], record.key]
-    for rotation, following in zip(record.rotations, follows, strict=True):
+    keys = [*(rotation.old for rotation in record.rotations), record.key]
+    for rotation, following in zip(record.rotations, keys[1:], strict=True):
         if rotation.publisher != record.name.publisher:
             raise FormatError("not a valid record: a rotation is another publisher's")
         if rotation.new != following:
             raise FormatError("not a valid record: its rotations do not lead to its key")
-    if len({*keys, record.key}) != len(keys) + 1:
+    if len(set(keys)) != len(keys):
         raise FormatError("not a valid record: its rotations lead back to an earlier key")
 
 
