@@ -1,8 +1,8 @@
 """The contract of eviction policies, and the registry of them by name.
 
 A policy is a plain object that is told what happens and asked whom to evict. It is pure: the
-time comes as an argument (seconds, never going backward), and it erases nothing: the content
-store erases and then says so with `removed`. `icnblocks.testing.policy_contract` is the
+time comes as an argument (seconds of a clock that never goes backward), and it erases nothing:
+the content store erases and then says so with `removed`. `icnblocks.testing.policy_contract` is the
 conformance suite; every operation is O(log n), amortised.
 """
 
@@ -35,8 +35,22 @@ class Policy(Protocol):
         """A block left the store. Unknown digests are ignored."""
         ...
 
+    def pinned(self, digest: Digest) -> None:
+        """A block that is in the store must stay: `victims` passes it over until `unpinned`.
+
+        It still counts as being there. Unknown digests, and a second call, are ignored.
+        """
+        ...
+
+    def unpinned(self, digest: Digest, now: float) -> None:
+        """A pinned block may leave again; it counts as just asked for. Others are ignored."""
+        ...
+
     def learn(self, manifest: Digest, blocks: Mapping[Digest, int], base: Digest | None) -> None:
-        """A manifest became known: its distinct blocks with sizes, and its base's digest."""
+        """A manifest became known: its distinct blocks with footprints, and its base's digest.
+
+        Told again, it changes nothing. Linear in the blocks.
+        """
         ...
 
     def forget(self, manifest: Digest) -> None:
@@ -44,15 +58,19 @@ class Policy(Protocol):
         ...
 
     def requested(self, manifest: Digest, now: float) -> None:
-        """Somebody began to pull this model (once a pull, not once a block)."""
+        """Somebody began to pull this model (once a pull, not once a block).
+
+        Unknown ones are ignored.
+        """
         ...
 
     def victims(self, now: float) -> Iterator[Digest]:
         """Blocks in the order in which they should leave, each at most once.
 
-        The content store draws from it until enough is freed, passing over blocks that are
-        pinned or leased. What was drawn may or may not be removed; between draws only
-        `removed` for digests already drawn is called.
+        Drawn to its end it gives every block that is in the store and not pinned. The content
+        store draws from it until enough is freed, passing over blocks that are leased. What was
+        drawn may or may not be removed; between draws only `removed` for digests already drawn
+        is called, and only the iterator made last is drawn from.
         """
         ...
 

@@ -1,0 +1,543 @@
+"""The content store: a store, a byte budget, an eviction policy and pins.
+
+It keeps one promise above all: the store never takes more than the budget, not even while blocks
+are on their way in, or are still being sent after they were erased. How the bytes are counted
+stands in docs/decisions/eviction.md. It is used from one thread (the daemon's event loop); only
+`Store.put` runs elsewhere, between `reserve` and `commit`. It must not read a clock, move bytes
+or hash them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from icnblocks.errors import StorageError
+from icnblocks.limits import MAX_KNOWN_BLOCKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from icnblocks.cache.policy import Policy
+    from icnblocks.manifest.model import Manifest
+    from icnblocks.naming import Digest
+    from icnblocks.store.base import Lease, Store
+
+_LOG = logging.getLogger(__name__)
+_ERASE_TRIES = 8
+"""Victims that the disk may refuse to erase before a reservation is given up."""
+
+
+class Reservation:
+    """Room for one block that is on its way in. Made by `ContentStore.reserve` only.
+
+    Several who bring the same block share one reservation.
+    """
+
+    __slots__ = ("digest", "footprint", "holders", "open")
+
+    def __init__(self, digest: Digest, footprint: int) -> None:
+        self.digest = digest
+        self.footprint = footprint
+        self.holders = 1
+        self.open = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of a content store since it was opened; bytes are footprints but for `hit_bytes`.
+
+    Attributes:
+        policy: name of the eviction policy.
+        capacity: the budget in bytes, or None.
+        blocks: blocks in the store.
+        used_bytes: what they take, with what is erased but still being sent.
+        reserved_bytes: room kept for blocks on their way in.
+        pinned_bytes: what pinned blocks in the store take.
+        erased_open_bytes: the part of `used_bytes` that is erased but still being sent.
+        hits: blocks asked for that were here, and `hit_bytes`, their lengths.
+        misses: blocks asked for that were not.
+        inserted: blocks that came in, and `inserted_bytes`.
+        evicted: blocks that were evicted, and `evicted_bytes`.
+        refused: reservations that could not be given.
+        erase_errors: evictions that the disk refused.
+    """
+
+    policy: str
+    capacity: int | None
+    blocks: int
+    used_bytes: int
+    reserved_bytes: int
+    pinned_bytes: int
+    erased_open_bytes: int
+    hits: int
+    hit_bytes: int
+    misses: int
+    inserted: int
+    inserted_bytes: int
+    evicted: int
+    evicted_bytes: int
+    refused: int
+    erase_errors: int
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A block that is leased: how often, its footprint, and whether it was erased meanwhile."""
+
+    footprint: int
+    leases: int = 0
+    erased: bool = False
+
+
+class _CountedLease:
+    """A lease that tells the content store when it is closed."""
+
+    __slots__ = ("_content", "_lease", "_sending", "digest")
+
+    def __init__(
+        self, content: ContentStore, digest: Digest, sending: _Sending, lease: Lease
+    ) -> None:
+        self.digest = digest
+        self._content: ContentStore | None = content
+        self._sending = sending
+        self._lease = lease
+
+    @property
+    def fd(self) -> int:
+        return self._lease.fd
+
+    @property
+    def offset(self) -> int:
+        return self._lease.offset
+
+    @property
+    def length(self) -> int:
+        return self._lease.length
+
+    def read(self) -> bytes:
+        return self._lease.read()
+
+    def check(self) -> None:
+        self._lease.check()
+
+    def close(self) -> None:
+        content, self._content = self._content, None
+        if content is not None:
+            self._lease.close()
+            content._closed(self.digest, self._sending)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class ContentStore:
+    """A block store that keeps to a budget.
+
+    Args:
+        store: where the blocks lie; what it already holds is counted and told to the policy.
+        policy: a fresh eviction policy.
+        capacity: the budget in bytes of footprints; None never evicts and never refuses.
+        evict: False refuses new blocks when the budget is spent, instead of evicting.
+        manifests: known models (digest, manifest), to be told to the policy.
+        pins: models that must stay, with their blocks.
+        now: seconds, of the clock that all later calls use.
+
+    A store that holds more than `capacity` is evicted down here, pinned blocks excepted, and a
+    warning is logged that says how much went.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        policy: Policy,
+        capacity: int | None,
+        *,
+        evict: bool = True,
+        manifests: Iterable[tuple[Digest, Manifest]] = (),
+        pins: Mapping[Digest, Iterable[Digest]] | None = None,
+        now: float = 0.0,
+    ) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._evicting = evict and capacity is not None
+        self._held = 0
+        self._reserved = 0
+        self._reservations: dict[Digest, Reservation] = {}
+        self._sending: dict[Digest, _Sending] = {}
+        self._erased_open = 0
+        self._pins: dict[Digest, tuple[int, tuple[Digest, ...]]] = {}
+        self._pinned: Counter[Digest] = Counter()
+        self._pinned_bytes = 0
+        self._leased_bytes = 0
+        self._counts: Counter[str] = Counter()
+        self._known: OrderedDict[Digest, int] = OrderedDict()
+        self._known_blocks = 0
+        self._now = now
+        self._policy = policy
+        for manifest, digests in (pins or {}).items():
+            self._note_pin(manifest, digests)
+        self.set_policy(policy, now, manifests)
+        self._evict_down(now)
+
+    # --- what is here ---------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        """The store underneath; blocks are put into it between `reserve` and `commit`."""
+        return self._store
+
+    @property
+    def capacity(self) -> int | None:
+        """The budget in bytes, or None."""
+        return self._capacity
+
+    def contains(self, digest: Digest) -> bool:
+        """Is the block here? Counts nothing."""
+        return digest in self._store
+
+    def open(self, digest: Digest, now: float) -> Lease | None:
+        """Lease a block for sending, or None; counts a hit or a miss.
+
+        A leased block is not evicted. Close the lease on the thread that uses this object.
+        """
+        lease = self._store.open(digest)
+        if lease is None:
+            self._counts["misses"] += 1
+            return None
+        self._counts["hits"] += 1
+        self._counts["hit_bytes"] += lease.length
+        if self._evicting:
+            self._policy.hit(digest, self._time(now))
+        sending = self._sending.get(digest)
+        if sending is None:
+            sending = self._sending[digest] = _Sending(self._store.footprint(lease.length))
+            if digest not in self._pinned:
+                self._leased_bytes += sending.footprint
+        sending.leases += 1
+        return _CountedLease(self, digest, sending, lease)
+
+    def _closed(self, digest: Digest, sending: _Sending) -> None:
+        sending.leases -= 1
+        if sending.leases:
+            return
+        if sending.erased:
+            self._erased_open -= sending.footprint
+            return
+        del self._sending[digest]
+        if digest not in self._pinned:
+            self._leased_bytes -= sending.footprint
+
+    # --- blocks coming in -----------------------------------------------------------------
+
+    def reserve(self, digest: Digest, length: int, now: float) -> Reservation | None:
+        """Make room for a block of `length` bytes, evicting as much as that needs.
+
+        Returns:
+            The reservation, to be given to `commit` or `release` (once for each call of this);
+            None if there cannot be room: it would not fit beside what is pinned, being sent or
+            reserved, or this store does not evict. Then nothing was evicted for it (unless the
+            disk refused to erase).
+        """
+        shared = self._reservations.get(digest)
+        if shared is not None:
+            shared.holders += 1
+            return shared
+        footprint = 0 if digest in self._store else self._store.footprint(length)
+        if footprint and not self._make_room(footprint, now):
+            self._counts["refused"] += 1
+            return None
+        self._reserved += footprint
+        reservation = self._reservations[digest] = Reservation(digest, footprint)
+        return reservation
+
+    def commit(self, reservation: Reservation, now: float) -> None:
+        """The block was put into the store: its room is now used, and the policy is told."""
+        if not self._end(reservation) or not reservation.footprint:
+            return
+        digest, footprint = reservation.digest, reservation.footprint
+        self._held += footprint
+        self._counts["inserted"] += 1
+        self._counts["inserted_bytes"] += footprint
+        if digest in self._pinned:
+            self._pinned_bytes += footprint
+        self._tell_inserted(digest, footprint, self._time(now))
+
+    def release(self, reservation: Reservation) -> None:
+        """The block did not come: give its room back, unless somebody else still brings it."""
+        reservation.holders -= 1
+        if not reservation.holders:
+            self._end(reservation)
+
+    def _end(self, reservation: Reservation) -> bool:
+        if not reservation.open:
+            return False
+        reservation.open = False
+        self._reserved -= reservation.footprint
+        del self._reservations[reservation.digest]
+        return True
+
+    # --- blocks going out -----------------------------------------------------------------
+
+    def discard(self, digest: Digest) -> bool:
+        """Erase a block whatever the policy and pins say (it was found corrupt, or withdrawn).
+
+        If it is being sent, its bytes count against the budget until the last lease is closed.
+        A block that is on its way in was verified just now and is left alone.
+
+        Returns:
+            True if it was here and is erased.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        length = self._length_counted(digest)
+        if length is None:
+            return False
+        self._store.erase(digest)
+        self._gone(digest, self._store.footprint(length))
+        return True
+
+    def _gone(self, digest: Digest, footprint: int) -> None:
+        """Keep the books of a block that was erased."""
+        self._held -= footprint
+        sending = self._sending.pop(digest, None)
+        if sending is not None:
+            sending.erased = True
+            self._erased_open += footprint
+        if digest in self._pinned:
+            self._pinned_bytes -= footprint
+        elif sending is not None:
+            self._leased_bytes -= footprint
+        if self._evicting:
+            self._policy.removed(digest)
+
+    def _room_needed(self, footprint: int) -> int:
+        """Bytes that must go before `footprint` more fit; 0 or less if they fit now."""
+        if self._capacity is None:
+            return 0
+        if not self._reservations and not self._erased_open:
+            # Nothing is under way, so what the store says is exact: errors cannot pile up.
+            self._held = self._store.used_bytes
+        return self._held + self._erased_open + self._reserved + footprint - self._capacity
+
+    def _make_room(self, footprint: int, now: float) -> bool:
+        needed = self._room_needed(footprint)
+        if needed <= 0:
+            return True
+        if not self._evicting or needed > self._held - self._pinned_bytes - self._leased_bytes:
+            return False
+        return self._evict(needed, self._time(now)) <= 0
+
+    def _evict(self, needed: int, now: float) -> int:
+        """Evict until `needed` bytes are free; returns what is still missing."""
+        errors = 0
+        for digest in self._policy.victims(now):
+            if digest in self._sending or digest in self._pinned:
+                continue
+            try:
+                freed = self._store.erase(digest)
+            except StorageError as error:
+                errors += 1
+                self._counts["erase_errors"] += 1
+                _LOG.warning("cannot evict block %s: %s", digest, error)
+                if errors == _ERASE_TRIES:
+                    break
+                continue
+            self._gone(digest, freed)
+            self._counts["evicted"] += 1
+            self._counts["evicted_bytes"] += freed
+            needed -= freed
+            if needed <= 0:
+                break
+        return needed
+
+    def _evict_down(self, now: float) -> None:
+        """At opening: the store may hold more than a budget that was lowered."""
+        needed = self._room_needed(0)
+        if needed <= 0:
+            return
+        if not self._evicting:
+            _LOG.warning("the store holds %d bytes above its capacity and does not evict", needed)
+            return
+        missing = self._evict(needed, now)
+        _LOG.warning(
+            "the store held %d bytes above its capacity: evicted %d blocks, %d bytes",
+            needed,
+            self._counts["evicted"],
+            self._counts["evicted_bytes"],
+        )
+        if missing > 0:
+            _LOG.warning("%d bytes above capacity stay: they are pinned or not erasable", missing)
+
+    # --- pins, models and the policy ------------------------------------------------------
+
+    def pin(self, manifest: Digest, digests: Iterable[Digest]) -> None:
+        """Keep a model's blocks, those that are here and those that will come.
+
+        Pinning the same manifest again must be undone as often. Pins do not make room: a block
+        still needs a reservation.
+        """
+        for digest in self._note_pin(manifest, digests):
+            self._pin_block(digest)
+
+    def unpin(self, manifest: Digest) -> None:
+        """Undo one `pin` of this manifest. Unknown ones are ignored."""
+        count, digests = self._pins.get(manifest, (0, ()))
+        if count > 1:
+            self._pins[manifest] = (count - 1, digests)
+        elif count:
+            del self._pins[manifest]
+            for digest in digests:
+                self._pinned[digest] -= 1
+                if not self._pinned[digest]:
+                    del self._pinned[digest]
+                    self._unpin_block(digest)
+
+    def pins(self) -> dict[Digest, int]:
+        """The pinned manifests, and how often each is pinned."""
+        return {manifest: count for manifest, (count, _) in self._pins.items()}
+
+    def _note_pin(self, manifest: Digest, digests: Iterable[Digest]) -> list[Digest]:
+        """Count a pin; returns the blocks that nothing else had pinned."""
+        if manifest in self._pins:
+            count, kept = self._pins[manifest]
+            self._pins[manifest] = (count + 1, kept)
+            return []
+        kept = tuple(dict.fromkeys(digests))
+        self._pins[manifest] = (1, kept)
+        fresh = [digest for digest in kept if digest not in self._pinned]
+        self._pinned.update(kept)
+        return fresh
+
+    def _pin_block(self, digest: Digest) -> None:
+        length = self._length_counted(digest)
+        if length is not None:
+            footprint = self._store.footprint(length)
+            self._pinned_bytes += footprint
+            if digest in self._sending:
+                self._leased_bytes -= footprint
+            if self._evicting:
+                self._policy.pinned(digest)
+
+    def _unpin_block(self, digest: Digest) -> None:
+        length = self._length_counted(digest)
+        if length is not None:
+            footprint = self._store.footprint(length)
+            self._pinned_bytes -= footprint
+            if digest in self._sending:
+                self._leased_bytes += footprint
+            if self._evicting:
+                self._policy.unpinned(digest, self._now)
+
+    def _length_counted(self, digest: Digest) -> int | None:
+        """Length of a block that is here and committed (between put and commit it is not)."""
+        reservation = self._reservations.get(digest)
+        if reservation is not None and reservation.footprint:
+            return None
+        return self._store.length(digest)
+
+    def learn(self, manifest_digest: Digest, manifest: Manifest) -> None:
+        """Tell the policy which blocks belong together. Told again, it changes nothing.
+
+        At most MAX_KNOWN_BLOCKS are known; beyond, the models that were learnt or requested
+        longest ago are forgotten.
+        """
+        if not self._evicting or manifest_digest in self._known:
+            return
+        footprint = self._store.footprint
+        blocks = {digest: footprint(size) for digest, size in manifest.lengths().items()}
+        base = manifest.base.manifest if manifest.base else None
+        self._policy.learn(manifest_digest, blocks, base)
+        self._known[manifest_digest] = len(blocks)
+        self._known_blocks += len(blocks)
+        while self._known_blocks > MAX_KNOWN_BLOCKS:
+            self.forget(next(iter(self._known)))
+
+    def forget(self, manifest_digest: Digest) -> None:
+        """The manifest is no longer known here (its blocks may stay). Unknown: ignored."""
+        count = self._known.pop(manifest_digest, None)
+        if count is not None:
+            self._known_blocks -= count
+            self._policy.forget(manifest_digest)
+
+    def requested(self, manifest_digest: Digest, now: float) -> bool:
+        """Somebody began to pull this model: once for each pull.
+
+        Returns:
+            False if it has to be learnt first (it was not counted).
+        """
+        if not self._evicting:
+            return True
+        if manifest_digest not in self._known:
+            return False
+        self._known.move_to_end(manifest_digest)
+        self._policy.requested(manifest_digest, self._time(now))
+        return True
+
+    def _time(self, now: float) -> float:
+        """Policies are promised a clock that never goes backward, whatever ours does."""
+        self._now = max(self._now, now)
+        return self._now
+
+    def set_policy(
+        self,
+        policy: Policy,
+        now: float,
+        manifests: Iterable[tuple[Digest, Manifest]] = (),
+    ) -> None:
+        """Go on with another, fresh policy and the same content.
+
+        It is told all blocks, oldest first, and `manifests`; request rates start anew.
+        """
+        self._policy = policy
+        self._known.clear()
+        self._known_blocks = 0
+        for digest, manifest in manifests:
+            self.learn(digest, manifest)
+        self._held = self._pinned_bytes = 0
+        footprint = self._store.footprint
+        for digest, length in self._store.blocks():
+            reservation = self._reservations.get(digest)
+            if reservation is not None and reservation.footprint:
+                continue  # put, but not committed yet: `commit` will tell
+            size = footprint(length)
+            self._held += size
+            if digest in self._pinned:
+                self._pinned_bytes += size
+            self._tell_inserted(digest, size, self._time(now))
+
+    def _tell_inserted(self, digest: Digest, footprint: int, now: float) -> None:
+        if self._evicting:
+            self._policy.inserted(digest, footprint, now)
+            if digest in self._pinned:
+                self._policy.pinned(digest)
+
+    # --- figures --------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Figures for metrics and status; O(1)."""
+        counts = self._counts
+        return Stats(
+            policy=self._policy.name,
+            capacity=self._capacity,
+            blocks=len(self._store),
+            used_bytes=self._held + self._erased_open,
+            reserved_bytes=self._reserved,
+            pinned_bytes=self._pinned_bytes,
+            erased_open_bytes=self._erased_open,
+            hits=counts["hits"],
+            hit_bytes=counts["hit_bytes"],
+            misses=counts["misses"],
+            inserted=counts["inserted"],
+            inserted_bytes=counts["inserted_bytes"],
+            evicted=counts["evicted"],
+            evicted_bytes=counts["evicted_bytes"],
+            refused=counts["refused"],
+            erase_errors=counts["erase_errors"],
+        )

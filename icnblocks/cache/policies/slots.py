@@ -1,0 +1,140 @@
+"""Compact state for policies: a small number for each block, and lists of blocks as arrays.
+
+A million blocks as Python objects with links would cost hundreds of megabytes; here a block is
+a slot (an index into arrays), and a list of blocks is two machine integers per slot. This module
+must not know any policy.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from icnblocks.naming import Digest
+
+NONE: Final = -1
+"""No slot: the end of a chain."""
+
+
+class Slots:
+    """Digest to slot and back. Slots of blocks that were dropped are used again."""
+
+    __slots__ = ("_digests", "_free", "_numbers")
+
+    def __init__(self) -> None:
+        self._numbers: dict[Digest, int] = {}
+        self._digests: list[Digest | None] = []
+        self._free = array("i")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._numbers
+
+    def __iter__(self) -> Iterator[Digest]:
+        return iter(self._numbers)
+
+    def find(self, digest: Digest) -> int | None:
+        """The slot of a block, or None."""
+        return self._numbers.get(digest)
+
+    def digest(self, slot: int) -> Digest:
+        """The block in a slot that is in use.
+
+        Raises:
+            LookupError: if it is not.
+        """
+        digest = self._digests[slot]
+        if digest is None:
+            raise LookupError(f"slot {slot} is empty")
+        return digest
+
+    def add(self, digest: Digest) -> int:
+        """Give a new block a slot. Slots are dense: at most one above the highest so far."""
+        if self._free:
+            slot = self._free.pop()
+            self._digests[slot] = digest
+        else:
+            slot = len(self._digests)
+            self._digests.append(digest)
+        self._numbers[digest] = slot
+        return slot
+
+    def drop(self, slot: int) -> None:
+        """Take the block out of its slot and keep the slot for another."""
+        self.unname(slot)
+        self._free.append(slot)
+
+    def unname(self, slot: int) -> None:
+        """Take the block out of its slot, which is not given away until `recycle`."""
+        del self._numbers[self.digest(slot)]
+        self._digests[slot] = None
+
+    def recycle(self, slot: int) -> None:
+        """Give away a slot that was `unname`d."""
+        self._free.append(slot)
+
+    def used(self, slot: int) -> bool:
+        """Is there a block in this slot?"""
+        return self._digests[slot] is not None
+
+
+class Chain:
+    """Ends of one list; the links lie in `Chains`."""
+
+    __slots__ = ("count", "first", "last")
+
+    def __init__(self) -> None:
+        self.first: int = NONE
+        self.last: int = NONE
+        self.count: int = 0
+
+
+class Chains:
+    """Links of any number of doubly linked lists of slots; a slot is in at most one of them."""
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self) -> None:
+        self._before = array("i")
+        self._after = array("i")
+
+    def append(self, chain: Chain, slot: int) -> None:
+        """Put a slot, which is in no chain, at the end of `chain`."""
+        while slot >= len(self._after):
+            self._before.append(NONE)
+            self._after.append(NONE)
+        last = chain.last
+        self._before[slot] = last
+        self._after[slot] = NONE
+        if last == NONE:
+            chain.first = slot
+        else:
+            self._after[last] = slot
+        chain.last = slot
+        chain.count += 1
+
+    def remove(self, chain: Chain, slot: int) -> None:
+        """Take a slot out of `chain`, in which it is."""
+        before, after = self._before[slot], self._after[slot]
+        if before == NONE:
+            chain.first = after
+        else:
+            self._after[before] = after
+        if after == NONE:
+            chain.last = before
+        else:
+            self._before[after] = before
+        chain.count -= 1
+
+    def walk(self, chain: Chain) -> Iterator[int]:
+        """Its slots from first to last; the one given last may be removed meanwhile."""
+        slot = chain.first
+        while slot != NONE:
+            following = self._after[slot]
+            yield slot
+            slot = following
