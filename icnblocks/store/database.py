@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import BusyError, IcnError, StorageError, VersionError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
@@ -69,10 +70,18 @@ def storage_errors(what: object) -> Iterator[None]:
         raise storage_error(error, str(what)) from error
 
 
-def connect(path: Path, schema: Schema, *, cache_kib: int = 2048) -> sqlite3.Connection:
+def connect(
+    path: Path, schema: Schema, *, cache_kib: int = 2048, durable: bool = False
+) -> sqlite3.Connection:
     """Open a database, creating or migrating it; statements commit one by one until BEGIN.
 
     The connection may be used from any thread, by one at a time.
+
+    Args:
+        path: the database file.
+        schema: what must be in it.
+        cache_kib: memory for its pages.
+        durable: every commit survives a power cut (one fsync each).
 
     Raises:
         VersionError: if a newer program wrote it.
@@ -86,7 +95,7 @@ def connect(path: Path, schema: Schema, *, cache_kib: int = 2048) -> sqlite3.Con
         )
         try:
             _into_wal(connection)
-            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute(f"PRAGMA cache_size=-{cache_kib:d}")
             connection.execute("PRAGMA journal_size_limit=4194304")
@@ -119,6 +128,59 @@ def transaction(connection: sqlite3.Connection, *, durable: bool = False) -> Ite
     finally:
         if durable:
             connection.execute("PRAGMA synchronous=NORMAL")
+
+
+class Session:
+    """A connection under its lock, inside one transaction if it writes; errors become ours."""
+
+    __slots__ = ("_connection", "_lock", "_path", "_writes")
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        lock: threading.Lock,
+        *,
+        writes: bool = False,
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._lock = lock
+        self._writes = writes
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        if self._writes:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except BaseException as error:
+                self._lock.release()
+                self._translate(error)
+                raise
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if self._writes:
+                self._end(failed=error is not None)
+        except BaseException as second:
+            self._translate(second)
+            raise
+        finally:
+            self._lock.release()
+        self._translate(error)
+
+    def _end(self, *, failed: bool) -> None:
+        try:
+            if not failed:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _translate(self, error: BaseException | None) -> None:
+        if isinstance(error, sqlite3.Error | OSError):
+            raise storage_error(error, str(self._path)) from error
 
 
 def _into_wal(connection: sqlite3.Connection) -> None:

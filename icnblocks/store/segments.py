@@ -10,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.limits import MIB
+from icnblocks.store.files import OpenFile, OpenFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,16 +56,6 @@ def punch(fd: int, offset: int, length: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
-@dataclass(slots=True)
-class OpenSegment:
-    """An open segment file and how many use it now; it is closed when nobody does."""
-
-    number: int
-    fd: int
-    users: int = 0
-    gone: bool = False
-
-
 class Segments:
     """The segment files of one directory, with a bounded number of them open. Thread-safe.
 
@@ -75,9 +64,7 @@ class Segments:
 
     def __init__(self, directory: Path, *, max_open: int = _MAX_OPEN) -> None:
         self.directory = directory
-        self._max_open = max_open
-        self._open: dict[int, OpenSegment] = {}
-        self._lock = threading.Lock()
+        self._files: OpenFiles[int] = OpenFiles(max_open)
 
     def path(self, number: int) -> Path:
         """Where a segment lies."""
@@ -96,29 +83,18 @@ class Segments:
         """Make an empty segment."""
         os.close(os.open(self.path(number), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644))
 
-    def borrow(self, number: int) -> OpenSegment:
+    def borrow(self, number: int) -> OpenFile:
         """Open a segment, or share it; `give_back` must follow."""
-        with self._lock:
-            segment = self._open.pop(number, None)
-            if segment is None:
-                self._close_idle(self._max_open - 1)
-                segment = OpenSegment(number, self._open_file(number))
-            self._open[number] = segment  # at the end: the most recently used
-            segment.users += 1
-            return segment
+        return self._files.borrow(number, lambda: self._open(number))
 
-    def give_back(self, segment: OpenSegment) -> None:
+    def give_back(self, segment: OpenFile) -> None:
         """End a `borrow`."""
-        with self._lock:
-            segment.users -= 1
-            if segment.gone and segment.users == 0:
-                os.close(segment.fd)
+        self._files.give_back(segment)
 
     def unlink(self, number: int) -> None:
         """Remove a segment; those who have it open keep it until they give it back."""
-        with self._lock:
-            self.path(number).unlink(missing_ok=True)
-            self._let_go(number)
+        self.path(number).unlink(missing_ok=True)
+        self._files.drop(number)
 
     def sync(self, number: int) -> None:
         """Bring a segment's bytes to the disk; a segment that is gone needs nothing."""
@@ -137,30 +113,15 @@ class Segments:
 
     def close(self) -> None:
         """Close what nobody uses, and the rest when it is given back."""
-        with self._lock:
-            for number in list(self._open):
-                self._let_go(number)
+        self._files.close()
 
-    def _open_file(self, number: int) -> int:
+    def _open(self, number: int) -> int:
         try:
             return os.open(self.path(number), os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
             return os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
-
-    def _let_go(self, number: int) -> None:
-        segment = self._open.pop(number, None)
-        if segment is not None:
-            segment.gone = True
-            if segment.users == 0:
-                os.close(segment.fd)
-
-    def _close_idle(self, keep: int) -> None:
-        if len(self._open) > keep:
-            idle = [number for number, segment in self._open.items() if segment.users == 0]
-            for number in idle[: len(self._open) - keep]:
-                self._let_go(number)
 
 
 def sync_directory(directory: Path) -> None:

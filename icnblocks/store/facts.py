@@ -1,0 +1,43 @@
+"""What a file was when it was read: enough to notice that it is no longer the same."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+_TICK_NS: Final = 20_000_000
+"""File times may stand still for a timer tick of the kernel (10 ms at most), twice over."""
+
+
+class FileFacts(NamedTuple):
+    """Size, times and inode of a file, times in nanoseconds.
+
+    The device number is not among them: for many file systems it changes with every mount, and a
+    file that agrees in all else is the same one.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Self:
+        """The facts in what `os.stat` or `os.fstat` gave; take it before reading the bytes."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def let_times_move_on(facts: Iterable[FileFacts]) -> None:
+    """Wait, 20 ms at most, until a change after `facts` cannot have left the same times.
+
+    A file written, read and written again within one tick of the kernel's clock would otherwise
+    look unchanged.
+    """
+    newest = max((f.ctime_ns for f in facts), default=0)
+    age = time.time_ns() - newest
+    if 0 <= age < _TICK_NS:
+        time.sleep((_TICK_NS - age) / 1e9)

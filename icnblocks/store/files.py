@@ -1,0 +1,80 @@
+"""Open files that are shared: bounded in number, closed when the last user is done.
+
+It must not know what lies in the files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Key = TypeVar("Key")
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """An open file and how many use it now."""
+
+    fd: int
+    users: int = 0
+    dropped: bool = False
+
+
+class OpenFiles(Generic[Key]):
+    """Open files by key, at most `limit` beyond those in use. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._files: dict[Key, OpenFile] = {}
+        self._lock = threading.Lock()
+
+    def borrow(self, key: Key, opener: Callable[[], int]) -> OpenFile:
+        """Share the open file of `key`, or open it; `give_back` must follow.
+
+        Raises:
+            OSError: as `opener` does.
+        """
+        with self._lock:
+            file = self._files.pop(key, None)
+            if file is None:
+                self._close_idle(self._limit - 1)
+                file = OpenFile(opener())
+            self._files[key] = file  # at the end: the most recently used
+            file.users += 1
+            return file
+
+    def give_back(self, file: OpenFile) -> None:
+        """End a `borrow`."""
+        with self._lock:
+            file.users -= 1
+            if file.dropped and file.users == 0:
+                os.close(file.fd)
+
+    def drop(self, key: Key) -> None:
+        """Open it anew next time; those who use it keep it until they give it back."""
+        with self._lock:
+            self._drop(key)
+
+    def close(self) -> None:
+        """Drop all."""
+        with self._lock:
+            for key in list(self._files):
+                self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        file = self._files.pop(key, None)
+        if file is not None:
+            file.dropped = True
+            if file.users == 0:
+                os.close(file.fd)
+
+    def _close_idle(self, keep: int) -> None:
+        if len(self._files) > keep:
+            idle = [key for key, file in self._files.items() if file.users == 0]
+            for key in idle[: len(self._files) - keep]:
+                self._drop(key)

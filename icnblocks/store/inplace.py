@@ -1,0 +1,494 @@
+"""The store of blocks that lie in the files of model directories: nothing is copied.
+
+An index in SQLite says in which file and at which offset a block lies; several processes use it
+at once. A file is believed only while its facts (size, times, inode) are those it had before
+it was hashed: they are compared when a block is opened and, by the lease, after it was sent. A file
+that was changed is remembered and its blocks are refused until `recheck` finds them right. It
+must not write to a model directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
+
+from icnblocks.errors import ChangedError, IcnError, UsageError
+from icnblocks.naming import Digest
+from icnblocks.store import inplace_index as index
+from icnblocks.store.database import (
+    DamagedError,
+    Session,
+    connect,
+    storage_errors,
+    transaction,
+)
+from icnblocks.store.facts import FileFacts, let_times_move_on
+from icnblocks.store.files import OpenFile, OpenFiles
+from icnblocks.store.lease import read_extent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from icnblocks.manifest.model import Manifest
+
+__all__ = ["ChangedFile", "Directory", "FileFacts", "InPlaceStore"]
+
+_log = logging.getLogger(__name__)
+_MAX_OPEN: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A model directory in the index.
+
+    Attributes:
+        root: its absolute path.
+        manifest: digest of the manifest that describes it.
+        blocks: distinct blocks in it.
+        size: bytes of those blocks.
+        changed: files of it that are known to have changed.
+    """
+
+    root: Path
+    manifest: Digest
+    blocks: int
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file whose blocks are refused: the directory it is in, and its path below that."""
+
+    root: Path
+    path: str
+
+
+class _File(NamedTuple):
+    """A file of the index, as `open` needs it."""
+
+    number: int
+    path: bytes
+    facts: FileFacts
+
+
+class InPlaceStore:
+    """Blocks inside model directories. Implements `base.ReadableStore`. Thread-safe.
+
+    Args:
+        path: the index, a SQLite file; made if it is missing, its directory too.
+        on_damage: what to do when the index is unreadable: "refuse" raises; "empty" renames it to
+            `*.damaged`, warns, and begins a new one, since publishing or pulling fills it again.
+
+    Raises:
+        VersionError: if a newer program wrote the index.
+        DamagedError: if it is unreadable and `on_damage` is "refuse".
+        StorageError: if the disk refuses.
+        BusyError: if another process keeps it locked.
+    """
+
+    def __init__(self, path: Path, *, on_damage: Literal["refuse", "empty"] = "refuse") -> None:
+        self._path = path
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._writer = connect(path, index.SCHEMA, durable=True)
+        except DamagedError as error:
+            if on_damage != "empty":
+                raise
+            _log.warning("the index of model directories starts empty: %s", error)
+            _set_aside(path)
+            self._writer = connect(path, index.SCHEMA, durable=True)
+        try:
+            self._reader = connect(path, index.SCHEMA, cache_kib=4096)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._read_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._files: OpenFiles[int] = OpenFiles(_MAX_OPEN)
+        self._unsaved: dict[int, FileFacts] = {}
+        """Changed files that could not be marked in the index at once, by number."""
+        self._counted: tuple[int, int] | None = None
+        self._closed = False
+
+    # Reading: by digest.
+
+    def __contains__(self, digest: Digest) -> bool:
+        return bool(self._spots(digest))
+
+    def __len__(self) -> int:
+        with self._reading() as db:
+            version = int(db.execute("PRAGMA data_version").fetchone()[0])
+            if self._counted is None or self._counted[0] != version:
+                self._counted = (version, int(db.execute(index.COUNT).fetchone()[0]))
+            return self._counted[1]
+
+    def length(self, digest: Digest) -> int | None:
+        """The block's bytes, or None if no unchanged file has it."""
+        spots = self._spots(digest)
+        return spots[0][2] if spots else None
+
+    def open(self, digest: Digest) -> InPlaceLease | None:
+        """Lease a block for sending, from the first of its files that is unchanged.
+
+        Raises:
+            ChangedError: if it is in the index, and all files it lies in were changed.
+        """
+        refusal: ChangedError | None = None
+        for file, offset, length in self._spots(digest):
+            try:
+                return InPlaceLease(self, file, self._borrow(file), offset, length)
+            except ChangedError as error:
+                refusal = error
+        if refusal is None:
+            with self._reading() as db:
+                row = db.execute(index.CHANGED_FILE_OF, index.key(digest)).fetchone()
+            if row is None:
+                return None
+            refusal = _changed(os.path.join(*row))
+        raise refusal
+
+    def blocks(self) -> Iterator[tuple[Digest, int]]:
+        """Every block with its length, in the order in which directories were added."""
+        last = -1
+        while True:
+            with self._reading() as db:
+                rows = db.execute(index.BLOCKS_AFTER, (last,)).fetchall()
+            if not rows:
+                return
+            for _, key, rest, length, first in rows:
+                if first:
+                    yield index.digest(key, rest), length
+            last = rows[-1][0]
+
+    # Reading: by directory.
+
+    def directories(self) -> list[Directory]:
+        """All directories in the index, by path."""
+        with self._reading() as db:
+            rows = db.execute(index.DIRECTORIES).fetchall()
+        return [
+            Directory(Path(os.fsdecode(root)), Digest(manifest), blocks, size, changed)
+            for root, manifest, blocks, size, changed in rows
+        ]
+
+    def roots_of(self, manifest: Digest) -> list[Path]:
+        """Directories that hold this model, the latest first."""
+        with self._reading() as db:
+            rows = db.execute(index.ROOTS_OF, (manifest,)).fetchall()
+        return [Path(os.fsdecode(root)) for (root,) in rows]
+
+    def manifest_at(self, root: Path) -> Digest | None:
+        """The manifest of a directory, or None if it is not in the index."""
+        with self._reading() as db:
+            row = db.execute(index.MANIFEST_AT, (_root(root),)).fetchone()
+        return None if row is None else Digest(row[0])
+
+    def facts(self, root: Path) -> dict[str, FileFacts]:
+        """The unchanged files of a directory, by path below it; empty if it is not there."""
+        return {
+            os.fsdecode(path): facts
+            for _, path, facts, changed in self._files_of(root)
+            if not changed
+        }
+
+    def changed(self) -> list[ChangedFile]:
+        """Files that are known to have changed; their blocks are refused."""
+        self._save_marks()
+        with self._reading() as db:
+            rows = db.execute(index.CHANGED).fetchall()
+            rows += [
+                row
+                for number in list(self._unsaved)
+                for row in db.execute(index.FILE_UNMARKED, (number,))
+            ]
+        return [ChangedFile(Path(os.fsdecode(root)), os.fsdecode(path)) for root, path in rows]
+
+    # Changing the index.
+
+    def add_directory(
+        self, root: Path, digest: Digest, manifest: Manifest, facts: Mapping[str, FileFacts]
+    ) -> None:
+        """Enter a directory, or replace what was known of it, in one step.
+
+        Args:
+            root: the directory.
+            digest: the manifest's digest.
+            manifest: what lies in the directory, verified by the caller.
+            facts: of each file of the manifest, taken before its bytes were hashed.
+
+        Raises:
+            ChangedError: if a file is no longer what `facts` says; nothing is entered.
+            UsageError: if `facts` lacks a file.
+            StorageError, BusyError: if the index cannot be written.
+        """
+        staged = index.stage(manifest)
+        let_times_move_on(facts.values())
+        files: list[tuple[bytes, FileFacts]] = []
+        for file in manifest.files:
+            if file.path not in facts:
+                raise UsageError(f"no facts are given of {file.path!r}")
+            path = os.path.join(_root(root), os.fsencode(file.path))
+            if _facts_now(path) != facts[file.path]:
+                raise _changed(path)
+            files.append((os.fsencode(file.path), facts[file.path]))
+        with self._writing() as db:
+            index.remove(db, _root(root))
+            index.insert(db, _root(root), digest, files, staged)
+
+    def remove_directory(self, root: Path) -> bool:
+        """Forget a directory (its files stay); False if it was not in the index.
+
+        Raises:
+            StorageError, BusyError: if the index cannot be written.
+        """
+        with self._writing() as db:
+            return index.remove(db, _root(root))
+
+    def check(self, root: Path) -> list[str]:
+        """Compare the facts of all files of a directory, and mark those that differ.
+
+        Returns:
+            Paths below `root` of the files that are missing or changed.
+        """
+        wrong: list[str] = []
+        marks: list[tuple[int, int]] = []
+        for number, path, facts, changed in self._files_of(root):
+            differs = _facts_now(os.path.join(_root(root), path)) != facts
+            if differs:
+                wrong.append(os.fsdecode(path))
+            if differs != changed:
+                marks.append((int(differs), number))
+        if marks:
+            with self._writing() as db:
+                db.executemany(index.MARK, marks)
+        return wrong
+
+    def recheck(self, root: Path, *, everything: bool = False) -> list[str]:
+        """Hash the files of a directory that seem changed; those that are right are right again.
+
+        Args:
+            root: the directory.
+            everything: hash the unchanged files too (to find rotten bits).
+
+        Returns:
+            Paths below `root` of the files whose blocks are not all there as they should be.
+        """
+        wrong: list[str] = []
+        for number, path, facts, changed in self._files_of(root):
+            full = os.path.join(_root(root), path)
+            now = _facts_now(full)
+            if not everything and not changed and now == facts:
+                continue
+            right = now is not None and self._hashes_right(number, full, now)
+            if not right or now is None:
+                wrong.append(os.fsdecode(path))
+            with self._writing() as db:
+                if right and now is not None:
+                    db.execute(index.REVALIDATE, (*now, number))
+                    self._unsaved.pop(number, None)
+                else:
+                    db.execute(index.MARK, (1, number))
+        return wrong
+
+    def close(self) -> None:
+        """Let go of the index; leases stay readable. Idempotent."""
+        if self._closed:
+            return
+        self._save_marks()
+        self._closed = True
+        with self._write_lock, self._read_lock, storage_errors(self._path):
+            self._files.close()
+            self._reader.close()
+            self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Inside.
+
+    def _reading(self) -> Session:
+        return Session(self._path, self._reader, self._read_lock)
+
+    def _writing(self) -> Session:
+        return Session(self._path, self._writer, self._write_lock, writes=True)
+
+    def _spots(self, digest: Digest) -> list[tuple[_File, int, int]]:
+        with self._reading() as db:
+            rows = db.execute(index.SPOTS_OF, index.key(digest)).fetchall()
+        spots = [
+            (_File(number, os.path.join(root, path), FileFacts(*facts)), offset, length)
+            for number, root, path, offset, length, *facts in rows
+        ]
+        if not self._unsaved:
+            return spots
+        return [spot for spot in spots if self._unsaved.get(spot[0].number) != spot[0].facts]
+
+    def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, bool]]:
+        with self._reading() as db:
+            rows = db.execute(index.FILES_OF, (_root(root),)).fetchall()
+        return [
+            (number, path, FileFacts(*facts), bool(changed))
+            for number, path, changed, *facts in rows
+        ]
+
+    def _borrow(self, file: _File) -> OpenFile:
+        """The file, open, if it is what it was."""
+        for _ in range(2):
+            try:
+                opened = self._files.borrow(file.number, lambda: _open(file.path))
+            except OSError as error:
+                # A directory that is away (not mounted) may come back; a file that is gone has
+                # been taken out by somebody.
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and os.path.isdir(
+                    os.path.dirname(file.path)
+                ):
+                    self._mark(file)
+                raise _changed(file.path, error.strerror or "") from error
+            if FileFacts.of(os.fstat(opened.fd)) == file.facts:
+                return opened
+            # What we have open may be a file that was replaced since: look at the path again.
+            self._files.give_back(opened)
+            self._files.drop(file.number)
+        self._mark(file)
+        raise _changed(file.path)
+
+    def _check(self, file: _File, opened: OpenFile) -> None:
+        if FileFacts.of(os.fstat(opened.fd)) != file.facts:
+            self._files.drop(file.number)
+            self._mark(file)
+            raise _changed(file.path)
+
+    def _mark(self, file: _File) -> None:
+        _log.warning("%s has changed; its blocks are refused", os.fsdecode(file.path))
+        self._unsaved[file.number] = file.facts
+        self._save_marks()
+
+    def _save_marks(self) -> None:
+        """Mark changed files in the index, unless that would mean to wait; then later."""
+        if not self._unsaved or not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            self._writer.execute("PRAGMA busy_timeout=0")
+            try:
+                with transaction(self._writer):
+                    saved = list(self._unsaved.items())
+                    self._writer.executemany(index.MARK_IF, ((n, *facts) for n, facts in saved))
+                for number, facts in saved:
+                    if self._unsaved.get(number) == facts:
+                        del self._unsaved[number]
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout={index.BUSY_TIMEOUT_MS:d}")
+        except sqlite3.Error as error:
+            _log.info("changed files are not marked in the index yet: %s", error)
+        finally:
+            self._write_lock.release()
+
+    def _hashes_right(self, number: int, path: bytes, facts: FileFacts) -> bool:
+        try:
+            fd = _open(path)
+        except OSError:
+            return False
+        try:
+            last = -1
+            while True:
+                with self._reading() as db:
+                    rows = db.execute(index.SPOTS_IN, (number, last)).fetchall()
+                if not rows:
+                    return FileFacts.of(os.fstat(fd)) == facts
+                for _, key, rest, offset, length in rows:
+                    if Digest.of(read_extent(fd, offset, length)) != index.digest(key, rest):
+                        return False
+                last = rows[-1][0]
+        except IcnError:
+            return False
+        finally:
+            os.close(fd)
+
+
+class InPlaceLease:
+    """A block in a file of a model directory that is open for sending.
+
+    Attributes:
+        fd: the open file, to be used with offsets only; not the user's to close.
+        offset: the block's first byte in it.
+        length: the block's bytes.
+    """
+
+    __slots__ = ("_file", "_opened", "_store", "fd", "length", "offset")
+
+    def __init__(
+        self, store: InPlaceStore, file: _File, opened: OpenFile, offset: int, length: int
+    ) -> None:
+        self.fd = opened.fd
+        self.offset = offset
+        self.length = length
+        self._store = store
+        self._file = file
+        self._opened: OpenFile | None = opened
+
+    def read(self) -> bytes:
+        """The block's bytes, as they lie there.
+
+        Raises:
+            ChangedError: if the file ends before the block does.
+            StorageError: if the disk cannot read them.
+        """
+        return read_extent(self.fd, self.offset, self.length)
+
+    def check(self) -> None:
+        """After sending: is the file still what it was?
+
+        Raises:
+            ChangedError: if not; the file's blocks are refused from here on.
+        """
+        if self._opened is not None:
+            self._store._check(self._file, self._opened)
+
+    def close(self) -> None:
+        """Give it back. Idempotent."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            self._store._files.give_back(opened)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _root(root: Path) -> bytes:
+    return os.path.abspath(os.fsencode(root))
+
+
+def _open(path: bytes) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _facts_now(path: bytes) -> FileFacts | None:
+    try:
+        return FileFacts.of(os.stat(path))
+    except OSError:
+        return None
+
+
+def _changed(path: bytes, why: str = "it is not what it was when it was indexed") -> ChangedError:
+    return ChangedError(f"{os.fsdecode(path)} cannot be served: {why}")
+
+
+def _set_aside(path: Path) -> None:
+    with storage_errors(path):
+        path.rename(path.with_name(path.name + ".damaged"))
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)

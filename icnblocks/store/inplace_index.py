@@ -1,0 +1,160 @@
+"""The SQL of the in-place store: directories, their files, and the spots where blocks lie.
+
+About 75 bytes a block: a digest is split into the eight bytes that are indexed and the rest. The
+spots of a directory have consecutive ids, so that it is removed without an index on them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.database import BUSY_TIMEOUT_S, Schema
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from icnblocks.manifest.model import Manifest
+    from icnblocks.store.facts import FileFacts
+
+BUSY_TIMEOUT_MS: Final = int(BUSY_TIMEOUT_S * 1000)
+SCHEMA: Final = Schema(
+    "index of model directories",
+    1,
+    (
+        """CREATE TABLE roots (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB UNIQUE NOT NULL, manifest BLOB NOT NULL,
+            first INTEGER NOT NULL, blocks INTEGER NOT NULL, size INTEGER NOT NULL)""",
+        """CREATE TABLE files (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, root INTEGER NOT NULL, path BLOB NOT NULL,
+            size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+            inode INTEGER NOT NULL, changed INTEGER NOT NULL DEFAULT 0)""",
+        "CREATE INDEX files_root ON files (root)",
+        """CREATE TABLE spots (
+            id INTEGER PRIMARY KEY, key INTEGER NOT NULL, rest BLOB NOT NULL,
+            file INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL)""",
+        "CREATE INDEX spots_key ON spots (key)",
+    ),
+)
+
+SPOTS_OF: Final = """SELECT files.id, roots.path, files.path, offset, length,
+        files.size, mtime_ns, ctime_ns, inode
+    FROM spots JOIN files ON files.id = spots.file JOIN roots ON roots.id = files.root
+    WHERE key = ? AND rest = ? AND NOT changed"""
+CHANGED_FILE_OF: Final = """SELECT roots.path, files.path
+    FROM spots JOIN files ON files.id = spots.file JOIN roots ON roots.id = files.root
+    WHERE key = ? AND rest = ? LIMIT 1"""
+SPOTS_IN: Final = """SELECT spots.id, key, rest, offset, length FROM files
+    JOIN roots ON roots.id = files.root
+    JOIN spots ON spots.id BETWEEN first AND first + blocks - 1 AND spots.file = files.id
+    WHERE files.id = ? AND spots.id > ? ORDER BY spots.id LIMIT 1024"""
+BLOCKS_AFTER: Final = """SELECT id, key, rest, length, NOT EXISTS (
+        SELECT 1 FROM spots o WHERE o.key = s.key AND o.rest = s.rest AND o.id < s.id)
+    FROM spots s WHERE id > ? ORDER BY id LIMIT 1024"""
+# Two blocks that agree in the eight bytes of their key would count as one here; only this
+# figure for people depends on it.
+COUNT: Final = "SELECT count(DISTINCT key) FROM spots"
+DIRECTORIES: Final = """SELECT path, manifest, blocks, size,
+        (SELECT count(*) FROM files WHERE root = roots.id AND changed)
+    FROM roots ORDER BY path"""
+ROOTS_OF: Final = "SELECT path FROM roots WHERE manifest = ? ORDER BY id DESC"
+MANIFEST_AT: Final = "SELECT manifest FROM roots WHERE path = ?"
+FILES_OF: Final = """SELECT files.id, files.path, changed,
+        files.size, mtime_ns, ctime_ns, inode
+    FROM files JOIN roots ON roots.id = files.root WHERE roots.path = ? ORDER BY files.path"""
+CHANGED: Final = """SELECT roots.path, files.path
+    FROM files JOIN roots ON roots.id = files.root WHERE changed ORDER BY 1, 2"""
+FILE_UNMARKED: Final = """SELECT roots.path, files.path
+    FROM files JOIN roots ON roots.id = files.root WHERE files.id = ? AND NOT changed"""
+MARK: Final = "UPDATE files SET changed = ? WHERE id = ?"
+MARK_IF: Final = """UPDATE files SET changed = 1
+    WHERE id = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
+REVALIDATE: Final = """UPDATE files
+    SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, changed = 0 WHERE id = ?"""
+
+
+def key(digest: Digest) -> tuple[int, bytes]:
+    """A digest as its index key and the rest."""
+    return int.from_bytes(digest[:8], "big", signed=True), digest[8:]
+
+
+def digest(number: int, rest: bytes) -> Digest:
+    """The digest of a key and the rest."""
+    return Digest(number.to_bytes(8, "big", signed=True) + rest)
+
+
+@dataclass(slots=True)
+class Staged:
+    """The distinct blocks of a manifest, packed: 48 bytes each."""
+
+    digests: bytearray = field(default_factory=bytearray)
+    files: array[int] = field(default_factory=lambda: array("L"))
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    lengths: array[int] = field(default_factory=lambda: array("L"))
+    size: int = 0
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def rows(self, first: int, numbers: Sequence[int]) -> Iterator[tuple[object, ...]]:
+        """Rows of `spots`, from id `first` on; `numbers` are the ids of the files."""
+        for i in range(len(self)):
+            raw = self.digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]
+            number = int.from_bytes(raw[:8], "big", signed=True)
+            file, offset, length = self.files[i], self.offsets[i], self.lengths[i]
+            yield first + i, number, bytes(raw[8:]), numbers[file], offset, length
+
+
+def stage(manifest: Manifest) -> Staged:
+    """Pack the first spot of each distinct block of a manifest."""
+    staged = Staged()
+    seen: set[bytes] = set()
+    for block in manifest.blocks():
+        if block.digest not in seen:
+            seen.add(block.digest)
+            staged.digests += block.digest
+            staged.files.append(block.file)
+            staged.offsets.append(block.offset)
+            staged.lengths.append(block.length)
+            staged.size += block.length
+    return staged
+
+
+def remove(db: sqlite3.Connection, root: bytes) -> bool:
+    """Forget a directory; False if it was not there. In a transaction."""
+    row = db.execute("SELECT id, first, blocks FROM roots WHERE path = ?", (root,)).fetchone()
+    if row is None:
+        return False
+    number, first, blocks = row
+    db.execute("DELETE FROM spots WHERE id BETWEEN ? AND ?", (first, first + blocks - 1))
+    db.execute("DELETE FROM files WHERE root = ?", (number,))
+    db.execute("DELETE FROM roots WHERE id = ?", (number,))
+    return True
+
+
+def insert(
+    db: sqlite3.Connection,
+    root: bytes,
+    manifest: Digest,
+    files: Sequence[tuple[bytes, FileFacts]],
+    staged: Staged,
+) -> None:
+    """Enter a directory that is not there. In a transaction."""
+    first = int(db.execute("SELECT coalesce(max(id), 0) + 1 FROM spots").fetchone()[0])
+    number = db.execute(
+        "INSERT INTO roots (path, manifest, first, blocks, size) VALUES (?, ?, ?, ?, ?)",
+        (root, manifest, first, len(staged), staged.size),
+    ).lastrowid
+    numbers = [
+        db.execute(
+            "INSERT INTO files (root, path, size, mtime_ns, ctime_ns, inode)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (number, path, *facts),
+        ).lastrowid
+        or 0
+        for path, facts in files
+    ]
+    db.executemany("INSERT INTO spots VALUES (?, ?, ?, ?, ?, ?)", staged.rows(first, numbers))
