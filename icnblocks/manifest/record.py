@@ -346,12 +346,3 @@ def check_follows(old: Record, new: Record) -> None:
             f"the key of {old.name.publisher} changed from {fingerprint(old.key)} to "
             f"{fingerprint(new.key)}, and the old key did not sign that"
         )
-
-
-def may_follow(old: Record, new: Record) -> bool:
-    """Whether `check_follows` lets `new` take the place of `old`."""
-    try:
-        check_follows(old, new)
-    except TrustError:
-        return False
-    return True

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from icnblocks.naming import DIGEST_BYTES, Digest
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from icnblocks.manifest.model import Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(NamedTuple):
     """Where a block goes: index of the file in the manifest, and the first byte in it."""
 
     file: int
@@ -114,9 +112,15 @@ class Plan:
         for indexes in self._again.values():
             for index in indexes:
                 repeats[index] = 1
-        for block in self.manifest.blocks():
-            if not repeats[block.index]:
-                yield block.digest, block.length
+        digests, block_bytes = self.manifest.digests, self.manifest.block_bytes
+        for file in self.manifest.files:
+            for run in file.runs:
+                index, left = run.first_block, run.length
+                while left > 0:
+                    if not repeats[index]:
+                        at = index * DIGEST_BYTES
+                        yield Digest(digests[at : at + DIGEST_BYTES]), min(left, block_bytes)
+                    index, left = index + 1, left - block_bytes
 
     @property
     def unique_bytes(self) -> int:
