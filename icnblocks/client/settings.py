@@ -71,7 +71,15 @@ def _path(value: Any) -> Path:
 
 
 def _flag(value: Any) -> bool:
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "": False,
+    }
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in words:

@@ -1,0 +1,257 @@
+"""Verified blocks become files: written at their final offsets under a `.partial` name, resumable.
+
+A block goes straight to every place where it belongs, so memory does not grow with the model.
+When all are there the files are renamed. What a killed run left is taken up again: its notes are
+believed only when they are of this boot and no partial file is younger than they are; else the
+noted blocks are hashed again. This module must not fetch anything.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from icnblocks.assembly.blockmap import PATH as MAP_PATH
+from icnblocks.assembly.blockmap import BlockMap
+from icnblocks.assembly.directory import PARTIAL, storage_errors
+from icnblocks.errors import IncompleteError, StorageError
+from icnblocks.naming import Digest
+from icnblocks.wire.bundle import Want
+
+if TYPE_CHECKING:
+    from icnblocks.assembly.directory import ModelDirectory
+    from icnblocks.manifest.model import Manifest
+    from icnblocks.placement.plan import Plan, Spot
+    from icnblocks.store.base import Verified
+
+_KEPT_OPEN = 256
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """pwrite until everything is written.
+
+    Raises:
+        OSError: as the disk says.
+    """
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def read_all(fd: int, length: int, offset: int) -> bytes:
+    """pread until `length` bytes or the end of the file."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length:
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+class _Partials:
+    """The partial files of a pull, made at their full size, a bounded number of them kept open."""
+
+    def __init__(self, directory: ModelDirectory, manifest: Manifest, files: list[int]) -> None:
+        self._directory = directory
+        self._paths = {file: manifest.files[file].path + PARTIAL for file in files}
+        self._open: dict[int, int] = {}
+        self.youngest = 0
+        self.fresh: set[int] = set()
+        try:
+            for file in files:
+                with storage_errors(directory.root / self._paths[file]):
+                    self._make(file, manifest.files[file].size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, file: int, size: int) -> None:
+        fd = self._directory.open(self._paths[file], os.O_RDWR | os.O_CREAT)
+        facts = os.fstat(fd)
+        if facts.st_size != size:
+            self.fresh.add(file)
+            os.ftruncate(fd, size)
+        else:
+            self.youngest = max(self.youngest, facts.st_mtime_ns)
+        if len(self._open) < _KEPT_OPEN:
+            self._open[file] = fd
+        else:
+            os.close(fd)
+
+    def use(self, file: int) -> tuple[int, bool]:
+        """A descriptor of the file, and whether the caller has to close it."""
+        fd = self._open.get(file)
+        if fd is not None:
+            return fd, False
+        return self._directory.open(self._paths[file], os.O_RDWR), True
+
+    def path(self, file: int) -> str:
+        return self._paths[file]
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+class Assembler:
+    """Assembles one model in one locked directory. `accept` may be called from any thread.
+
+    Args:
+        directory: where; locked by the caller, who also closes it.
+        digest: the manifest's digest.
+        manifest: what to assemble.
+        plan: its plan.
+        whole: indexes of files that are already there and right.
+
+    Raises:
+        StorageError: if the disk refuses.
+    """
+
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        digest: Digest,
+        manifest: Manifest,
+        plan: Plan,
+        whole: frozenset[int],
+    ) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._plan = plan
+        self._whole = whole
+        self._todo = [file for file in range(len(manifest.files)) if file not in whole]
+        self._map = BlockMap.open(directory, digest, manifest.block_count)
+        try:
+            self._partials = _Partials(directory, manifest, self._todo)
+            self._have = bytearray(manifest.block_count)
+            for index in self._believed():
+                self._have[index] = 1
+        except BaseException:
+            self._map.close()
+            raise
+
+    def spots(self, digest: Digest) -> list[Spot]:
+        """Where a block belongs in files that are not whole yet."""
+        return [spot for spot in self._plan.spots(digest) if spot.file not in self._whole]
+
+    def _believed(self) -> set[int]:
+        """The noted blocks (by first index in the manifest) that are really there."""
+        noted = self._map.noted
+        if not noted:
+            return set()
+        fresh = self._partials.fresh
+        there = {
+            index
+            for index in noted
+            if not any(spot.file in fresh for spot in self.spots(self.manifest.digest_at(index)))
+        }
+        map_mtime = os.stat(self.directory.root / MAP_PATH).st_mtime_ns
+        if self._map.same_boot and self._partials.youngest <= map_mtime:
+            return there
+        there = {index for index in there if self._reads_right(self.manifest.digest_at(index))}
+        self._map.rewrite(sorted(there))
+        return there
+
+    def _reads_right(self, digest: Digest) -> bool:
+        length = self._plan.length(digest)
+        for spot in self.spots(digest):
+            with self.writing(spot.file) as fd:
+                if Digest.of(read_all(fd, length, spot.offset)) != digest:
+                    return False
+        return True
+
+    def missing(self) -> list[Want]:
+        """Distinct blocks that are still wanted, in manifest order."""
+        return [
+            Want(digest, length)
+            for digest, length in self._plan.wants()
+            if not self._have[self._index(digest)] and self.spots(digest)
+        ]
+
+    def _index(self, digest: Digest) -> int:
+        index = self._plan.index(digest)
+        if index is None:
+            raise KeyError(digest)
+        return index
+
+    def accept(self, block: Verified) -> None:
+        """Write a block to every place where it belongs, then note it.
+
+        Raises:
+            StorageError: if the disk refuses; the block counts as missing then.
+        """
+        for spot in self.spots(block.digest):
+            with self.writing(spot.file) as fd:
+                write_all(fd, block.data, spot.offset)
+        self.note(block.digest)
+
+    def writing(self, file: int) -> _Writing:
+        """A descriptor of a partial file for as long as a `with` lasts."""
+        return _Writing(self._partials, file, self.directory)
+
+    def note(self, digest: Digest) -> None:
+        """Note that a block has been written to all its places."""
+        index = self._index(digest)
+        self._map.note(index)
+        self._have[index] = 1
+
+    def finish(self, *, durable: bool) -> None:
+        """Rename the files to their final names.
+
+        The block map stays until `forget_map`, so that a kill in between is taken up again.
+
+        Args:
+            durable: flush to disk first.
+
+        Raises:
+            IncompleteError: if blocks are missing; everything is kept.
+            StorageError: if the disk refuses.
+        """
+        missing = len(self.missing())
+        if missing:
+            raise IncompleteError(f"{missing} blocks are missing in {self.directory.root}")
+        partials = [self._partials.path(file) for file in self._todo]
+        if durable:
+            self.directory.sync(partials)
+        self._partials.close()
+        for file, partial in zip(self._todo, partials, strict=True):
+            self.directory.rename(partial, self.manifest.files[file].path)
+        if durable:
+            self.directory.sync([self.manifest.files[file].path for file in self._todo])
+
+    def forget_map(self) -> None:
+        """The pull is recorded elsewhere now."""
+        self._map.close()
+        self.directory.remove(MAP_PATH)
+
+    def close(self) -> None:
+        """Let go of all files; what was noted stays. Idempotent."""
+        self._partials.close()
+        self._map.close()
+
+
+class _Writing:
+    """A partial file's descriptor; errors of the disk inside the `with` become StorageErrors."""
+
+    __slots__ = ("_directory", "_fd", "_file", "_mine", "_partials")
+
+    def __init__(self, partials: _Partials, file: int, directory: ModelDirectory) -> None:
+        self._partials, self._file, self._directory = partials, file, directory
+
+    def __enter__(self) -> int:
+        try:
+            self._fd, self._mine = self._partials.use(self._file)
+        except OSError as error:
+            raise StorageError(f"{self._name()}: {error.strerror}") from error
+        return self._fd
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._mine:
+            os.close(self._fd)
+        if isinstance(error, OSError):
+            raise StorageError(f"{self._name()}: {error.strerror}") from error
+
+    def _name(self) -> str:
+        return str(self._directory.root / self._partials.path(self._file))

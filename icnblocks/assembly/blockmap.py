@@ -1,0 +1,104 @@
+"""The block map: which blocks of a pull under way are in the partial files, kept on disk.
+
+Written after the data, one note a block, so that a killed pull knows what it has. The page cache
+survives a kill, not a power cut: the map carries the boot id, and after another boot its notes
+are only a list of what to verify again. This module must not read model files.
+
+Format: 8 bytes `ICNMAP\\x01\\n`, 32 bytes manifest digest, 36 bytes boot id (ASCII, as Linux
+prints it), then one big-endian u32 a block: its first index in the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.assembly.directory import STATE, storage_errors
+from icnblocks.errors import StorageError
+from icnblocks.naming import DIGEST_BYTES, Digest
+
+if TYPE_CHECKING:
+    from icnblocks.assembly.directory import ModelDirectory
+
+MAGIC: Final = b"ICNMAP\x01\n"
+BOOT_BYTES: Final = 36
+HEADER_BYTES: Final = len(MAGIC) + DIGEST_BYTES + BOOT_BYTES
+PATH: Final = f"{STATE}/map"
+_NOTE: Final = struct.Struct(">I")
+
+
+def boot_id() -> bytes:
+    """This boot's id: 36 ASCII bytes; another after every start of the kernel."""
+    with storage_errors("boot id"):
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip().ljust(BOOT_BYTES)
+
+
+class BlockMap:
+    """The open block map of one directory.
+
+    Attributes:
+        manifest: the manifest that the notes speak of.
+        noted: indexes of the blocks noted before, in range, without repeats.
+        same_boot: whether the notes can be believed without hashing again.
+    """
+
+    def __init__(
+        self, fd: int, path: Path, manifest: Digest, noted: frozenset[int], *, same_boot: bool
+    ) -> None:
+        self._fd = fd
+        self._path = path
+        self.manifest = manifest
+        self.noted = noted
+        self.same_boot = same_boot
+
+    @classmethod
+    def open(cls, directory: ModelDirectory, manifest: Digest, count: int) -> BlockMap:
+        """Go on with the directory's map, or begin one if there is none for this manifest.
+
+        Args:
+            directory: a locked directory.
+            manifest: digest of the manifest being pulled.
+            count: how many blocks it has.
+        """
+        path = directory.root / PATH
+        with storage_errors(path):
+            fd = directory.open(PATH, os.O_RDWR | os.O_CREAT)
+            data = os.pread(fd, HEADER_BYTES + 4 * count, 0)
+            head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
+            if head[: len(MAGIC) + DIGEST_BYTES] != MAGIC + manifest or len(head) < HEADER_BYTES:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, MAGIC + manifest + boot_id(), 0)
+                os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
+                return cls(fd, path, manifest, frozenset(), same_boot=True)
+            whole = len(notes) // _NOTE.size * _NOTE.size
+            noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
+            os.ftruncate(fd, HEADER_BYTES + whole)
+            os.lseek(fd, 0, os.SEEK_END)
+        same = head[-BOOT_BYTES:] == boot_id()
+        return cls(fd, path, manifest, frozenset(noted), same_boot=same)
+
+    def rewrite(self, noted: list[int]) -> None:
+        """Replace all notes by ones that were just verified, under this boot's id."""
+        with storage_errors(self._path):
+            os.ftruncate(self._fd, 0)
+            notes = b"".join(map(_NOTE.pack, noted))
+            os.pwrite(self._fd, MAGIC + self.manifest + boot_id() + notes, 0)
+            os.lseek(self._fd, 0, os.SEEK_END)
+        self.noted, self.same_boot = frozenset(noted), True
+
+    def note(self, number: int) -> None:
+        """Note a block whose bytes have been written. Safe from several threads."""
+        try:
+            written = os.write(self._fd, _NOTE.pack(number))
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror}") from error
+        if written != _NOTE.size:
+            raise StorageError(f"{self._path}: the disk is full")
+
+    def close(self) -> None:
+        """Close it; it stays on disk. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

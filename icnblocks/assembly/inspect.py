@@ -1,0 +1,189 @@
+"""What already lies in a model directory: which files are whole, ours to replace, or a user's.
+
+A file that the index knows and that did not change since is believed; any other is hashed. What
+a user changed is never overwritten unasked. This module must not change any file of a model.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.assembly.assembler import read_all
+from icnblocks.assembly.directory import STATE, storage_errors
+from icnblocks.errors import ConflictError, NotFoundError
+from icnblocks.manifest.codec import decode, digest_of, encode
+from icnblocks.naming import Digest, Name
+from icnblocks.store.base import verify
+from icnblocks.store.inplace import FileFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from icnblocks.assembly.assembler import Assembler
+    from icnblocks.assembly.directory import ModelDirectory
+    from icnblocks.client.resolve import Resolved
+    from icnblocks.manifest.model import File, Manifest
+    from icnblocks.store.inplace import InPlaceStore
+
+MANIFEST: Final = "manifest"
+"""Name below `.icnblocks/` of the manifest of what lies in the directory."""
+NAME: Final = "name"
+"""Name below `.icnblocks/` of the name that it was pulled by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The state of a directory, compared with the manifest that shall be there.
+
+    Attributes:
+        whole: indexes of the manifest's files that are there and right.
+        foreign: paths where a file stands that neither is right nor was put there by a pull.
+        spoilt: indexes of files that stand there and are not right; blocks of theirs may be.
+        stale: paths of files of an earlier manifest, unchanged since, that are not in this one.
+        indexed: whether all is there and the index says so already.
+    """
+
+    whole: frozenset[int]
+    foreign: tuple[str, ...]
+    spoilt: tuple[int, ...]
+    stale: tuple[str, ...]
+    indexed: bool
+
+
+def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
+    """Does the open file have the size and the blocks that the manifest says?"""
+    if os.fstat(fd).st_size != file.size:
+        return False
+    return not any(bad for bad in bad_blocks(fd, file, manifest))
+
+
+def _cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
+    """(digest, length, offset) of every block of a file."""
+    for run in file.runs:
+        end = run.offset + run.length
+        offsets = range(run.offset, end, manifest.block_bytes)
+        for index, offset in enumerate(offsets, run.first_block):
+            yield manifest.digest_at(index), min(manifest.block_bytes, end - offset), offset
+
+
+def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
+    """(offset, length) of every block of the open file whose bytes are not as named."""
+    for digest, length, offset in _cut(file, manifest):
+        if Digest.of(read_all(fd, length, offset)) != digest:
+            yield offset, length
+
+
+def inspect(
+    directory: ModelDirectory, digest: Digest, manifest: Manifest, places: InPlaceStore
+) -> Inspection:
+    """Compare a locked directory with a manifest.
+
+    Raises:
+        ConflictError: if a link or a directory stands where a file belongs.
+        StorageError: if something cannot be read.
+    """
+    known = places.facts(directory.root)
+    same_manifest = places.manifest_at(directory.root) == digest
+    whole: set[int] = set()
+    spoilt: list[int] = []
+    foreign: list[str] = []
+    for number, file in enumerate(manifest.files):
+        fd = directory.open_existing(file.path)
+        if fd is None:
+            continue
+        try:
+            with storage_errors(directory.root / file.path):
+                unchanged = known.get(file.path) == FileFacts.of(os.fstat(fd))
+                if (same_manifest and unchanged) or file_is_right(fd, file, manifest):
+                    whole.add(number)
+                else:
+                    spoilt.append(number)
+                    if not unchanged:
+                        foreign.append(file.path)
+        finally:
+            os.close(fd)
+    indexed = same_manifest and all(
+        known.get(file.path) == _facts(directory, file.path) for file in manifest.files
+    )
+    paths = {file.path for file in manifest.files}
+    stale = tuple(
+        path
+        for path, facts in known.items()
+        if path not in paths and facts == _facts(directory, path)
+    )
+    return Inspection(frozenset(whole), tuple(foreign), tuple(spoilt), stale, indexed)
+
+
+def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
+    """Take what is right in files that are to be replaced.
+
+    Raises:
+        StorageError: if the disk refuses.
+    """
+    manifest = assembler.manifest
+    for number in files:
+        file = manifest.files[number]
+        fd = assembler.directory.open_existing(file.path)
+        if fd is None:
+            continue
+        try:
+            for digest, length, offset in _cut(file, manifest):
+                data = read_all(fd, length, offset)
+                if Digest.of(data) == digest:
+                    assembler.accept(verify(digest, data))
+        finally:
+            os.close(fd)
+
+
+def manifest_of(root: Path) -> tuple[Name, Digest, Manifest]:
+    """The name and manifest that a pull left in its directory.
+
+    Raises:
+        NotFoundError: if no pull was finished there.
+        FormatError: if what is there is not valid.
+    """
+    try:
+        data = (root / STATE / MANIFEST).read_bytes()
+        name = (root / STATE / NAME).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFoundError(
+            f"{root} was not made by a pull", hint="give a pulled directory or a store"
+        ) from error
+    return Name.parse(name), digest_of(data), decode(data)
+
+
+def _facts(directory: ModelDirectory, path: str) -> FileFacts | None:
+    try:
+        fd = directory.open_existing(path)
+    except ConflictError:
+        return None
+    if fd is None:
+        return None
+    facts = FileFacts.of(os.fstat(fd))
+    os.close(fd)
+    return facts
+
+
+def remember(
+    directory: ModelDirectory, resolved: Resolved, places: InPlaceStore, found: Inspection
+) -> None:
+    """Put the finished directory into the index, and remove what an earlier version left.
+
+    Raises:
+        ConflictError: if somebody changed it meanwhile.
+        StorageError: if the disk refuses.
+    """
+    facts = {}
+    for file in resolved.manifest.files:
+        fact = _facts(directory, file.path)
+        if fact is None or fact.size != file.size:
+            raise ConflictError(f"{directory.root / file.path} was changed during the pull")
+        facts[file.path] = fact
+    directory.write_state(NAME, f"{resolved.name}\n".encode())
+    directory.write_state(MANIFEST, encode(resolved.manifest))
+    places.add_directory(directory.root, resolved.digest, resolved.manifest, facts)
+    for path in found.stale:
+        directory.remove(path)

@@ -1,0 +1,94 @@
+"""Rechecking what lies on disk: every block of a directory or a store hashed again.
+
+It says what is wrong and changes nothing; repair is a pull's business, or a store's `erase`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.assembly.inspect import bad_blocks
+from icnblocks.errors import ConflictError, CorruptError, IcnError
+from icnblocks.store.base import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from icnblocks.manifest.model import File, Manifest
+    from icnblocks.naming import Digest
+    from icnblocks.store.base import ReadableStore
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Something that is not as it should be.
+
+    Attributes:
+        path: the file.
+        what: in words.
+        blocks: how many of its blocks are wrong; 0 when the whole file is missing.
+    """
+
+    path: str
+    what: str
+    blocks: int
+
+
+def recheck_directory(root: Path, manifest: Manifest) -> Iterator[Wrong]:
+    """Hash every file of a model directory against its manifest.
+
+    Raises:
+        StorageError: if something cannot be read.
+    """
+    directory = ModelDirectory(root)
+    try:
+        for file in manifest.files:
+            wrong = _recheck_file(directory, file, manifest)
+            if wrong is not None:
+                yield wrong
+    finally:
+        directory.close()
+
+
+def _recheck_file(directory: ModelDirectory, file: File, manifest: Manifest) -> Wrong | None:
+    try:
+        fd = directory.open_existing(file.path)
+    except ConflictError as error:
+        return Wrong(file.path, str(error), 0)
+    if fd is None:
+        return Wrong(file.path, "is missing", 0)
+    try:
+        size = os.fstat(fd).st_size
+        bad = list(bad_blocks(fd, file, manifest))
+    finally:
+        os.close(fd)
+    if size != file.size:
+        return Wrong(file.path, f"has {size} bytes, not {file.size}", len(bad))
+    if not bad:
+        return None
+    offset, length = bad[0]
+    named = next(
+        (run.tensor for run in file.runs if run.offset <= offset < run.offset + run.length), None
+    )
+    where = f" (tensor {named.name})" if named else ""
+    what = f"{len(bad)} blocks are wrong, the first at byte {offset}, {length} bytes{where}"
+    return Wrong(file.path, what, len(bad))
+
+
+def recheck_store(store: ReadableStore) -> Iterator[tuple[Digest, str]]:
+    """Read and hash every block of a store; yields the wrong ones and what is wrong with them."""
+    for digest, length in list(store.blocks()):
+        try:
+            lease = store.open(digest)
+            if lease is None:
+                continue
+            with lease:
+                if lease.length != length:
+                    raise CorruptError(f"block {digest} has {lease.length} bytes, not {length}")
+                verify(digest, lease.read())
+        except IcnError as error:
+            yield digest, str(error)

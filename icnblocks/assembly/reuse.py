@@ -1,0 +1,164 @@
+"""Blocks that another local model has are taken from it: reflinked where the file system can.
+
+Every block is read and verified before it counts, so a bad disk is noticed here. A reflink needs
+source and target offsets that agree modulo the file system's block, which holds when two models
+have headers of one length; else, and on file systems without reflinks (ext4), the bytes are
+copied. This module must not fetch anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.assembly.assembler import read_all, write_all
+from icnblocks.errors import ChangedError, CorruptError
+from icnblocks.store.base import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from icnblocks.assembly.assembler import Assembler
+    from icnblocks.store.base import Lease, ReadableStore
+    from icnblocks.wire.bundle import Want
+
+FICLONERANGE: Final = 0x4020940D
+"""ioctl_ficlonerange(2)."""
+_RANGE: Final = struct.Struct("=qQQQ")
+PAGE: Final = 4096
+_NO_CLONE: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS}
+_MOST: Final = 256 * 1024 * 1024
+"""Longest stretch cloned at once: bounds how much is noted late."""
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Verified blocks that lie one after the other in a source file and in a target file."""
+
+    inode: tuple[int, int]
+    source: int
+    file: int
+    target: int
+    length: int = 0
+    wants: list[Want] = field(default_factory=list)
+
+    def goes_on(self, inode: tuple[int, int], source: int, file: int, target: int) -> bool:
+        return (
+            self.inode == inode
+            and self.file == file
+            and self.source + self.length == source
+            and self.target + self.length == target
+            and self.length < _MOST
+        )
+
+
+class LocalReuse:
+    """Takes blocks from a store on this machine into an assembly.
+
+    Args:
+        assembler: where they are needed.
+        store: where they may be.
+        progress: told of every count of bytes taken.
+    """
+
+    def __init__(
+        self, assembler: Assembler, store: ReadableStore, progress: Callable[[int], None]
+    ) -> None:
+        self._assembler = assembler
+        self._store = store
+        self._progress = progress
+        self._stretch: _Stretch | None = None
+        self._cannot: set[int] = set()
+        self.taken_bytes = 0
+        self.cloned_bytes = 0
+
+    def take(self, wants: Iterable[Want]) -> None:
+        """Take what can be had; what cannot stays missing in the assembly.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        for want in wants:
+            try:
+                lease = self._store.open(want.digest)
+            except ChangedError:
+                continue
+            if lease is None:
+                continue
+            with lease:
+                self._take_one(want, lease)
+        self._flush()
+
+    def _take_one(self, want: Want, lease: Lease) -> None:
+        if lease.length != want.length:
+            return
+        try:
+            block = verify(want.digest, lease.read())
+            lease.check()
+        except (CorruptError, ChangedError):
+            return
+        spots = self._assembler.spots(want.digest)
+        facts = os.fstat(lease.fd)
+        inode = (facts.st_dev, facts.st_ino)
+        if (
+            len(spots) != 1
+            or facts.st_dev in self._cannot
+            or (lease.offset - spots[0].offset) % PAGE
+        ):
+            self._assembler.accept(block)
+            self._count(want.length)
+            return
+        file, target = spots[0].file, spots[0].offset
+        if self._stretch is None or not self._stretch.goes_on(inode, lease.offset, file, target):
+            self._flush()
+            self._stretch = _Stretch(inode, lease.offset, file, target)
+        self._stretch.length += want.length
+        self._stretch.wants.append(want)
+
+    def _count(self, length: int) -> None:
+        self.taken_bytes += length
+        self._progress(length)
+
+    def _flush(self) -> None:
+        """Clone the stretch and note its blocks; copy them one by one where that fails."""
+        stretch, self._stretch = self._stretch, None
+        if stretch is None:
+            return
+        lease = self._store.open(stretch.wants[0].digest)
+        if lease is None:
+            return
+        with lease:
+            if not self._clone(stretch, lease):
+                self._cannot.add(stretch.inode[0])
+                self.take(stretch.wants)
+                return
+            lease.check()
+        for want in stretch.wants:
+            self._assembler.note(want.digest)
+            self._count(want.length)
+
+    def _clone(self, stretch: _Stretch, lease: Lease) -> bool:
+        """Share whole pages, write the two edges. False if the file system cannot share."""
+        first = -(-stretch.target // PAGE) * PAGE
+        last = (stretch.target + stretch.length) // PAGE * PAGE
+        shift = stretch.source - stretch.target
+        with self._assembler.writing(stretch.file) as fd:
+            if last > first:
+                request = _RANGE.pack(lease.fd, first + shift, last - first, first)
+                try:
+                    fcntl.ioctl(fd, FICLONERANGE, request)
+                except OSError as error:
+                    if error.errno in _NO_CLONE:
+                        return False
+                    raise
+                self.cloned_bytes += last - first
+            else:
+                first = last = stretch.target
+            end = stretch.target + stretch.length
+            for low, high in ((stretch.target, min(first, end)), (max(last, stretch.target), end)):
+                write_all(fd, read_all(lease.fd, high - low, low + shift), low)
+        return True

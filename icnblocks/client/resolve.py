@@ -1,0 +1,162 @@
+"""From a name to its manifest: the record asked for, judged and remembered; offline from memory.
+
+A record that is older than one seen before is never followed: the newer one, remembered, is used
+instead. This module must not fetch blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icnblocks.errors import IcnError, NotFoundError, SourceError, TrustError, WithdrawnError
+from icnblocks.manifest.codec import decode
+from icnblocks.manifest.record import check_follows, check_time, fingerprint, open_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from icnblocks.client.source import Source
+    from icnblocks.client.trust import Trust
+    from icnblocks.manifest.model import Manifest
+    from icnblocks.manifest.record import Record
+    from icnblocks.naming import Digest, Name
+    from icnblocks.store.catalog import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A name, followed to its manifest.
+
+    Attributes:
+        name: what was asked for.
+        digest: the manifest's digest.
+        manifest: what to assemble.
+        network_bytes: manifest bytes that came over the network (0 when remembered).
+    """
+
+    name: Name
+    digest: Digest
+    manifest: Manifest
+    network_bytes: int
+
+
+class Resolver:
+    """Follows names and manifest digests, over sources and this machine's catalog.
+
+    Args:
+        sources: asked in this order; none means offline.
+        catalog: records and manifests seen before; kept up to date.
+        trust: judges keys.
+        now: wall clock, Unix seconds.
+        warn: told, in one line, of everything odd that was passed over.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        catalog: Catalog,
+        trust: Trust,
+        now: Callable[[], float],
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._sources = sources
+        self._catalog = catalog
+        self._trust = trust
+        self._now = now
+        self._warn = warn
+
+    def resolve(self, name: Name, *, max_age_s: float = 0.0) -> Resolved:
+        """Follow a name to its manifest.
+
+        Args:
+            name: what to follow.
+            max_age_s: a record fetched at most this long ago, and within its own lifetime, is
+                used without asking again.
+
+        Raises:
+            NotFoundError: if no source knows the name, and this machine does not either.
+            WithdrawnError: if the publisher has withdrawn the tag.
+            TrustError: if the record must not be believed.
+            SourceError: if no source could be reached and nothing is remembered.
+        """
+        record = self._remembered(name, max_age_s) or self._ask(name)
+        if record.manifest is None:
+            raise WithdrawnError(f"{name} was withdrawn by its publisher")
+        return self.manifest(name, record.manifest)
+
+    def _remembered(self, name: Name, max_age_s: float) -> Record | None:
+        stored = self._catalog.record(name)
+        if stored is None or max_age_s <= 0:
+            return None
+        record = open_record(stored.raw)
+        age = self._now() - stored.fetched_at
+        return record if 0 <= age <= min(max_age_s, record.lifetime) else None
+
+    def _ask(self, name: Name) -> Record:
+        """The newest believable record: of the sources, else the remembered one."""
+        stored = self._catalog.record(name)
+        known = open_record(stored.raw) if stored else None
+        failures: list[IcnError] = []
+        for source in self._sources:
+            try:
+                raw = source.record(name).raw
+                return self._take(name, raw, known)
+            except IcnError as error:
+                failures.append(error)
+        distrusted = [error for error in failures if isinstance(error, TrustError)]
+        if distrusted:
+            raise distrusted[0]
+        if known is not None:
+            for failure in failures:
+                self._warn(f"using what is known of {name}: {failure}")
+            self._trust.judge(known)
+            return known
+        unreached = [error for error in failures if isinstance(error, SourceError)]
+        if failures:
+            raise (unreached or failures)[0]
+        raise NotFoundError(
+            f"{name} is not on this machine and no source was named",
+            hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
+        )
+
+    def _take(self, name: Name, raw: bytes, known: Record | None) -> Record:
+        record = open_record(raw)
+        if record.name != name:
+            raise TrustError(f"asked for {name}, got a record of {record.name}")
+        check_time(record, self._now())
+        self._trust.judge(record)
+        if known is not None and record.seq < known.seq:
+            self._warn(
+                f"the source has an older record of {name} (sequence {record.seq}, known"
+                f" {known.seq}); using the newer one"
+            )
+            return known
+        if known is not None:
+            check_follows(known, record)
+        self._catalog.put_record(name, raw, record.seq, fingerprint(record.key), self._now())
+        return record
+
+    def manifest(self, name: Name, digest: Digest) -> Resolved:
+        """A manifest by its digest: from this machine, else from the sources.
+
+        Raises:
+            NotFoundError: if nobody has it.
+            FormatError: if it is not a valid manifest.
+        """
+        data = self._catalog.manifest(digest)
+        if data is not None:
+            return Resolved(name, digest, decode(data), 0)
+        failures: list[IcnError] = []
+        for source in self._sources:
+            try:
+                data = source.manifest(digest)
+            except IcnError as error:
+                failures.append(error)
+                continue
+            manifest = decode(data)
+            self._catalog.put_manifest(digest, data)
+            return Resolved(name, digest, manifest, len(data))
+        if failures:
+            raise failures[0]
+        raise NotFoundError(f"the manifest {digest} of {name} is not on this machine")

@@ -1,0 +1,1 @@
+"""Publishing: a model directory becomes blocks, a manifest and a signed record."""

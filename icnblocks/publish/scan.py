@@ -1,0 +1,248 @@
+"""From a model directory to its manifest: walk, cut and hash, in parallel and in bounded memory.
+
+Every file's facts are taken before it is read and compared afterwards, so that a file that
+changes meanwhile is noticed. This module must not send or store anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.errors import ChangedError, StorageError, UsageError
+from icnblocks.limits import BLOCK_BYTES, MAX_FILES, MAX_HEADER_BYTES
+from icnblocks.manifest.cutting import CutFile, blocks_in, build_manifest, cut_runs, is_safetensors
+from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.inplace import FileFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from icnblocks.manifest.model import BaseRef, Kind, Manifest, Run
+
+SKIPPED: Final = frozenset({".icnblocks", ".git", ".cache", "__pycache__"})
+"""Folders that are not part of a model: our own state, version control, download caches."""
+_BATCH: Final = 32
+"""Blocks hashed in one task: enough to make a thread switch cheap, few enough to share well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A scanned model directory.
+
+    Attributes:
+        root: the directory.
+        manifest: what it is made of.
+        facts: by path, what each file was when it was read.
+    """
+
+    root: Path
+    manifest: Manifest
+    facts: dict[str, FileFacts]
+
+    def check(self) -> None:
+        """Are the files still what they were when they were read?
+
+        Raises:
+            ChangedError: if not.
+        """
+        for path, facts in self.facts.items():
+            self._check(self.root / path, facts)
+
+    def _check(self, path: Path, facts: FileFacts) -> None:
+        try:
+            now = FileFacts.of(os.stat(path))
+        except OSError as error:
+            raise ChangedError(f"{path}: {error.strerror}") from error
+        if now != facts:
+            raise ChangedError(f"{path} changed while it was being published")
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Relative paths of the regular files (links to files are followed, to folders are not)."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name not in SKIPPED:
+                        folders.append(f"{path}/")
+                elif entry.is_file():
+                    yield path
+                else:
+                    raise UsageError(
+                        f"{root / path} is not a regular file",
+                        hint="remove it, or publish a directory without it",
+                    )
+
+
+def _read_header(fd: int) -> bytes:
+    """The 8 length bytes and the header of a safetensors file, as far as they are there."""
+    start = os.pread(fd, 8, 0)
+    length = int.from_bytes(start, "little")
+    if length > MAX_HEADER_BYTES:
+        return start
+    return start + _read_exactly(fd, 8, length)
+
+
+def _read_exactly(fd: int, offset: int, length: int) -> bytes:
+    pieces = []
+    while length:
+        piece = os.pread(fd, length, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return b"".join(pieces)
+
+
+def _digest_batch(path: Path, spans: list[tuple[int, int]]) -> bytes:
+    """Digests of (offset, length) spans of one file, packed.
+
+    Raises:
+        ChangedError: if the file is shorter than it was.
+    """
+    packed = bytearray()
+    with path.open("rb", buffering=0) as file:
+        for offset, length in spans:
+            data = _read_exactly(file.fileno(), offset, length)
+            if len(data) != length:
+                raise ChangedError(f"{path} became shorter while it was being read")
+            packed += Digest.of(data)
+    return bytes(packed)
+
+
+def _spans(runs: tuple[Run, ...], block_bytes: int) -> Iterator[tuple[int, int]]:
+    for run in runs:
+        end = run.offset + run.length
+        for offset in range(run.offset, end, block_bytes):
+            yield offset, min(block_bytes, end - offset)
+
+
+def _batches(spans: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    while batch := list(islice(spans, _BATCH)):
+        yield batch
+
+
+class _Hashing:
+    """Digests of many batches, by a few threads, with a bounded number under way."""
+
+    def __init__(self, threads: int, progress: Callable[[int], None]) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="icn-hash")
+        self._ahead = 4 * threads
+        self._progress = progress
+        self._queue: deque[tuple[Future[bytes], int]] = deque()
+        self._packed: list[bytes] = []
+
+    def add(self, path: Path, batch: list[tuple[int, int]]) -> None:
+        if len(self._queue) >= self._ahead:
+            self._take()
+        size = sum(length for _, length in batch)
+        self._queue.append((self._pool.submit(_digest_batch, path, batch), size))
+
+    def _take(self) -> None:
+        future, size = self._queue.popleft()
+        self._packed.append(future.result())
+        self._progress(size)
+
+    def finish(self) -> bytes:
+        while self._queue:
+            self._take()
+        return b"".join(self._packed)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _paths(root: Path) -> list[str]:
+    if not root.is_dir():
+        raise UsageError(f"no such directory: {root}")
+    paths = sorted(
+        islice(_walk(root), MAX_FILES + 1), key=lambda path: path.encode(errors="surrogateescape")
+    )
+    if not paths:
+        raise UsageError(f"{root} holds no files")
+    if len(paths) > MAX_FILES:
+        raise UsageError(f"{root} holds more than {MAX_FILES} files")
+    return paths
+
+
+def size_of(root: Path) -> int:
+    """Bytes of all files that a scan of `root` would read."""
+    return sum(os.stat(root / path).st_size for path in _paths(root))
+
+
+def scan(
+    root: Path,
+    kind: Kind,
+    base: BaseRef | None = None,
+    *,
+    block_bytes: int = BLOCK_BYTES,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Scan:
+    """Cut and hash a model directory.
+
+    Args:
+        root: the directory; links to files are followed, folders in SKIPPED are left out.
+        kind: what the manifest shall say it is.
+        base: the base of an adapter.
+        block_bytes: the size at which runs are cut.
+        threads: hashing threads; one for each core, at most 8, when None.
+        progress: told of every count of bytes hashed.
+
+    Raises:
+        UsageError: if there is nothing to publish or something that is not a file.
+        FormatError: if a safetensors file is broken; the message names it.
+        ChangedError: if a file changed while it was read.
+        StorageError: if a file cannot be read.
+    """
+    paths = _paths(root)
+    hashing = _Hashing(threads or min(os.cpu_count() or 1, 8), progress)
+    cuts: list[tuple[str, int, tuple[Run, ...]]] = []
+    facts: list[FileFacts] = []
+    try:
+        for path in paths:
+            full = root / path
+            with full.open("rb", buffering=0) as file:
+                fact = FileFacts.of(os.fstat(file.fileno()))
+                header = _read_header(file.fileno()) if is_safetensors(path) else None
+            runs = cut_runs(path, fact.size, header, block_bytes=block_bytes)
+            cuts.append((path, fact.size, runs))
+            facts.append(fact)
+            for batch in _batches(_spans(runs, block_bytes)):
+                hashing.add(full, batch)
+        digests = hashing.finish()
+    except OSError as error:
+        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+    finally:
+        hashing.close()
+    manifest = _manifest(cuts, digests, kind, base, block_bytes)
+    result = Scan(
+        root, manifest, {path: fact for (path, _, _), fact in zip(cuts, facts, strict=True)}
+    )
+    result.check()
+    return result
+
+
+def _manifest(
+    cuts: list[tuple[str, int, tuple[Run, ...]]],
+    digests: bytes,
+    kind: Kind,
+    base: BaseRef | None,
+    block_bytes: int,
+) -> Manifest:
+    files, at = [], 0
+    for path, size, runs in cuts:
+        count = sum(blocks_in(run.length, block_bytes) for run in runs)
+        end = at + count * DIGEST_BYTES
+        files.append(CutFile(path, size, runs, digests[at:end]))
+        at = end
+    return build_manifest(kind, files, base=base, block_bytes=block_bytes)

@@ -1,0 +1,370 @@
+"""Pulling: a name becomes a runnable directory. The facade of the device side.
+
+Resolve, take what is on this machine, fetch the rest, assemble, and remember where it lies: the
+pulled directory is the store of its blocks. An adapter brings its base. Works inside a running
+event loop (it uses threads, no loop of its own). This module must not talk to people.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from icnblocks.assembly.assembler import Assembler
+from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.assembly.inspect import Inspection, inspect, manifest_of, remember, salvage
+from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.client.engine import Engine, EngineOptions, Hint
+from icnblocks.client.resolve import Resolved, Resolver
+from icnblocks.client.settings import Settings, load_settings
+from icnblocks.client.source import Source, SourceOptions
+from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
+from icnblocks.errors import ConflictError, IncompleteError, NotFoundError, StorageError
+from icnblocks.limits import MAX_LIFETIME_S
+from icnblocks.naming import Name
+from icnblocks.placement.plan import Plan
+from icnblocks.store.catalog import Catalog
+from icnblocks.store.inplace import InPlaceStore
+from icnblocks.wire.bundle import PULL_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from icnblocks.errors import IcnError
+    from icnblocks.naming import Digest
+    from icnblocks.store.base import Verified
+    from icnblocks.wire.bundle import Want
+
+
+class Listener(Protocol):
+    """Hears how a pull goes; methods may be called from other threads."""
+
+    def begun(self, name: Name, total: int, done: int) -> None:
+        """A model's blocks are about to be gathered: `total` bytes, `done` are there."""
+        ...
+
+    def moved(self, count: int) -> None:
+        """`count` more bytes are in place."""
+        ...
+
+    def warned(self, text: str) -> None:
+        """Something odd that did not stop the pull."""
+        ...
+
+
+class _Deaf:
+    def begun(self, name: Name, total: int, done: int) -> None:
+        pass
+
+    def moved(self, count: int) -> None:
+        pass
+
+    def warned(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """One model of a pull.
+
+    Attributes:
+        name: its name.
+        path: where it lies.
+        manifest: its manifest's digest.
+        bytes_model: bytes of its files.
+        bytes_network: block payload that came over the network for it.
+        bytes_reused: bytes that were on this machine already.
+        bytes_manifest: manifest bytes that came over the network.
+        seconds: how long it took.
+        base: the base of an adapter.
+    """
+
+    name: Name
+    path: Path
+    manifest: Digest
+    bytes_model: int
+    bytes_network: int
+    bytes_reused: int
+    bytes_manifest: int
+    seconds: float
+    base: Pulled | None = None
+
+
+class _Gather:
+    """The engine's sink: blocks go into the assembly, refusals are collected."""
+
+    def __init__(self, assembler: Assembler, listener: Listener) -> None:
+        self._assembler = assembler
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._refused: list[IcnError] = []
+        self.received = 0
+
+    def accept(self, want: Want, block: Verified) -> None:
+        self._assembler.accept(block)
+        with self._lock:
+            self.received += want.length
+        self._listener.moved(want.length)
+
+    def refuse(self, want: Want, error: IcnError) -> None:  # noqa: ARG002
+        with self._lock:
+            self._refused.append(error)
+
+    def settle(self, name: Name) -> None:
+        """Raise what stands for all refusals, if there were any."""
+        if not self._refused:
+            return
+        first = self._refused[0]
+        if isinstance(first, StorageError):
+            raise first
+        raise IncompleteError(
+            f"{len(self._refused)} blocks of {name} could not be had; the first: {first}"
+        )
+
+
+class Puller:
+    """Pulls models on one machine; a context manager that holds its indexes open.
+
+    Args:
+        settings: where to ask, where to put things.
+        trust: judges publishers' keys.
+        listener: hears how it goes.
+        overwrite: replace files that the user changed instead of refusing.
+
+    Raises:
+        StorageError: if the machine's indexes cannot be opened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        trust: Trust,
+        listener: Listener | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._listener: Listener = listener or _Deaf()
+        self._overwrite = overwrite
+        with ExitStack() as stack:
+            self.catalog = Catalog(settings.store / "catalog.sqlite")
+            stack.callback(self.catalog.close)
+            self.places = InPlaceStore(settings.store / "places.sqlite")
+            stack.callback(self.places.close)
+            options = SourceOptions(
+                ca_file=settings.ca_file, token=settings.token, stall_s=settings.stall_s
+            )
+            self.sources = [Source(url, options) for url in settings.sources]
+            for source in self.sources:
+                stack.callback(source.close)
+            self.resolver = Resolver(
+                self.sources, self.catalog, trust, time.time, self._listener.warned
+            )
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def pull(self, name: Name, to: Path | None = None, *, max_age_s: float = 0.0) -> Pulled:
+        """Pull a model, and its base if it is an adapter.
+
+        Args:
+            name: what to pull.
+            to: the directory to make; under `settings.models` when None.
+            max_age_s: how old a remembered record may be to be used without asking.
+
+        Raises:
+            IcnError: as its class says; what arrived is kept.
+        """
+        resolved = self.resolver.resolve(name, max_age_s=max_age_s)
+        base = self._pull_base(resolved, to)
+        return self._pull_one(resolved, to or self._default_path(resolved), base)
+
+    def _pull_base(self, resolved: Resolved, to: Path | None) -> Pulled | None:
+        ref = resolved.manifest.base
+        if ref is None:
+            return None
+        base = self.resolver.manifest(ref.name, ref.manifest)
+        for root in self.places.roots_of(ref.manifest):
+            if not self.places.check(root):
+                return self._there(base, root)
+        path = self._default_path(base) if to is None else to.parent / ref.name.model
+        return self._pull_one(base, path, None)
+
+    def _there(self, resolved: Resolved, root: Path) -> Pulled:
+        """A model that lies on this machine, whole and unchanged."""
+        size = resolved.manifest.size
+        return Pulled(
+            resolved.name, root, resolved.digest, size, 0, size, resolved.network_bytes, 0.0
+        )
+
+    def _default_path(self, resolved: Resolved) -> Path:
+        name = resolved.name
+        folder = name.model if name.tag == "main" else f"{name.model}@{name.tag}"
+        return self._settings.models / name.publisher / folder
+
+    def _pull_one(self, resolved: Resolved, path: Path, base: Pulled | None) -> Pulled:
+        began = time.monotonic()
+        directory = ModelDirectory(path.absolute())
+        fetched = 0
+        try:
+            directory.lock(
+                wait=True,
+                waiting=lambda: self._listener.warned(f"waiting for another pull into {path}"),
+            )
+            found = inspect(directory, resolved.digest, resolved.manifest, self.places)
+            self._refuse_conflicts(found, resolved, directory)
+            if not found.indexed:
+                fetched = self._gather(resolved, directory, found)
+        finally:
+            directory.close()
+        size = resolved.manifest.size
+        return Pulled(
+            resolved.name,
+            directory.root,
+            resolved.digest,
+            size,
+            fetched,
+            size - fetched,
+            resolved.network_bytes,
+            time.monotonic() - began,
+            base,
+        )
+
+    def _refuse_conflicts(
+        self, found: Inspection, resolved: Resolved, directory: ModelDirectory
+    ) -> None:
+        if found.foreign and not self._overwrite:
+            listed = ", ".join(found.foreign[:3]) + (" …" if len(found.foreign) > 3 else "")
+            raise ConflictError(
+                f"{directory.root} holds files that are not those of {resolved.name}: {listed}"
+            )
+
+    def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> int:
+        """Reuse, fetch, finish, remember. Returns the bytes of blocks that were fetched."""
+        assembler = Assembler(
+            directory, resolved.digest, resolved.manifest, Plan(resolved.manifest), found.whole
+        )
+        try:
+            salvage(assembler, found.spoilt)
+            missing = assembler.missing()
+            size = resolved.manifest.size
+            self._listener.begun(resolved.name, size, size - sum(want.length for want in missing))
+            LocalReuse(assembler, self.places, self._listener.moved).take(missing)
+            fetched = self._fetch(resolved, assembler)
+            assembler.finish(durable=self._settings.durable)
+            remember(directory, resolved, self.places, found)
+            assembler.forget_map()
+        finally:
+            assembler.close()
+        return fetched
+
+    def _fetch(self, resolved: Resolved, assembler: Assembler) -> int:
+        """Fetch what is still missing; returns the bytes of payload that arrived."""
+        missing = assembler.missing()
+        if not missing:
+            return 0
+        wanted = sum(want.length for want in missing)
+        self._refuse_full_disk(assembler.directory.root, wanted)
+        if not self.sources:
+            raise NotFoundError(
+                f"{len(missing)} blocks of {resolved.name} are not on this machine and no source"
+                " was named",
+                hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
+            )
+        hint = Hint(resolved.name, resolved.digest, os.urandom(PULL_BYTES))
+        gather = _Gather(assembler, self._listener)
+        options = EngineOptions(
+            connections=self._settings.connections, retry_s=self._settings.retry_s
+        )
+        with Engine(self.sources, gather, options) as engine:
+            engine.add(missing, hint)
+            engine.wait()
+        gather.settle(resolved.name)
+        return gather.received
+
+    def _refuse_full_disk(self, root: Path, wanted: int) -> None:
+        """Say so before the work, not after it, where the disk cannot hold what is wanted."""
+        free = shutil.disk_usage(root).free
+        if wanted > free:
+            raise StorageError(f"{root}: {wanted} bytes are needed and {free} are free on its disk")
+
+    def repair(self, root: Path) -> Pulled:
+        """Fetch again just what is wrong in a pulled directory, into new files.
+
+        Raises:
+            NotFoundError: if the directory was not made by a pull.
+        """
+        name, digest, manifest = manifest_of(root)
+        return self._pull_one(Resolved(name, digest, manifest, 0), root, None)
+
+
+def make_trust(
+    settings: Settings,
+    expected: str | None = None,
+    ask: Callable[[str, str], bool] | None = None,
+) -> Trust:
+    """Trust as the settings say.
+
+    Args:
+        settings: the trust file, the known publishers, and whether first use is allowed.
+        expected: a fingerprint that the publisher's key must have.
+        ask: asks a person about (publisher, fingerprint), where one is there.
+
+    Raises:
+        UsageError: if a fingerprint or the trust file is not valid.
+    """
+    return Trust(
+        KnownPublishers(settings.known_publishers),
+        read_trust_file(settings.trust_file),
+        first_use=settings.trust_first_use,
+        expected=None if expected is None else check_fingerprint(expected),
+        ask=ask,
+    )
+
+
+def pull(
+    name: str | Name,
+    *,
+    sources: Sequence[str] = (),
+    to: str | Path | None = None,
+    trust: str | None = None,
+    trust_first_use: bool = False,
+    offline: bool = False,
+    max_age_s: float = MAX_LIFETIME_S,
+    settings: Settings | None = None,
+) -> Path:
+    """Pull a model and return its directory; at once if it is there already.
+
+    Blocks the calling thread and may be called inside a running event loop (a notebook).
+
+    Args:
+        name: `publisher/model[@tag]`.
+        sources: URLs of edges or origins; those of the settings when empty.
+        to: the directory to make; under the models directory when None.
+        trust: fingerprint that the publisher's key must have.
+        trust_first_use: accept and remember the key of a publisher never met before.
+        offline: use only what is on this machine.
+        max_age_s: within its lifetime, a record fetched at most so long ago is not asked again.
+        settings: the client's settings; read from file and environment when None.
+
+    Raises:
+        IcnError: as its class says; what arrived is kept, and calling again goes on from there.
+    """
+    settings = settings or load_settings()
+    if sources or offline:
+        settings = replace(settings, sources=() if offline else tuple(sources))
+    if trust_first_use:
+        settings = replace(settings, trust_first_use=True)
+    wanted = name if isinstance(name, Name) else Name.parse(name)
+    with Puller(settings, make_trust(settings, trust)) as puller:
+        return puller.pull(wanted, None if to is None else Path(to), max_age_s=max_age_s).path

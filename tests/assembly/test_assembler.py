@@ -1,0 +1,189 @@
+"""Assembling: bit for bit, resumable, never outside the directory, never over a user's file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from icnblocks.assembly.assembler import Assembler
+from icnblocks.assembly.blockmap import HEADER_BYTES
+from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.errors import BusyError, ConflictError, IncompleteError
+from icnblocks.manifest.codec import digest_of, encode
+from icnblocks.manifest.model import Kind
+from icnblocks.naming import Digest
+from icnblocks.placement.plan import Plan
+from icnblocks.publish.scan import scan
+from icnblocks.store.base import verify
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A directory with a repeated block, an empty file, a folder and a short last block."""
+    root = tmp_path / "model"
+    (root / "sub").mkdir(parents=True)
+    repeated = b"r" * BLOCK
+    (root / "a.bin").write_bytes(repeated + os.urandom(BLOCK) + repeated + b"tail")
+    (root / "empty.txt").write_bytes(b"")
+    (root / "sub" / "b.bin").write_bytes(os.urandom(3 * BLOCK + 1))
+    return root
+
+
+class Pull:
+    """One attempt to assemble `model` in `target`, blocks read from the model itself."""
+
+    def __init__(self, model: Path, target: Path, whole=frozenset()):
+        self.model = model
+        self.manifest = scan(model, Kind.PACK, block_bytes=BLOCK).manifest
+        self.digest = digest_of(encode(self.manifest))
+        self.plan = Plan(self.manifest)
+        self.directory = ModelDirectory(target)
+        self.directory.lock(wait=False)
+        try:
+            self.assembler = Assembler(
+                self.directory, self.digest, self.manifest, self.plan, frozenset(whole)
+            )
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def bring(self, wants):
+        for want in wants:
+            spot = self.plan.spots(want.digest)[0]
+            data = (self.model / self.manifest.files[spot.file].path).read_bytes()
+            data = data[spot.offset : spot.offset + want.length]
+            self.assembler.accept(verify(want.digest, data))
+
+    def close(self):
+        self.assembler.close()
+        self.directory.close()
+
+
+def same(one: Path, two: Path) -> bool:
+    files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
+    found = [p.relative_to(two) for p in two.rglob("*") if p.is_file()]
+    found = sorted(p for p in found if p.parts[0] != ".icnblocks")
+    return files == found and all((one / p).read_bytes() == (two / p).read_bytes() for p in files)
+
+
+def test_a_model_comes_out_bit_for_bit_with_repeated_blocks_fetched_once(model, tmp_path):
+    pull = Pull(model, tmp_path / "out")
+    wants = pull.assembler.missing()
+    assert len({want.digest for want in wants}) == len(wants) == pull.manifest.block_count - 1
+    pull.bring(wants)
+    pull.assembler.finish(durable=True)
+    pull.assembler.forget_map()
+    pull.close()
+    assert same(model, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out" / ".icnblocks").iterdir()] == ["lock"]
+
+
+def test_a_pull_that_was_cut_off_goes_on_where_it_was(model, tmp_path):
+    first = Pull(model, tmp_path / "out")
+    wants = first.assembler.missing()
+    first.bring(wants[:3])
+    first.close()
+    second = Pull(model, tmp_path / "out")
+    assert second.assembler.missing() == wants[3:]
+    second.bring(wants[3:])
+    second.assembler.finish(durable=False)
+    second.close()
+    assert same(model, tmp_path / "out")
+
+
+def test_files_have_their_final_names_only_when_all_are_whole(model, tmp_path):
+    pull = Pull(model, tmp_path / "out")
+    pull.bring(pull.assembler.missing()[:-1])
+    with pytest.raises(IncompleteError):
+        pull.assembler.finish(durable=False)
+    pull.close()
+    names = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert names == {"a.bin.partial", "empty.txt.partial", "b.bin.partial", "lock", "map"}
+
+
+def damage(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff\x00")
+
+
+def resumed_after(model, tmp_path, spoil) -> list[Digest]:
+    """What is missing after two blocks of b.bin came, the run ended, and `spoil` did its work."""
+    first = Pull(model, tmp_path / "out")
+    number = [file.path for file in first.manifest.files].index("sub/b.bin")
+    wants = [w for w in first.assembler.missing() if first.plan.spots(w.digest)[0].file == number]
+    first.bring(wants[:2])
+    first.close()
+    spoil(tmp_path / "out")
+    second = Pull(model, tmp_path / "out")
+    missing = {want.digest for want in second.assembler.missing()}
+    second.close()
+    return [want.digest for want in wants[:2] if want.digest in missing]
+
+
+def test_a_partial_file_that_was_edited_is_hashed_again(model, tmp_path):
+    def edit(out: Path) -> None:
+        damage(out / "sub" / "b.bin.partial", 10)
+        youngest = os.stat(out / ".icnblocks" / "map").st_mtime_ns + 1_000_000
+        os.utime(out / "sub" / "b.bin.partial", ns=(youngest, youngest))
+
+    assert len(resumed_after(model, tmp_path, edit)) == 1
+
+
+def test_after_another_boot_notes_are_hashed_again(model, tmp_path):
+    """A power cut can lose data whose note survived: the map is of another boot then."""
+
+    def power_cut(out: Path) -> None:
+        damage(out / "sub" / "b.bin.partial", 10)
+        damage(out / ".icnblocks" / "map", HEADER_BYTES - 30)
+
+    assert len(resumed_after(model, tmp_path, power_cut)) == 1
+
+
+def test_a_partial_file_that_was_removed_is_fetched_again(model, tmp_path):
+    assert (
+        len(resumed_after(model, tmp_path, lambda out: os.remove(out / "sub/b.bin.partial"))) == 2
+    )
+
+
+def test_a_torn_note_is_cut_off(model, tmp_path):
+    def tear(out: Path) -> None:
+        path = out / ".icnblocks" / "map"
+        os.truncate(path, path.stat().st_size - 2)
+
+    assert len(resumed_after(model, tmp_path, tear)) == 1
+
+
+def test_a_map_of_another_manifest_is_not_believed(model, tmp_path):
+    first = Pull(model, tmp_path / "out")
+    first.bring(first.assembler.missing())
+    first.close()
+    (model / "a.bin").write_bytes(b"n" * (3 * BLOCK + 4))
+    second = Pull(model, tmp_path / "out")
+    assert sum(want.length for want in second.assembler.missing()) == second.plan.unique_bytes
+    second.close()
+
+
+def test_links_inside_the_directory_are_not_followed(model, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(outside)
+    with pytest.raises(ConflictError, match="is a link"):
+        Pull(model, tmp_path / "out")
+    (tmp_path / "out" / "sub").unlink()
+    (tmp_path / "out" / "a.bin.partial").unlink()
+    (tmp_path / "out" / "a.bin.partial").symlink_to(outside / "x")
+    with pytest.raises(ConflictError, match="is a link"):
+        Pull(model, tmp_path / "out")
+    assert not list(outside.iterdir())
+
+
+def test_two_pulls_do_not_share_a_directory(model, tmp_path):
+    first = Pull(model, tmp_path / "out")
+    with pytest.raises(BusyError):
+        Pull(model, tmp_path / "out")
+    first.close()
+    Pull(model, tmp_path / "out").close()

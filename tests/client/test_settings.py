@@ -1,0 +1,45 @@
+"""Settings: file, then environment; a value that cannot be meant is named with its place."""
+
+import pytest
+
+from icnblocks.client.settings import load_settings
+from icnblocks.errors import UsageError
+
+
+def settings(tmp_path, text="", **environ):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return load_settings({"ICN_CONFIG": str(path), **environ})
+
+
+def test_the_environment_goes_over_the_file(tmp_path):
+    text = 'from = ["http://a", "http://b"]\nconnections = 2\ndurable = true\n'
+    found = settings(tmp_path, text, ICN_CONNECTIONS="3", ICN_MODELS=str(tmp_path))
+    assert found.sources == ("http://a", "http://b")
+    assert (found.connections, found.durable, found.models) == (3, True, tmp_path)
+
+
+def test_sources_in_the_environment_may_be_separated_by_blanks_or_commas(tmp_path):
+    assert settings(tmp_path, ICN_FROM="http://a, http://b").sources == ("http://a", "http://b")
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "named"),
+    [
+        ("sources = 1", {}, "unknown key 'sources'"),
+        ("connections = 99", {}, "connections"),
+        ("", {"ICN_CONNECTIONS": "many"}, "ICN_CONNECTIONS"),
+        ("", {"ICN_DURABLE": "perhaps"}, "ICN_DURABLE"),
+        ("from = 3", {}, "from"),
+        ("stall_s = -1", {}, "stall_s"),
+        ("= nonsense", {}, "config.toml"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path, text, environ, named):
+    with pytest.raises(UsageError, match=named):
+        settings(tmp_path, text, **environ)
+
+
+def test_a_named_config_file_must_be_there(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        load_settings({"ICN_CONFIG": str(tmp_path / "absent")})

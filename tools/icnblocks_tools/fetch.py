@@ -1,0 +1,172 @@
+"""`icn-fetch`: pull a model into a directory, ready to run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from icnblocks_tools.output import human_bytes, make_output
+
+if TYPE_CHECKING:
+    from icnblocks.naming import Name
+    from icnblocks.pull import Pulled
+    from icnblocks_tools.output import Output
+
+
+class _Listener:
+    """Hears the pull and tells the output."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def begun(self, name: Name, total: int, done: int) -> None:
+        self._output.begin(str(name), total, done)
+
+    def moved(self, count: int) -> None:
+        self._output.advance(count)
+
+    def warned(self, text: str) -> None:
+        self._output.say("warning", f"warning: {text}")
+
+
+def _ask(publisher: str, key: str) -> bool:
+    return click.confirm(
+        f"{publisher} is not known yet; its key has the fingerprint\n  {key}\n"
+        "Trust it from now on?",
+        err=True,
+    )
+
+
+def facts(pulled: Pulled) -> dict[str, object]:
+    """What scripts are told of one pulled model."""
+    return {
+        "name": str(pulled.name),
+        "bytes_model": pulled.bytes_model,
+        "bytes_network": pulled.bytes_network,
+        "bytes_reused": pulled.bytes_reused,
+        "bytes_manifest": pulled.bytes_manifest,
+        "path": str(pulled.path),
+        "manifest": str(pulled.manifest),
+    }
+
+
+def _summary(output: Output, pulled: Pulled, seconds: float) -> None:
+    models = [pulled] if pulled.base is None else [pulled.base, pulled]
+    for model in models:
+        output.say(
+            "model",
+            f"{model.name}: {human_bytes(model.bytes_model)}, of which"
+            f" {human_bytes(model.bytes_network)} over the network and"
+            f" {human_bytes(model.bytes_reused)} from this machine; in {model.path}",
+            **facts(model),
+        )
+    totals = {
+        key: sum(getattr(model, key) for model in models)
+        for key in ("bytes_model", "bytes_network", "bytes_reused", "bytes_manifest")
+    }
+    base = {} if pulled.base is None else {"base_path": str(pulled.base.path)}
+    output.say(
+        "done",
+        str(pulled.path),
+        name=str(pulled.name),
+        **totals,
+        seconds=round(seconds, 3),
+        path=str(pulled.path),
+        manifest=str(pulled.manifest),
+        **base,
+    )
+
+
+@click.command()
+@click.argument("name", metavar="NAME[@TAG]")
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="URL",
+    help="An edge or origin to ask; may be repeated. Default: `from` of the config file.",
+)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The directory to make. Default: NAME under the models directory.",
+)
+@click.option(
+    "--trust-first-use",
+    is_flag=True,
+    help="Accept the key of a publisher never met before, and remember it.",
+)
+@click.option(
+    "--trust",
+    metavar="FINGERPRINT",
+    help="Accept just this key for the publisher, and remember it.",
+)
+@click.option("--offline", is_flag=True, help="Use only what is on this machine.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace files that were changed since they were pulled."
+)
+@click.option("--durable", is_flag=True, help="Flush everything to disk before saying it is done.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a line, ending with the summary."
+)
+def fetch(
+    name: str,
+    sources: tuple[str, ...],
+    to: Path | None,
+    trust_first_use: bool,
+    trust: str | None,
+    offline: bool,
+    overwrite: bool,
+    durable: bool,
+    as_json: bool,
+) -> None:
+    """Pull a model into a directory, ready to run.
+
+    Takes what is already on this machine (any model pulled before), fetches the rest, verifies
+    every block, and makes a directory that transformers and safetensors open as it is. An adapter
+    brings its base beside it. Interrupted, it goes on where it was when run again.
+
+    \b
+    Examples:
+      icn-fetch acme/minilm --from http://edge:8420 --trust-first-use
+      icn-fetch acme/minilm-med@v2 --to ./minilm-med
+
+    Exit codes: 0 done, 2 usage, 4 not found, 5 not trusted, 9 source unreachable, 10 incomplete,
+    11 disk, 15 changed files in the way, 130 interrupted; docs/operations.md has them all.
+    """
+    import time
+
+    from icnblocks.client.settings import load_settings
+    from icnblocks.naming import Name
+    from icnblocks.pull import Puller, make_trust
+
+    began = time.monotonic()
+    wanted = Name.parse(name)
+    settings = load_settings()
+    if offline:
+        settings = replace(settings, sources=())
+    elif sources:
+        settings = replace(settings, sources=sources)
+    settings = replace(
+        settings,
+        durable=durable or settings.durable,
+        trust_first_use=trust_first_use or settings.trust_first_use,
+    )
+    asks = _ask if sys.stdin.isatty() and sys.stderr.isatty() and not as_json else None
+    judge = make_trust(settings, trust, asks)
+    with (
+        make_output(as_json=as_json) as output,
+        Puller(settings, judge, _Listener(output), overwrite=overwrite) as puller,
+    ):
+        pulled = puller.pull(wanted, to)
+        output.end()
+        for publisher, key in judge.met.items():
+            output.say(
+                "trusted", f"remembered {publisher}: {key}", publisher=publisher, fingerprint=key
+            )
+        _summary(output, pulled, time.monotonic() - began)

@@ -1,0 +1,126 @@
+"""The `icn` command and its short forms `icn-fetch`, `icn-publish`, `icn-show`, `icn-verify`.
+
+Commands are imported when they are run, so that `--help` is fast. This module turns every error
+into one line and a stable exit code; it must not do any command's work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from icnblocks.errors import IcnError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMMANDS: Final = {
+    "fetch": ("fetch", "Pull a model into a directory, ready to run."),
+    "publish": ("publish", "Cut, sign and publish a model directory."),
+    "show": ("show", "Say what a model is made of, and what two models share."),
+    "verify": ("verify", "Recheck a directory or a store, and repair it."),
+    "withdraw": ("keys", "Withdraw a tag that you published."),
+    "rotate-key": ("keys", "Replace a publisher key by a new one that the old one signs."),
+    "edge": ("", "Run the edge cache daemon (icn-edge)."),
+}
+INTERRUPTED: Final = 130
+
+
+class _Group(click.Group):
+    """Lists the commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _command(name: str) -> click.Command:
+    if name == "edge":
+        command = import_module("icnblocks_daemon.cli").edge
+    else:
+        module = import_module(f"icnblocks_tools.{COMMANDS[name][0]}")
+        command = getattr(module, name.replace("-", "_"))
+    assert isinstance(command, click.Command)
+    return command
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="icnblocks")
+def icn() -> None:
+    """Named blocks of model parameters: publish, fetch, look, verify, serve."""
+
+
+def report(error: IcnError, *, as_json: bool) -> None:
+    """Print an error: one line with what to do next, or one JSON object."""
+    if as_json:
+        fields = {
+            "event": "error",
+            "error": error.code,
+            "message": str(error),
+            "hint": error.hint,
+            "fault": error.fault,
+            "retry": error.retry,
+            "exit_code": error.exit_code,
+        }
+        click.echo(json.dumps(fields))
+        return
+    hint = f" ({error.hint})" if error.hint else ""
+    click.echo(f"error: {error}{hint}", err=True)
+
+
+def run(command: Callable[..., object], name: str) -> NoReturn:
+    """Run a click command as a program and exit with its stable code."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        command(prog_name=name, standalone_mode=False)
+    except IcnError as error:
+        report(error, as_json=as_json)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what arrived is kept, run it again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def main() -> NoReturn:
+    """Entry point of `icn`."""
+    run(icn, "icn")
+
+
+def fetch() -> NoReturn:
+    """Entry point of `icn-fetch`."""
+    run(_command("fetch"), "icn-fetch")
+
+
+def publish() -> NoReturn:
+    """Entry point of `icn-publish`."""
+    run(_command("publish"), "icn-publish")
+
+
+def show() -> NoReturn:
+    """Entry point of `icn-show`."""
+    run(_command("show"), "icn-show")
+
+
+def verify() -> NoReturn:
+    """Entry point of `icn-verify`."""
+    run(_command("verify"), "icn-verify")

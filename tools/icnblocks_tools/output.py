@@ -1,0 +1,152 @@
+"""How commands talk: a bar on a terminal, quiet lines in a log, JSON lines for scripts.
+
+This module must not know what a command does; it is handed counts and facts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LINE_EVERY_S: Final = 10.0
+"""Seconds between two lines about progress in a log or in JSON."""
+
+
+def human_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1000, as disks and links are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+class Output(Protocol):
+    """Where a command says what happens. A context manager: leaving it ends a bar."""
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        """Something worth a line: `text` for people, `event` and `facts` for scripts."""
+        ...
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """A long piece of work begins: `total` bytes, of which `done` are done."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are done."""
+        ...
+
+    def end(self) -> None:
+        """The piece of work is over."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class _Plain:
+    """Lines on standard error, now and then one about progress; the summary on standard output."""
+
+    def __init__(self) -> None:
+        self._what, self._total, self._done = "", 0, 0
+        self._began = self._last = 0.0
+
+    def say(self, event: str, text: str, **facts: object) -> None:  # noqa: ARG002
+        click.echo(text, err=event != "done")
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self._what, self._total, self._done = what, total, done
+        self._began = self._last = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY_S:
+            self._last = now
+            self._line(now - self._began)
+
+    def _line(self, seconds: float) -> None:
+        click.echo(
+            f"{self._what}: {human_bytes(self._done)} of {human_bytes(self._total)}"
+            f" after {seconds:.0f} s",
+            err=True,
+        )
+
+    def end(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
+
+class _Json(_Plain):
+    """One JSON object a line on standard output."""
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        fields: dict[str, Any] = {"event": event, **facts}
+        if event not in {"done", "progress"}:
+            fields.setdefault("message", text)
+        click.echo(json.dumps(fields, default=str))
+
+    def _line(self, seconds: float) -> None:
+        self.say(
+            "progress", "", what=self._what, bytes=self._done, total=self._total, seconds=seconds
+        )
+
+
+class _Bar(_Plain):
+    """A progress bar on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def say(self, event: str, text: str, **facts: object) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, highlight=False, markup=False)
+        else:
+            super().say(event, text, **facts)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.end()
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=5,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(what, total=total, completed=done)
+
+    def advance(self, count: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, count)
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+
+def make_output(*, as_json: bool) -> Output:
+    """The right way to talk, given where standard error goes."""
+    if as_json:
+        return _Json()
+    return _Bar() if sys.stderr.isatty() else _Plain()

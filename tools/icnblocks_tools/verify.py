@@ -1,0 +1,137 @@
+"""`icn-verify`: recheck a directory or a store, and repair it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from icnblocks_tools.output import human_bytes, make_output
+
+if TYPE_CHECKING:
+    from icnblocks.pull import Puller
+    from icnblocks_tools.output import Output
+
+
+def _directory(root: Path, output: Output) -> int:
+    """Recheck one pulled directory; how many files are wrong."""
+    from icnblocks.assembly.inspect import manifest_of
+    from icnblocks.assembly.recheck import recheck_directory
+
+    name, digest, manifest = manifest_of(root)
+    output.say(
+        "checking",
+        f"{root}: {name}, {human_bytes(manifest.size)}",
+        path=str(root),
+        manifest=str(digest),
+    )
+    count = 0
+    for wrong in recheck_directory(root, manifest):
+        count += 1
+        output.say(
+            "wrong",
+            f"wrong: {root / wrong.path}: {wrong.what}",
+            path=str(root / wrong.path),
+            what=wrong.what,
+            blocks=wrong.blocks,
+        )
+    return count
+
+
+def _repair(puller: Puller, root: Path, output: Output) -> None:
+    pulled = puller.repair(root)
+    output.say(
+        "repaired",
+        f"repaired {root}: {human_bytes(pulled.bytes_network)} fetched",
+        path=str(root),
+        bytes_network=pulled.bytes_network,
+    )
+
+
+def _blocks(path: Path, output: Output, repair: bool) -> tuple[int, int]:
+    """Recheck a daemon's block store. Returns (checked, wrong and not removed)."""
+    from icnblocks.assembly.recheck import recheck_store
+    from icnblocks.store.disk import DiskStore
+
+    store = DiskStore(path, create=False)
+    try:
+        bad = list(recheck_store(store))
+        for digest, what in bad:
+            output.say("wrong", f"wrong: {what}", digest=str(digest), what=what)
+            if repair:
+                store.erase(digest)
+        if bad and repair:
+            output.say("repaired", f"removed {len(bad)} blocks; they are fetched again when wanted")
+        return len(store), 0 if repair else len(bad)
+    finally:
+        store.close()
+
+
+def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
+    """Recheck everything that a store holds or knows the place of; how much is wrong."""
+    count = 0
+    if (path / "blocks").is_dir():
+        checked, count = _blocks(path / "blocks", output, repair)
+        output.say("checked", f"{path}: {checked} blocks", path=str(path), blocks=checked)
+    for digest, _ in puller.catalog.manifests():
+        if puller.catalog.manifest(digest) is None:
+            count += 1
+            output.say("wrong", f"wrong: manifest {digest}", digest=str(digest))
+    for entry in puller.places.directories():
+        changed = puller.places.recheck(entry.root, everything=True)
+        for file in changed:
+            output.say("wrong", f"wrong: {entry.root / file}", path=str(entry.root / file))
+        if changed and repair and (entry.root / ".icnblocks").is_dir():
+            _repair(puller, entry.root, output)
+        else:
+            count += len(changed)
+    return count
+
+
+@click.command()
+@click.argument(
+    "path", metavar="DIR|STORE", type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@click.option(
+    "--repair", is_flag=True, help="Fetch again just what is wrong (or drop it from a cache)."
+)
+@click.option("--from", "sources", multiple=True, metavar="URL", help="Where to fetch from.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a line, ending with the summary."
+)
+def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) -> None:
+    """Recheck a pulled directory, or a store with all that it holds.
+
+    Every block is read and hashed again. With --repair what is wrong is fetched again into new
+    files, which replace the old ones when they are whole; nothing else is touched.
+    """
+    from icnblocks.client.settings import load_settings
+    from icnblocks.errors import CorruptError, UsageError
+    from icnblocks.pull import Puller, make_trust
+
+    settings = load_settings()
+    if sources:
+        settings = replace(settings, sources=sources)
+    is_store = (path / "catalog.sqlite").exists()
+    if not is_store and not (path / ".icnblocks").is_dir():
+        raise UsageError(f"{path} is neither a pulled directory nor a store")
+    if is_store:
+        settings = replace(settings, store=path)
+    with (
+        make_output(as_json=as_json) as output,
+        Puller(settings, make_trust(settings), overwrite=True) as puller,
+    ):
+        if is_store:
+            wrong = _store(path, puller, output, repair)
+        else:
+            wrong = _directory(path, output)
+            if wrong and repair:
+                _repair(puller, path, output)
+                wrong = 0
+        if wrong:
+            raise CorruptError(
+                f"{wrong} things are wrong in {path}", hint="run it again with --repair"
+            )
+        output.say("done", f"{path} is right", path=str(path))
