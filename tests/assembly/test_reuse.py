@@ -1,0 +1,133 @@
+"""Reuse: what another local model has is taken from it, verified, and shared on disk if it can."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from icnblocks.assembly.assembler import Assembler
+from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.manifest.codec import digest_of, encode
+from icnblocks.manifest.model import Kind
+from icnblocks.placement.plan import Plan
+from icnblocks.publish.scan import scan
+from icnblocks.store.inplace import InPlaceStore
+from icnblocks.testing.models import half_frozen, write_llama
+
+BLOCK = 64 * 1024
+
+
+@pytest.fixture
+def base_and_variant(tmp_path):
+    def make(root: Path):
+        base = write_llama(root / "base", layers=4, hidden=256, vocabulary=2000, seed=3)
+        return base, half_frozen(base, root / "variant")
+
+    return make
+
+
+def index(path: Path, model: Path) -> InPlaceStore:
+    places = InPlaceStore(path)
+    found = scan(model, Kind.BASE, block_bytes=BLOCK)
+    places.add_directory(model, digest_of(encode(found.manifest)), found.manifest, found.facts)
+    return places
+
+
+def reuse(model: Path, target: Path, places: InPlaceStore) -> tuple[LocalReuse, Assembler]:
+    manifest = scan(model, Kind.BASE, block_bytes=BLOCK).manifest
+    directory = ModelDirectory(target)
+    assembler = Assembler(
+        directory, digest_of(encode(manifest)), manifest, Plan(manifest), frozenset()
+    )
+    moved = []
+    local = LocalReuse(assembler, places, moved.append)
+    local.take(assembler.missing())
+    assembler.close()
+    directory.close()
+    assert sum(moved) == local.taken_bytes
+    return local, assembler
+
+
+def compare(model: Path, target: Path, missing) -> None:
+    """Every byte of the partial files is right, except where blocks are missing."""
+    manifest = scan(model, Kind.BASE, block_bytes=BLOCK).manifest
+    for block in manifest.blocks():
+        path = manifest.files[block.file].path
+        if block.digest in missing:
+            continue
+        want = (model / path).read_bytes()[block.offset : block.offset + block.length]
+        got = (target / f"{path}.partial").read_bytes()
+        assert got[block.offset : block.offset + block.length] == want
+
+
+def test_only_what_changed_is_left_to_fetch(base_and_variant, tmp_path):
+    base, variant = base_and_variant(tmp_path)
+    with index(tmp_path / "p.sqlite", base) as places:
+        local, assembler = reuse(variant, tmp_path / "out", places)
+        missing = {want.digest for want in assembler.missing()}
+        assert missing
+        assert not any(digest in places for digest in missing)
+    assert local.taken_bytes > 0.4 * sum(f.size for f in assembler.manifest.files)
+    compare(variant, tmp_path / "out", missing)
+
+
+def test_a_source_that_rotted_is_not_taken(base_and_variant, tmp_path):
+    """The index believes the file, its bytes are others: only hashing can see it."""
+    base, _ = base_and_variant(tmp_path)
+    found = scan(base, Kind.BASE, block_bytes=BLOCK)
+    shard = max(base.glob("*.safetensors"))
+    with shard.open("r+b") as file:
+        file.seek(-10, os.SEEK_END)
+        file.write(b"0123456789")
+    after = scan(base, Kind.BASE, block_bytes=BLOCK)
+    with InPlaceStore(tmp_path / "p.sqlite") as places:
+        digest = digest_of(encode(found.manifest))
+        places.add_directory(base, digest, found.manifest, after.facts)
+        rotten = set(found.manifest.lengths()) - set(after.manifest.lengths())
+        assert len(rotten) == 1
+        directory = ModelDirectory(tmp_path / "out")
+        assembler = Assembler(directory, digest, found.manifest, Plan(found.manifest), frozenset())
+        LocalReuse(assembler, places, lambda _: None).take(assembler.missing())
+        assert {want.digest for want in assembler.missing()} == rotten
+        assembler.close()
+        directory.close()
+
+
+@pytest.fixture
+def reflink_disk(tmp_path):
+    """A small XFS on a loop device: a file system that can share bytes between files."""
+    if os.geteuid() != 0 or not shutil.which("mkfs.xfs"):
+        pytest.skip("needs root and mkfs.xfs (Debian: xfsprogs)")
+    image, point = tmp_path / "xfs.img", tmp_path / "xfs"
+    with image.open("wb") as file:
+        file.truncate(320 * 1024 * 1024)
+    point.mkdir()
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=True)
+    mounted = subprocess.run(["mount", "-o", "loop", image, point], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine cannot mount an XFS image")
+    yield point
+    subprocess.run(["umount", point], check=True)
+
+
+def used(point: Path) -> int:
+    os.sync()
+    facts = os.statvfs(point)
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+
+def test_a_variant_takes_only_its_changed_bytes_where_files_can_share(
+    base_and_variant, tmp_path, reflink_disk
+):
+    base, variant = base_and_variant(reflink_disk)
+    with index(tmp_path / "p.sqlite", base) as places:
+        before = used(reflink_disk)
+        local, assembler = reuse(variant, reflink_disk / "out", places)
+        took = used(reflink_disk) - before
+        missing = {want.digest for want in assembler.missing()}
+    assert local.cloned_bytes > 0.9 * local.taken_bytes
+    assert took < 0.15 * local.taken_bytes + 2 * 1024 * 1024
+    compare(variant, reflink_disk / "out", missing)

@@ -1,0 +1,58 @@
+"""Publisher keys: private to their owner, rotated with a trail that records carry."""
+
+import stat
+
+import pytest
+
+from icnblocks.errors import TrustError, UsageError
+from icnblocks.manifest.record import open_record, sign_record, trusted_via
+from icnblocks.naming import Digest, Name
+from icnblocks.publish.deliver import next_record
+from icnblocks.publish.keys import load_key, load_or_make_key, rotate_key
+
+NAME = Name("acme", "m")
+ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
+
+
+def test_a_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
+    path = tmp_path / "keys" / "acme.pem"
+    made = load_or_make_key(path)
+    assert made.made
+    assert not load_or_make_key(path).made
+    assert load_or_make_key(path).public == made.public
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in path.parent.iterdir()] == ["acme.pem"]
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
+def test_a_file_that_is_no_key_is_a_clear_error(tmp_path, data):
+    (tmp_path / "k").write_bytes(data)
+    with pytest.raises(UsageError, match="k holds no unencrypted PEM key"):
+        load_key(tmp_path / "k")
+
+
+def test_after_two_rotations_a_record_leads_back_to_the_first_key(tmp_path):
+    path = tmp_path / "acme.pem"
+    first = load_or_make_key(path)
+    rotate_key(path, "acme", 10)
+    last = rotate_key(path, "acme", 20)
+    assert load_key(path).rotations == last.rotations
+    assert len(last.rotations) == 2
+    record = next_record(NAME, ONE, last, None, 30)
+    assert trusted_via(open_record(sign_record(record, last.private)), first.fingerprint)
+
+
+def test_sequence_numbers_go_up_and_repeating_makes_no_record(tmp_path):
+    key = load_or_make_key(tmp_path / "k")
+    first = next_record(NAME, ONE, key, None, 100)
+    assert (first.seq, first.time) == (1, 100)
+    assert next_record(NAME, ONE, key, first, 200) is None
+    second = next_record(NAME, TWO, key, first, 50)  # the clock went back: time does not
+    assert (second.seq, second.time) == (2, 100)
+    assert next_record(NAME, None, key, second, 300).manifest is None
+
+
+def test_another_key_may_not_go_on_with_a_name(tmp_path):
+    first = next_record(NAME, ONE, load_or_make_key(tmp_path / "a"), None, 1)
+    with pytest.raises(TrustError, match="another key"):
+        next_record(NAME, TWO, load_or_make_key(tmp_path / "b"), first, 2)
