@@ -1,0 +1,5 @@
+"""`python -m icnblocks_daemon` is `icn-edge`."""
+
+from icnblocks_daemon.cli import main
+
+main()

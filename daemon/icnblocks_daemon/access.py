@@ -1,0 +1,175 @@
+"""Who may write. Pure: the request's facts and the time come in.
+
+On loopback anyone (unless a proxy forwards for somebody else); elsewhere whoever has a token,
+or signs with a publisher key that is allowed for the name. Reading is free.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.client.access import open_access
+from icnblocks.errors import RefusedError, UsageError
+from icnblocks.manifest.record import fingerprint
+from icnblocks_daemon.fib import covers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from icnblocks.naming import Name
+
+FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "X-Forwarded-Host")
+"""A request with one of these came through a proxy, so its peer is not who asks."""
+_MAX_CREDENTIAL_CHARS: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Somebody who may write.
+
+    Attributes:
+        who: for the log.
+        prefixes: name prefixes that may be written, or None for every name.
+    """
+
+    who: str
+    prefixes: tuple[str, ...] | None = None
+
+    def check(self, name: Name) -> None:
+        """May this name be written?
+
+        Raises:
+            RefusedError: if not.
+        """
+        if self.prefixes is not None and not any(covers(part, name) for part in self.prefixes):
+            raise RefusedError(f"{self.who} may not write {name}")
+
+
+class Access:
+    """The rules of one daemon.
+
+    Args:
+        tokens: each allows writing every name.
+        publishers: (prefix, fingerprint) pairs: this key may write names under the prefix.
+    """
+
+    def __init__(
+        self, tokens: tuple[str, ...] = (), publishers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self._tokens = tuple(token.encode() for token in tokens)
+        self._publishers = publishers
+
+    def writer(self, peer: str | None, headers: Mapping[str, str], host: str, now: float) -> Writer:
+        """Who asks to write, if he may write at all.
+
+        Args:
+            peer: the address of the other end; None for a Unix socket.
+            headers: of the request, looked up without regard to case.
+            host: the Host that the request was sent to; a signature is bound to it.
+            now: Unix seconds.
+
+        Raises:
+            RefusedError: if he may not; the text says why.
+            FormatError: if a credential is none.
+        """
+        credential = headers.get("Authorization", "")
+        scheme, _, value = credential.partition(" ")
+        if len(credential) > _MAX_CREDENTIAL_CHARS:
+            raise RefusedError("the Authorization header is too long")
+        if scheme.lower() == "bearer":
+            return self._by_token(value.strip())
+        if scheme.lower() == "icn":
+            return self._by_key(f"ICN {value.strip()}", host, now)
+        if is_loopback(peer) and not any(header in headers for header in FORWARDED):
+            return Writer("loopback")
+        raise RefusedError("writing from elsewhere needs a token or an allowed publisher key")
+
+    def _by_token(self, token: str) -> Writer:
+        given = token.encode()
+        found = False
+        for known in self._tokens:  # all of them, so that the time tells nothing about any
+            found |= hmac.compare_digest(given, known)
+        if found:
+            return Writer("a token")
+        raise RefusedError("this token is not known here")
+
+    def _by_key(self, credential: str, host: str, now: float) -> Writer:
+        publisher, key = open_access(credential, host, now)
+        known = fingerprint(key)
+        # Whatever a prefix allows, a signature speaks for its own publisher only.
+        prefixes = tuple(
+            prefix or publisher
+            for prefix, allowed in self._publishers
+            if allowed == known and prefix.partition("/")[0] in {"", publisher}
+        )
+        if "/" in publisher or not prefixes:
+            raise RefusedError(f"the key {known} of {publisher[:96]} is not allowed to write here")
+        return Writer(f"publisher {publisher}", prefixes)
+
+
+def is_loopback(peer: str | None) -> bool:
+    """Whether the address is of this machine itself."""
+    if peer is None:
+        return False
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def read_tokens(text: str) -> tuple[str, ...]:
+    """The tokens of a token file: one a line, `#` begins a comment.
+
+    Raises:
+        UsageError: if a line is not one printable word of at least 16 characters.
+    """
+    tokens = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        if len(words) > 1 or not words[0].isprintable() or len(words[0]) < 16:
+            raise UsageError(
+                f"line {number}: not a token of at least 16 characters",
+                hint="make one with: openssl rand -hex 32",
+            )
+        tokens.append(words[0])
+    return tuple(tokens)
+
+
+class Quota:
+    """Counts requests in work, in all and by client, and refuses those above the limits.
+
+    Args:
+        most: in all.
+        most_each: of one client.
+    """
+
+    def __init__(self, most: int, most_each: int) -> None:
+        self._most = most
+        self._most_each = most_each
+        self._each: dict[str, int] = {}
+        self.busy = 0
+        """Requests in work."""
+
+    def enter(self, client: str) -> str | None:
+        """Begin a request, unless a limit is reached; then the limit's name, and nothing begun."""
+        if self.busy >= self._most:
+            return "total"
+        if self._each.get(client, 0) >= self._most_each:
+            return "client"
+        self.busy += 1
+        self._each[client] = self._each.get(client, 0) + 1
+        return None
+
+    def leave(self, client: str) -> None:
+        """End a request that `enter` began."""
+        self.busy -= 1
+        self._each[client] -= 1
+        if not self._each[client]:
+            del self._each[client]

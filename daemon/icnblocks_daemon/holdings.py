@@ -1,0 +1,144 @@
+"""What this daemon has: the content store, and blocks that lie in place in model directories.
+
+Used from the event loop, except where a method says otherwise. It must not fetch anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from icnblocks.errors import StorageError
+from icnblocks.store.base import verify
+from icnblocks.wire.bundle import NO_PULL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from icnblocks.cache.content_store import ContentStore
+    from icnblocks.naming import Digest
+    from icnblocks.store.base import Lease
+    from icnblocks.store.inplace import InPlaceStore
+    from icnblocks.wire.bundle import Want
+
+T = TypeVar("T")
+_PULLS_REMEMBERED: Final = 16_384
+
+
+class Holdings:
+    """Blocks by digest, wherever they lie on this machine.
+
+    Args:
+        content: the blocks that the daemon itself stores.
+        places: the blocks in model directories; other processes add to it.
+        clock: seconds that never go backward.
+    """
+
+    def __init__(
+        self, content: ContentStore, places: InPlaceStore, clock: Callable[[], float]
+    ) -> None:
+        self.content = content
+        self.places = places
+        self._clock = clock
+        self._pulls: OrderedDict[tuple[Digest, bytes], None] = OrderedDict()
+        self._flushing: asyncio.Task[None] | None = None
+        self._flush_next: asyncio.Task[None] | None = None
+
+    def contains(self, digest: Digest) -> bool:
+        """Is it here? May be called from any thread."""
+        return digest in self.content.store or digest in self.places
+
+    def open(self, digest: Digest) -> Lease | None:
+        """Lease a block for sending, or None if it is not here.
+
+        Raises:
+            ChangedError: if it lies in a file that was changed, and nowhere else.
+            StorageError: if the disk refuses.
+        """
+        if digest in self.content.store:
+            lease = self.content.open(digest, self._clock())
+            if lease is not None:
+                return lease
+        return self.places.open(digest)
+
+    def missing(self, wants: Iterable[Want]) -> list[int]:
+        """Indexes of the wants that are not here. May be called from any thread."""
+        return [index for index, want in enumerate(wants) if not self.contains(want.digest)]
+
+    def requested(self, manifest: Digest, pull: bytes) -> None:
+        """A request belongs to this pull: told to the policy once a pull."""
+        if pull == NO_PULL or (manifest, pull) in self._pulls:
+            return
+        self._pulls[manifest, pull] = None
+        if len(self._pulls) > _PULLS_REMEMBERED:
+            self._pulls.popitem(last=False)
+        self.content.requested(manifest, self._clock())
+
+    async def put(self, digest: Digest, data: bytes | bytearray | memoryview) -> None:
+        """Verify and store a block that somebody brought; `flush` makes it last.
+
+        Once begun it is done to its end, also if the caller is cancelled.
+
+        Raises:
+            CorruptError: if the bytes have another digest.
+            StorageError: if there is no room in the budget or the disk refuses.
+        """
+        await shielded(self._put(digest, memoryview(data)))
+
+    async def _put(self, digest: Digest, view: memoryview) -> None:
+        reservation = self.content.reserve(digest, len(view), self._clock())
+        if reservation is None:
+            raise StorageError(
+                "the store's capacity is used up", hint="the operator can raise `capacity`"
+            )
+        try:
+            await asyncio.to_thread(lambda: self.content.store.put(verify(digest, view)))
+        except BaseException:
+            self.content.release(reservation)
+            raise
+        self.content.commit(reservation, self._clock())
+
+    async def flush(self) -> None:
+        """Return when everything put before this call is on disk. Calls share flushes.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        if self._flushing is None:
+            self._flushing = _task(self._flush())
+            await asyncio.shield(self._flushing)
+            return
+        # The one under way may have begun before our blocks were put: the next one counts.
+        if self._flush_next is None:
+            self._flush_next = _task(self._flush_after(self._flushing))
+        await asyncio.shield(self._flush_next)
+
+    async def _flush_after(self, under_way: asyncio.Task[None]) -> None:
+        await asyncio.wait([under_way])
+        self._flushing, self._flush_next = self._flush_next, None
+        await self._flush()
+
+    async def _flush(self) -> None:
+        try:
+            await asyncio.to_thread(self.content.store.flush)
+        finally:
+            if self._flushing is asyncio.current_task():
+                self._flushing = None
+
+    def close(self) -> None:
+        """Flush and let go of both."""
+        self.content.store.close()
+        self.places.close()
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, which goes on to its end when the caller is cancelled."""
+    return await asyncio.shield(_task(work))
+
+
+def _task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task whose error is read even if everyone who waited for it has left."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

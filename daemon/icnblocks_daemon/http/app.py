@@ -1,0 +1,132 @@
+"""The application: all endpoints behind one set of manners (versions, limits, errors, figures)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from icnblocks.errors import IcnError, StorageError, VersionError
+from icnblocks_daemon.access import Quota
+from icnblocks_daemon.http.admin import Admin
+from icnblocks_daemon.http.blocks import Blocks
+from icnblocks_daemon.http.bundles import Bundles
+from icnblocks_daemon.http.names import Names
+from icnblocks_daemon.http.problems import (
+    BusyServerError,
+    http_problem,
+    internal_problem,
+    problem,
+)
+from icnblocks_daemon.http.writes import Writes
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
+    from icnblocks_daemon.node import Node
+
+_LOG = logging.getLogger(__name__)
+VERSION_HEADER: Final = "ICN-Version"
+SPOKEN: Final = "1"
+_RETRY_AFTER: Final = {"Retry-After": "1"}
+_UNCOUNTED: Final = frozenset({"/healthz", "/metrics", "/v1/status"})
+"""Answered however busy the daemon is: somebody wants to know why."""
+
+
+def make_app(node: Node) -> web.Application:
+    """The HTTP face of a node."""
+    manners = _Manners(node)
+
+    @web.middleware
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await manners.handle(request, handler)
+
+    app = web.Application(middlewares=[handle])
+    app.on_response_prepare.append(manners.mark)
+    writes = Writes(node)
+    for face in (Blocks(node), Bundles(node), Names(node), writes, Admin(node)):
+        app.add_routes(face.routes())
+
+    async def clean(_: web.Application) -> None:
+        writes.close()
+
+    app.on_cleanup.append(clean)
+    return app
+
+
+class _Manners:
+    """What holds for every request."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._quota = Quota(node.config.max_requests, node.config.max_client_requests)
+
+    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Say on every answer who speaks, and which version."""
+        del request
+        response.headers[VERSION_HEADER] = SPOKEN
+        response.headers["Server"] = "icn-edge"
+
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request, within the limits, and count it."""
+        began = time.monotonic()
+        resource = request.match_info.route.resource
+        endpoint = resource.canonical if resource is not None else "none"
+        response = await self._limited(request, handler, endpoint)
+        metrics = self._node.metrics
+        metrics.requests.labels(f"{request.method} {endpoint}", response.status).inc()
+        metrics.request_seconds.labels(endpoint).observe(time.monotonic() - began)
+        return response
+
+    async def _limited(
+        self, request: web.Request, handler: Handler, endpoint: str
+    ) -> web.StreamResponse:
+        if endpoint in _UNCOUNTED:
+            return await self._answered(request, handler)
+        client = request.remote or "?"
+        limit = self._quota.enter(client)
+        if limit is not None:
+            self._node.metrics.limited.labels(limit).inc()
+            error = BusyServerError("too many requests at once")
+            return _closing(request, problem(error, _RETRY_AFTER))
+        self._node.metrics.in_flight.inc()
+        try:
+            return await self._answered(request, handler)
+        finally:
+            self._quota.leave(client)
+            self._node.metrics.in_flight.dec()
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            _check_version(request)
+            return await handler(request)
+        except IcnError as error:
+            return _closing(request, problem(error))
+        except web.HTTPException as error:
+            return _closing(request, http_problem(error))
+        except asyncio.CancelledError:
+            raise
+        except ConnectionError:
+            raise  # the client left while being answered
+        except OSError as error:
+            _LOG.error("the disk refused: %s", error, extra={"path": request.path})
+            return _closing(request, problem(StorageError(f"{error.strerror}")))
+        except Exception:
+            _LOG.exception("a request failed", extra={"path": request.path})
+            return _closing(request, internal_problem())
+
+
+def _check_version(request: web.Request) -> None:
+    said = request.headers.get(VERSION_HEADER)
+    if said is not None and said.strip().partition(".")[0] != SPOKEN:
+        raise VersionError(f"protocol version {said[:20]!r} is not spoken here, only {SPOKEN}")
+
+
+def _closing(request: web.Request, response: web.Response) -> web.Response:
+    """An error answer; the connection is closed if a body was not read that would follow."""
+    if not request.content.is_eof() and request.can_read_body:
+        response.force_close()
+    return response

@@ -1,0 +1,109 @@
+"""`POST /v1/bundles`: many blocks in one answer, in whatever order they become ready."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import HttpVersion11, web
+
+from icnblocks.limits import MAX_BUNDLE_BYTES
+from icnblocks.wire.bundle import decode_request
+from icnblocks.wire.frames import ALIVE, MEDIA_TYPE, PREAMBLE, data_header, end_frame, nack_frame
+from icnblocks_daemon.answer import Answer, Send
+from icnblocks_daemon.forwarder import Hint
+from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.outlet import CutOffError, Outlet
+from icnblocks_daemon.via import VIA_HEADER, parse_via
+
+if TYPE_CHECKING:
+    from icnblocks_daemon.node import Node
+
+_LOG = logging.getLogger(__name__)
+
+
+class Bundles:
+    """Answers bundles from what a node has or can get."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def routes(self) -> list[web.RouteDef]:
+        """The endpoints of this module."""
+        return [web.post("/v1/bundles", self.post)]
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Read the wants, and answer each with Data or a Nack."""
+        node = self._node
+        asked = decode_request(await read_body(request, MAX_BUNDLE_BYTES))
+        if asked.manifest is not None:
+            node.holdings.requested(asked.manifest, asked.pull)
+        via = parse_via(request.headers.get(VIA_HEADER, ""))
+        hint = Hint(asked.name, asked.manifest, asked.hops, via)
+        chunked = request.version >= HttpVersion11
+        response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
+        response.content_type = MEDIA_TYPE
+        if chunked:
+            response.enable_chunked_encoding()
+        else:
+            response.force_close()  # the end of the connection is the end of the body
+        window = node.config.bundle_window
+        answer = Answer(asked.wants, hint, node.holdings, node.forwarder, window)
+        try:
+            writer = await response.prepare(request)
+            if writer is None:
+                return response
+            outlet = Outlet(
+                request,
+                writer,
+                chunked=chunked,
+                floor=node.config.send_floor,
+                grace_s=node.config.send_grace,
+            )
+            await self._run(answer, outlet, len(asked.wants))
+        except CutOffError as cut:
+            node.metrics.cut_off.labels(cut.cause).inc()
+            _LOG.warning("a bundle was cut off: %s", cut, extra={"peer": request.remote})
+        finally:
+            answer.close()
+        return response
+
+    async def _run(self, answer: Answer, outlet: Outlet, wants: int) -> None:
+        await outlet.gather(PREAMBLE)
+        answered = 0
+        while answered < wants:
+            step = answer.next()
+            if step is None:
+                await outlet.flush()
+                await self._wait(answer, outlet)
+                continue
+            if isinstance(step, Send):
+                await self._send(step, outlet)
+            else:
+                self._node.metrics.nacks.labels(step.reason.name.lower()).inc()
+                await outlet.gather(nack_frame(step.index, step.reason, step.text))
+            answered += 1
+        await outlet.gather(end_frame(answered))
+        await outlet.finish()
+
+    async def _send(self, step: Send, outlet: Outlet) -> None:
+        metrics, lease = self._node.metrics, step.lease
+        length = lease.length
+        with lease:
+            await outlet.send(data_header(step.index, length), lease)
+        metrics.sent_bytes.inc(length)
+        metrics.sent_blocks.inc()
+        if not step.waited:
+            metrics.hits.inc()
+            metrics.hit_bytes.inc(length)
+
+    async def _wait(self, answer: Answer, outlet: Outlet) -> None:
+        """Until there is something to send; say that we live while there is not."""
+        while True:
+            try:
+                async with asyncio.timeout(self._node.config.alive_interval):
+                    return await answer.news()
+            except TimeoutError:
+                await outlet.gather(ALIVE)
+                await outlet.flush()

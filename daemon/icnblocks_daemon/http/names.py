@@ -1,0 +1,74 @@
+"""Records, manifests and the missing-set query: what is read before blocks are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from icnblocks.limits import MISSING_BATCH
+from icnblocks.naming import Digest, Name
+from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
+from icnblocks_daemon.http.body import read_body
+
+if TYPE_CHECKING:
+    from icnblocks_daemon.node import Node
+
+RECORD_PATH: Final = "/v1/records/{publisher}/{model}/{tag}"
+MANIFEST_PATH: Final = "/v1/manifests/{digest}"
+
+
+class Names:
+    """Serves records and manifests, and says which blocks are missing here."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def routes(self) -> list[web.RouteDef]:
+        """The endpoints of this module."""
+        return [
+            web.get(RECORD_PATH, self.record),
+            web.get(MANIFEST_PATH, self.manifest),
+            web.post("/v1/missing", self.missing),
+        ]
+
+    async def record(self, request: web.Request) -> web.StreamResponse:
+        """The signed record of a name, with its age and whether it is stale."""
+        served = await self._node.records.get(name_of(request))
+        headers = {"ICN-Age": str(round(served.age_s)), "Cache-Control": "no-cache"}
+        if served.stale:
+            headers["ICN-Stale"] = "1"
+        return _bytes(served.raw, headers)
+
+    async def manifest(self, request: web.Request) -> web.StreamResponse:
+        """A manifest; `?name=` says under which name to look upstream."""
+        digest = Digest.parse(request.match_info["digest"])
+        hint = request.query.get("name", "")
+        data = await self._node.manifests.get(digest, Name.parse(hint) if hint else None)
+        headers = {
+            "ETag": f'"{digest}"',
+            "Cache-Control": "public, max-age=31536000, immutable",
+        }
+        return _bytes(data, headers)
+
+    async def missing(self, request: web.Request) -> web.StreamResponse:
+        """Packed wants in, packed indexes of those that are not here out."""
+        wants = unpack_wants(await read_body(request, MISSING_BATCH * WANT_BYTES))
+        indexes = await asyncio.to_thread(self._node.holdings.missing, wants)
+        self._node.uploads.touch(want.digest for want in wants)
+        return _bytes(pack_indexes(indexes), {"Cache-Control": "no-store"})
+
+
+def name_of(request: web.Request) -> Name:
+    """The name that a record's path spells.
+
+    Raises:
+        UsageError: if it is outside the grammar.
+    """
+    parts = request.match_info
+    return Name(parts["publisher"], parts["model"], parts["tag"])
+
+
+def _bytes(data: bytes, headers: dict[str, str]) -> web.Response:
+    return web.Response(body=data, headers=headers, content_type="application/octet-stream")

@@ -1,0 +1,206 @@
+"""Writing blocks to a client: sendfile where the connection allows it, bounded memory always.
+
+Small frames are gathered and written together; a large block goes by sendfile between
+hand-written chunk heads. Every write has a deadline, so that a reader that stalls is cut off
+instead of holding leases. A lease is checked after its bytes went out: when the file changed or
+was cut short meanwhile, the connection is closed, since the bytes cannot be called back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import IO, TYPE_CHECKING, Final, cast
+
+from icnblocks.errors import IcnError
+from icnblocks.limits import KIB
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from aiohttp.abc import AbstractStreamWriter
+
+    from icnblocks.store.base import Lease
+
+SMALL_BYTES: Final = 64 * KIB
+"""Blocks up to here are read and gathered; larger ones go by sendfile."""
+_PIECE: Final = 256 * KIB
+
+
+class CutOffError(Exception):
+    """The connection was closed on purpose, before the answer was complete.
+
+    `cause` is the word for the metric: stalled, changed or gone.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class _File:
+    """What `loop.sendfile` wants to see of a file: its descriptor."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+class Outlet:
+    """The body of one answer on its way to the client.
+
+    Args:
+        request: the request that is answered; its response is prepared.
+        writer: what `response.prepare(request)` gave.
+        chunked: write HTTP chunks around what is sent; else the body is as it is.
+        floor: bytes a second that a reader must take.
+        grace_s: seconds allowed for each write on top of that.
+
+    After CutOffError the transport is aborted and the outlet is of no more use.
+    """
+
+    __slots__ = (
+        "_chunked", "_floor", "_gathered", "_grace_s", "_sendfile", "_tail", "_transport",
+        "_writer", "sent_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        writer: AbstractStreamWriter,
+        *,
+        chunked: bool,
+        floor: int,
+        grace_s: float,
+    ) -> None:
+        transport = request.transport
+        if transport is None:
+            raise CutOffError("gone", "the client is gone")
+        self._transport = transport
+        self._writer = writer
+        self._chunked = chunked
+        self._floor = floor
+        self._grace_s = grace_s
+        self._sendfile = transport.get_extra_info("ssl_object") is None
+        self._gathered = bytearray()
+        self._tail = b""  # what closes the chunk before: written with the next one
+        self.sent_bytes = 0
+        """Bytes handed to the connection so far, block payload and frames."""
+
+    async def gather(self, data: bytes) -> None:
+        """Add a few bytes; they are written when enough came together, or by `flush`."""
+        self._gathered += data
+        if len(self._gathered) >= SMALL_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was gathered."""
+        if self._gathered:
+            data = bytes(self._gathered)
+            self._gathered.clear()
+            await self._write(self._framed(len(data)) + data, len(data))
+
+    async def finish(self) -> None:
+        """Write what is left. What closes the whole answer is for the response to write."""
+        await self.flush()
+        if self._tail:
+            tail, self._tail = self._tail, b""
+            await self._write(tail, 0)
+
+    async def send(
+        self, head: bytes, lease: Lease, start: int = 0, length: int | None = None
+    ) -> None:
+        """Send `head` and then `length` bytes of the lease's block, from `start` on.
+
+        Raises:
+            CutOffError: if the reader stalled or left, or the block's file is not what it was.
+        """
+        length = lease.length - start if length is None else length
+        try:
+            if length <= SMALL_BYTES:
+                await self._send_small(head, lease, start, length)
+            elif self._sendfile:
+                await self._send_file(head, lease, start, length)
+            else:
+                await self._send_copied(head, lease, start, length)
+        except (IcnError, OSError) as error:
+            if isinstance(error, ConnectionError):
+                raise self._cut("gone", f"the client left: {error}") from None
+            raise self._cut("changed", f"{error}") from error
+
+    async def _send_small(self, head: bytes, lease: Lease, start: int, length: int) -> None:
+        data = self._read(lease, start, length)
+        lease.check()
+        await self.gather(head + data)
+
+    async def _send_file(self, head: bytes, lease: Lease, start: int, length: int) -> None:
+        first = bytes(self._gathered) + head
+        self._gathered.clear()
+        first = self._framed(len(first) + length) + first
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._allowed(len(first) + length)):
+                self._check_open()
+                self._transport.write(first)
+                sent = await loop.sendfile(
+                    self._transport,
+                    cast("IO[bytes]", _File(lease.fd)),
+                    lease.offset + start,
+                    length,
+                    fallback=False,
+                )
+        except TimeoutError:
+            raise self._cut("stalled", f"a reader took less than {self._floor} B/s") from None
+        except RuntimeError as error:  # asyncio: the transport is closing, or sendfile failed
+            raise self._cut("gone", f"the client left: {error}") from None
+        self.sent_bytes += len(first) + sent
+        if sent < length:
+            raise self._cut("changed", f"a block's file was cut short: {sent} of {length} bytes")
+        lease.check()
+
+    async def _send_copied(self, head: bytes, lease: Lease, start: int, length: int) -> None:
+        await self.flush()
+        await self._write(self._framed(len(head) + length) + head, len(head))
+        for at in range(start, start + length, _PIECE):
+            size = min(_PIECE, start + length - at)
+            await self._write(self._read(lease, at, size), size)
+        lease.check()
+
+    def _read(self, lease: Lease, start: int, length: int) -> bytes:
+        data = os.pread(lease.fd, length, lease.offset + start)
+        if len(data) < length:
+            raise self._cut("changed", f"a block's file was cut short: {len(data)} of {length}")
+        return data
+
+    def _framed(self, length: int) -> bytes:
+        """What stands before `length` bytes of body."""
+        if not self._chunked:
+            return b""
+        tail, self._tail = self._tail, b"\r\n"
+        return b"%b%x\r\n" % (tail, length)
+
+    async def _write(self, data: bytes, payload: int) -> None:
+        try:
+            async with asyncio.timeout(self._allowed(payload)):
+                self._check_open()
+                self._transport.write(data)
+                await self._writer.drain()
+        except TimeoutError:
+            raise self._cut("stalled", f"a reader took less than {self._floor} B/s") from None
+        except ConnectionError as error:
+            raise self._cut("gone", f"the client left: {error}") from None
+        self.sent_bytes += len(data)
+
+    def _check_open(self) -> None:
+        if self._transport.is_closing():
+            raise self._cut("gone", "the client left")
+
+    def _allowed(self, length: int) -> float:
+        return self._grace_s + length / self._floor
+
+    def _cut(self, cause: str, message: str) -> CutOffError:
+        self._transport.abort()
+        return CutOffError(cause, message)

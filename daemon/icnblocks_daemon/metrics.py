@@ -1,0 +1,98 @@
+"""What Prometheus is told. Names begin with `icn_`; docs/operations.md has the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.metrics_core import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The daemon's counters. Safe to increment from any thread."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self.requests = self._counter("icn_requests", "Requests answered", "endpoint", "status")
+        self.request_seconds = Histogram(
+            "icn_request_seconds", "Time to answer a request", ["endpoint"],
+            buckets=(0.001, 0.01, 0.1, 1, 10, 100), registry=self._registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "icn_requests_in_flight", "Requests in work", registry=self._registry
+        )
+        self.limited = self._counter("icn_requests_limited", "Requests answered 429", "limit")
+        self.sent_bytes = self._counter("icn_sent_bytes", "Block payload sent to clients")
+        self.sent_blocks = self._counter("icn_sent_blocks", "Blocks sent to clients")
+        self.hits = self._counter("icn_hits", "Wants answered from the store at once")
+        self.hit_bytes = self._counter("icn_hit_bytes", "Their block payload")
+        self.misses = self._counter("icn_misses", "Wants that had to wait for an upstream")
+        self.miss_bytes = self._counter("icn_miss_bytes", "Their block payload")
+        self.nacks = self._counter("icn_nacks", "Wants refused", "reason")
+        self.cut_off = self._counter("icn_cut_off", "Answers cut off", "cause")
+        self.upstream_bytes = self._counter(
+            "icn_upstream_received_bytes", "Block payload received from upstreams", "upstream"
+        )
+        self.upstream_blocks = self._counter(
+            "icn_upstream_received_blocks", "Blocks received from upstreams", "upstream"
+        )
+        self.upstream_errors = self._counter(
+            "icn_upstream_errors", "Failures of upstreams", "upstream", "code"
+        )
+        self.refetched = self._counter(
+            "icn_refetched_bytes", "Block payload fetched from upstream again", "cause"
+        )
+        self.uploaded_bytes = self._counter("icn_uploaded_bytes", "Block payload uploaded")
+        self.stale_records = self._counter("icn_stale_records", "Records served stale")
+        self.refused_records = self._counter(
+            "icn_refused_records", "Records of upstreams that were not accepted", "why"
+        )
+        self.expired_uploads = self._counter(
+            "icn_expired_uploads", "Uploaded blocks erased because no manifest names them"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def observe(self, figures: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        """Ask `figures` for (name, help, value) at each scrape; `_total` names are counters."""
+        self._registry.register(_Figures(figures))
+
+    def value(self, name: str) -> float:
+        """What a counter or gauge without labels says; 0 if there is none of that name."""
+        return self._registry.get_sample_value(name) or 0.0
+
+    def render(self) -> bytes:
+        """The text of /metrics."""
+        return generate_latest(self._registry)
+
+
+class _Figures(Collector):
+    def __init__(self, figures: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, value in self._figures():
+            if name.endswith("_total"):
+                yield CounterMetricFamily(name.removesuffix("_total"), text, value)
+            else:
+                yield GaugeMetricFamily(name, text, value)

@@ -1,0 +1,254 @@
+"""Records at a daemon: published here, or cached from upstream and asked for anew in time.
+
+An edge serves a record for its lifetime, then asks upstream; while upstream is gone it serves
+the old one and says so, for a bounded time. A record is never replaced by an older one, nor by
+one of a key that the earlier key did not sign for. Ages are counted on the monotonic clock; the
+wall clock is read once for each record after a start, so that a jump of it changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.errors import (
+    ConflictError,
+    FormatError,
+    IcnError,
+    NotFoundError,
+    SourceError,
+    TrustError,
+)
+from icnblocks.manifest.record import (
+    check_follows,
+    check_time,
+    fingerprint,
+    open_record,
+    trusted_via,
+)
+from icnblocks_daemon.coalesce import Coalesced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from icnblocks.manifest.record import Record
+    from icnblocks.naming import Name
+    from icnblocks.store.catalog import Catalog
+    from icnblocks_daemon.fib import Fib, Route
+    from icnblocks_daemon.metrics import Metrics
+    from icnblocks_daemon.upstreams import Upstreams
+
+_LOG = logging.getLogger(__name__)
+PATIENCE_S: Final = 3.0
+"""How long somebody waits for upstream when there is an old record to serve instead."""
+RETRY_S: Final = 2.0
+"""After upstream failed for a name: serve the old one without asking again for so long."""
+_REMEMBERED: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A record to be sent.
+
+    Attributes:
+        raw: the signed bytes.
+        age_s: how long ago upstream confirmed it; 0 at its origin.
+        stale: its lifetime is over and upstream could not be asked.
+    """
+
+    raw: bytes
+    age_s: float
+    stale: bool
+
+
+class Records:
+    """Gives and takes records.
+
+    Args:
+        catalog: where they are kept.
+        fib: where to ask for a name.
+        upstreams: who asks.
+        metrics: counts stale and refused ones.
+        lifetime_cap_s: a record is asked for anew after this at the latest.
+        stale_max_s: how old one may be served while upstream is gone.
+        clock: seconds that never go backward.
+        wall: Unix seconds, may jump.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        fib: Fib,
+        upstreams: Upstreams,
+        metrics: Metrics,
+        *,
+        lifetime_cap_s: float,
+        stale_max_s: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._catalog = catalog
+        self._fib = fib
+        self._upstreams = upstreams
+        self._metrics = metrics
+        self._cap_s = lifetime_cap_s
+        self._stale_max_s = stale_max_s
+        self._clock = clock
+        self._wall = wall
+        self._confirmed: dict[Name, float] = {}
+        self._failed: dict[Name, tuple[float, IcnError]] = {}
+        self._asking: Coalesced[Name, Served] = Coalesced()
+        self._writing = asyncio.Lock()
+        self.trusted: Mapping[str, tuple[str, ...]] = {}
+        """Fingerprints by publisher, of the trust file; other keys of these are refused."""
+
+    async def get(self, name: Name) -> Served:
+        """The record to serve for a name.
+
+        Raises:
+            NotFoundError: if nobody knows it.
+            SourceError: if upstream is gone and there is none that may still be served.
+            TrustError: if upstream's is not acceptable and there is no earlier one.
+        """
+        stored = await asyncio.to_thread(self._catalog.record, name)
+        route = self._fib.route(name)
+        if not route:
+            if stored is None:
+                raise NotFoundError(f"no record of {name} here")
+            return Served(stored.raw, 0.0, stale=False)
+        if stored is None:
+            return await self._asking.do(name, lambda: self._ask(name, route))
+        record = open_record(stored.raw)
+        age = self._age(name, stored.fetched_at)
+        if age < min(record.lifetime, self._cap_s):
+            return Served(stored.raw, age, stale=False)
+        try:
+            return await self._renewed(name, route)
+        except (IcnError, TimeoutError) as error:
+            if age > self._stale_max_s:
+                if isinstance(error, IcnError):
+                    raise
+                raise SourceError(f"no upstream has answered for {name}") from None
+            self._metrics.stale_records.inc()
+            return Served(stored.raw, age, stale=True)
+
+    async def _renewed(self, name: Name, route: Route) -> Served:
+        failed = self._failed.get(name)
+        if failed is not None and self._clock() - failed[0] < RETRY_S:
+            raise failed[1]
+        return await self._asking.do(name, lambda: self._ask(name, route), patience_s=PATIENCE_S)
+
+    async def _ask(self, name: Name, route: Route) -> Served:
+        """Ask upstream and keep what it says, if it may be kept."""
+        try:
+            answer = await self._upstreams.record(route, name)
+            async with self._writing:
+                await asyncio.to_thread(self._accept, name, answer.raw)
+        except IcnError as error:
+            if len(self._failed) >= _REMEMBERED:
+                self._failed.clear()
+            self._failed[name] = (self._clock(), error)
+            if isinstance(error, TrustError | FormatError):
+                self._metrics.refused_records.labels(error.code).inc()
+                _LOG.error("a record was refused: %s", error, extra={"record": str(name)})
+            else:
+                _LOG.warning("a record was not renewed: %s", error, extra={"record": str(name)})
+            raise
+        self._failed.pop(name, None)
+        # What upstream itself had stale is as old here as it was there.
+        age = max(0.0, answer.age_s)
+        self._confirm(name, self._clock() - age)
+        return Served(answer.raw, age, stale=answer.stale)
+
+    def _accept(self, name: Name, raw: bytes) -> None:
+        """Check an upstream's record against everything known, and keep it. On a thread."""
+        record = open_record(raw)
+        if record.name != name:
+            raise TrustError(f"asked for {name}, got a record of {record.name}")
+        self._check_key(record)
+        stored = self._catalog.record(name)
+        if stored is not None:
+            check_follows(open_record(stored.raw), record)
+        self._keep(record, raw)
+
+    def put_checked(self, name: Name, raw: bytes) -> Record:
+        """Is this a record that may be published here now? On a thread.
+
+        Raises:
+            FormatError: if it is no record, or one of another name.
+            TrustError: if its key or date is not acceptable.
+            ConflictError: if it is older than what is here.
+        """
+        record = open_record(raw)
+        if record.name != name:
+            raise FormatError(f"this is a record of {record.name}, not of {name}")
+        check_time(record, self._wall())
+        self._check_key(record)
+        stored = self._catalog.record(name)
+        if stored is not None:
+            old = open_record(stored.raw)
+            if record.seq < old.seq or (record.seq == old.seq and record != old):
+                raise ConflictError(
+                    f"the record of {name} here has number {old.seq}; this one {record.seq}",
+                    hint="publish again with a higher number",
+                )
+            check_follows(old, record)
+        return record
+
+    async def put(self, name: Name, raw: bytes) -> Record:
+        """Publish a record here; it is on disk when this returns.
+
+        Raises:
+            FormatError, TrustError, ConflictError: as `put_checked`.
+            StorageError: if the disk refuses.
+        """
+
+        def work() -> Record:
+            record = self.put_checked(name, raw)
+            self._keep(record, raw)
+            return record
+
+        async with self._writing:
+            return await asyncio.to_thread(work)
+
+    def _check_key(self, record: Record) -> None:
+        publisher, key = record.name.publisher, fingerprint(record.key)
+        if publisher in self.trusted:
+            if not any(trusted_via(record, good) for good in self.trusted[publisher]):
+                raise TrustError(
+                    f"{record.name} is signed by {key}, which the trust file does not name"
+                )
+            return
+        known = self._catalog.publisher_key(publisher)
+        if known is not None and not trusted_via(record, known):
+            raise TrustError(
+                f"the key of {publisher} changed from {known} to {key}, and the old key did not"
+                " sign that",
+                hint="if it is meant, name the new key in the trust file",
+            )
+
+    def _keep(self, record: Record, raw: bytes) -> None:
+        key = fingerprint(record.key)
+        self._catalog.put_record(record.name, raw, record.seq, key, self._wall())
+        if self._catalog.publisher_key(record.name.publisher) != key:
+            self._catalog.set_publisher_key(record.name.publisher, key)
+
+    def _confirm(self, name: Name, when: float) -> None:
+        if len(self._confirmed) >= _REMEMBERED:
+            self._confirmed.clear()  # their ages are then read from the catalog once more
+        self._confirmed[name] = when
+
+    def _age(self, name: Name, fetched_at: float) -> float:
+        """Seconds since upstream confirmed it."""
+        if name not in self._confirmed:
+            age = self._wall() - fetched_at
+            # Dated later than now: the clock was set back. All that is known is that it is not
+            # of this process's time, so it is asked for at once, and counts as expired just now.
+            self._confirm(name, self._clock() - (age if age >= 0 else self._cap_s))
+        return max(0.0, self._clock() - self._confirmed[name])
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        await self._asking.close()

@@ -1,0 +1,179 @@
+"""The daemon's life: open the node, serve, obey signals, stop gracefully.
+
+The plain asyncio loop is used: uvloop has no sendfile (docs/decisions/pit-and-fanout.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from icnblocks.errors import IcnError, StorageError, UsageError
+from icnblocks_daemon.http.app import make_app
+from icnblocks_daemon.logs import set_up_logs
+from icnblocks_daemon.node import VERSION, Node
+from icnblocks_daemon.notify import Notifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from icnblocks_daemon.config import Config
+
+_LOG = logging.getLogger(__name__)
+_BACKLOG: Final = 1024
+_KEEP_ALIVE_S: Final = 75.0
+
+
+def serve(config: Config, reread: Callable[[], Config]) -> int:
+    """Run the daemon until it is told to stop.
+
+    Args:
+        config: the settings.
+        reread: reads them anew, for SIGHUP.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        IcnError: if it cannot start.
+    """
+    set_up_logs(config.log_level, config.log_format)
+    return asyncio.run(_Daemon(config, reread).run())
+
+
+class _Daemon:
+    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
+        self._config = config
+        self._reread = reread
+        self._stop = asyncio.Event()
+        self._notifier = Notifier()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        sock = _listen(self._config)
+        try:
+            tls = _tls(self._config)
+            node = Node(self._config)
+        except BaseException:
+            sock.close()
+            raise
+        loop.add_signal_handler(signal.SIGHUP, self._reload, node)
+        try:
+            await self._serve(node, sock, tls)
+        finally:
+            await node.close()
+        _LOG.info("stopped")
+        return 0
+
+    async def _serve(self, node: Node, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        runner = web.AppRunner(
+            make_app(node),
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            shutdown_timeout=self._config.stop_timeout,
+        )
+        await runner.setup()
+        site = web.SockSite(runner, sock, ssl_context=tls, backlog=_BACKLOG)
+        await site.start()
+        chores = [
+            asyncio.create_task(self._notifier.feed_watchdog(), name="watchdog"),
+            asyncio.create_task(node.keep_house(), name="house"),
+        ]
+        try:
+            self._say_ready(sock)
+            await self._stop.wait()
+            node.stopping = True
+            self._notifier.stopping()
+            _LOG.info("stopping: no new requests; what is being sent is finished")
+        finally:
+            await runner.cleanup()
+            for chore in chores:
+                chore.cancel()
+            for outcome in await asyncio.gather(*chores, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    _LOG.error("a chore failed", exc_info=outcome)
+
+    def _say_ready(self, sock: socket.socket) -> None:
+        host, port = sock.getsockname()[:2]
+        if self._config.port_file is not None:
+            _write_whole(self._config.port_file, f"{port}\n")
+        line = {"event": "ready", "host": host, "port": port, "version": VERSION}
+        print(json.dumps(line), flush=True)
+        role = "edge" if self._config.upstream else "origin"
+        _LOG.info("ready", extra={"role": role, "host": host, "port": port})
+        self._notifier.ready(f"{role} on {host}:{port}")
+
+    def _reload(self, node: Node) -> None:
+        self._notifier.reloading()
+        try:
+            config = self._reread()
+            node.reload(config)
+            set_up_logs(config.log_level, config.log_format)
+        except IcnError as error:
+            _LOG.error("nothing was reloaded: %s", error)
+        else:
+            _LOG.info("reloaded tokens, trust, policy and log level")
+        self._notifier.ready("reloaded")
+
+
+def _listen(config: Config) -> socket.socket:
+    """Bind before anything else, so that a taken port is found before the store is opened."""
+    address = config.listen
+    try:
+        found = socket.getaddrinfo(
+            address.host or None, address.port,
+            type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
+        )  # fmt: skip
+        family, kind, proto, _, place = found[0]
+        sock = socket.socket(family, kind, proto)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"cannot listen on {address}: {error}") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(address.host)))
+        sock.bind(place)
+    except OSError as error:
+        sock.close()
+        raise UsageError(
+            f"cannot listen on {address}: {error.strerror}", hint="another port, with --listen"
+        ) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"cannot use the TLS certificate: {error}") from None
+    return context
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whoever polls for the file finds it whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text)
+        os.replace(fresh, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise StorageError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,186 @@
+"""Blocks on their way in from publishers: put together, verified, kept until a manifest names them.
+
+What no manifest names is erased after a while. An upload that is being put together lives in
+bounded memory. This module must not decide who may upload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from icnblocks.errors import IcnError
+from icnblocks.manifest.codec import decode
+from icnblocks.naming import DIGEST_BYTES
+from icnblocks.wire.upload import Parts, unpack_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from icnblocks.naming import Digest
+    from icnblocks.store.catalog import Catalog
+    from icnblocks_daemon.holdings import Holdings
+    from icnblocks_daemon.metrics import Metrics
+
+_LOG = logging.getLogger(__name__)
+AT_ONCE: Final = 16
+"""Bodies of writers that are in memory at once."""
+_PREFIX: Final = 8
+
+
+class Uploads:
+    """Takes uploaded blocks into the store.
+
+    Args:
+        holdings: where they go.
+        catalog: the manifests that may name them.
+        metrics: counts bytes and expiries.
+        ttl_s: how long a block may lie there unnamed.
+        clock: seconds that never go backward.
+    """
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        catalog: Catalog,
+        metrics: Metrics,
+        *,
+        ttl_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._holdings = holdings
+        self._catalog = catalog
+        self._metrics = metrics
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._parts = Parts()
+        self._unnamed: dict[Digest, float] = {}  # when it came
+        self.turn = asyncio.Semaphore(AT_ONCE)
+        """To be held while a writer's body is in memory."""
+
+    @property
+    def unnamed(self) -> int:
+        """Blocks that no manifest names yet."""
+        return len(self._unnamed)
+
+    @property
+    def open_parts(self) -> int:
+        """Blocks of which parts are still to come."""
+        return len(self._parts)
+
+    async def take(self, body: bytes) -> int:
+        """Take a body of parts; what came whole is verified and on disk when this returns.
+
+        Returns:
+            How many blocks that were.
+
+        Raises:
+            FormatError: if the body is not of parts.
+            CorruptError: if a block is not what its digest says.
+            BusyError: if too many unfinished blocks are in memory.
+            StorageError: if there is no room.
+        """
+        stored = 0
+        for part in unpack_parts(body):
+            block = self._parts.add(part, self._clock())
+            if block is None:
+                continue
+            stored += 1
+            if not self._holdings.contains(part.digest):
+                await self._holdings.put(part.digest, block)
+                self._metrics.uploaded_bytes.inc(part.total)
+                self._note(part.digest)
+        if stored:
+            await self._holdings.flush()
+        return stored
+
+    def named(self, digests: Iterable[Digest]) -> None:
+        """A manifest names these: they stay."""
+        for digest in digests:
+            if self._unnamed.pop(digest, None) is not None:
+                self._unpin(digest)
+
+    def touch(self, digests: Iterable[Digest]) -> None:
+        """A publisher counts on these: if nobody names them yet, their time begins anew."""
+        now = self._clock()
+        for digest in digests:
+            if digest in self._unnamed:
+                self._unnamed[digest] = now
+
+    async def expire(self) -> int:
+        """Erase what nobody named for too long; returns how many blocks that was."""
+        now = self._clock()
+        self._parts.expire(now)
+        old = [digest for digest, came in self._unnamed.items() if now - came > self._ttl_s]
+        if not old:
+            return 0
+        named = await asyncio.to_thread(self._named_by_catalog)
+        erased = 0
+        for digest in old:
+            if self._unnamed.pop(digest, None) is None:
+                continue
+            self._unpin(digest)
+            if _prefix(digest) not in named:
+                erased += self._erase(digest)
+        return erased
+
+    async def find_unnamed(self) -> None:
+        """After a start: whatever the store holds and no manifest names counts as new now."""
+        for digest in await asyncio.to_thread(self._orphans):
+            self._note(digest)
+
+    def _orphans(self) -> list[Digest]:
+        named = self._named_by_catalog()
+        blocks = self._holdings.content.store.blocks()
+        return [digest for digest, _ in blocks if _prefix(digest) not in named]
+
+    def _named_by_catalog(self) -> _Prefixes:
+        """The blocks that manifests name, by their first 8 bytes: 8 MB for a million.
+
+        Two blocks that share these only keep each other longer.
+        """
+        found = [np.empty(0, dtype=np.uint64)]
+        for manifest, _ in self._catalog.manifests():
+            data = self._catalog.manifest(manifest)
+            if data is not None:
+                digests = np.frombuffer(decode(data).digests, dtype=np.uint8)
+                rows = digests.reshape(-1, DIGEST_BYTES)[:, :_PREFIX]
+                found.append(np.ascontiguousarray(rows).view(np.uint64).ravel())
+        return _Prefixes(np.unique(np.concatenate(found)))
+
+    def _note(self, digest: Digest) -> None:
+        if digest not in self._unnamed:
+            self._unnamed[digest] = self._clock()
+            self._holdings.content.pin(digest, [digest])
+
+    def _unpin(self, digest: Digest) -> None:
+        self._holdings.content.unpin(digest)
+
+    def _erase(self, digest: Digest) -> int:
+        try:
+            self._holdings.content.discard(digest)
+        except IcnError as error:
+            _LOG.warning("cannot erase an upload that nobody named: %s", error)
+            return 0
+        self._metrics.expired_uploads.inc()
+        return 1
+
+
+def _prefix(digest: Digest) -> int:
+    return int(np.frombuffer(digest[:_PREFIX], dtype=np.uint64)[0])
+
+
+class _Prefixes:
+    """A sorted array as a set."""
+
+    __slots__ = ("_sorted",)
+
+    def __init__(self, ordered: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+        self._sorted = ordered
+
+    def __contains__(self, value: int) -> bool:
+        at = int(np.searchsorted(self._sorted, np.uint64(value)))
+        return at < len(self._sorted) and int(self._sorted[at]) == value
