@@ -17,9 +17,9 @@ import time
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from icnblocks.errors import IcnError, StorageError, UsageError
-from icnblocks.limits import MAX_BLOCK_BYTES
+from icnblocks.limits import MAX_BLOCK_BYTES, MIB
 from icnblocks.naming import Digest
-from icnblocks.store.database import DamagedError, storage_errors
+from icnblocks.store.database import DamagedError, storage_error, storage_errors
 from icnblocks.store.layout import Layout
 from icnblocks.store.lease import ExtentLease
 from icnblocks.store.notes import Notes, State
@@ -33,6 +33,7 @@ from icnblocks.store.segments import (
     footprint,
     locate,
     punch,
+    segment_of,
     sync_directory,
 )
 
@@ -44,8 +45,11 @@ if TYPE_CHECKING:
     from icnblocks.store.places import Place
 
 _log = logging.getLogger(__name__)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _BATCH: Final = 256
 """Changes after which a `put` commits the notes of all."""
+_BATCH_DEAD_BYTES: Final = 8 * MIB
+"""Erased bytes after which a `put` commits first: what the disk may hold beyond `used_bytes`."""
 _MAX_DELAY_S: Final = 1.0
 """Age of the oldest change after which a `put` commits, however few they are."""
 
@@ -62,7 +66,7 @@ class DiskStore:
         create: False refuses a directory that is no store yet.
         on_damage: what to do when the index is unreadable: "refuse" raises; "empty" forgets all
             blocks with a warning, as suits a cache.
-        segment_bytes: size at which the next segment file is begun, at most 256 MiB.
+        segment_bytes: size at which the next segment file is begun, at most 1 GiB.
         one_per_file: each block in a file of its own; None decides by whether the file system
             can free part of a file.
 
@@ -117,10 +121,13 @@ class DiskStore:
         """Notes that must be struck out."""
         self._dead: list[tuple[int, int]] = []
         """Addresses and lengths to be freed once their notes are struck out."""
+        self._dead_bytes = 0
         self._emptied: set[int] = set()
         """Segments that may have no block left."""
         self._oldest_change: float | None = None
         self._writing: set[int] = set()
+        self._awaited = 0
+        """Threads in `flush` that wait for what is being written."""
         self._leased: dict[int, int] = {}
         self._doomed: dict[int, int] = {}
         """Erased while leased: address -> length."""
@@ -138,7 +145,7 @@ class DiskStore:
             self._started = bool(found.live[self._segment])
             survived = state.clean or state.boot == boot
             flushed = found.end if state.clean else min(state.flushed_to, found.end)
-            self._dirty = {n for n in found.live if n >= flushed >> 16 and not state.clean}
+            self._dirty = {n for n in found.live if n >= segment_of(flushed) and not state.clean}
             # Durable, so that addresses freed by an earlier process may be used again.
             self._notes.set_state(State(boot, clean=False, flushed_to=flushed))
             if not survived:
@@ -201,27 +208,26 @@ class DiskStore:
                     self._bury(at, self._doomed.pop(at))
 
     def blocks(self) -> Iterator[tuple[Digest, int]]:
-        """Every block with its length, oldest first; blocks put meanwhile may be among them."""
+        """Every block with its length, oldest first; what changes meanwhile may be there."""
         last = -1
+        new = bytes.__new__  # the lengths are known to be right
         while True:
             with self._commit_lock:
                 self._check_open()
                 chunk = self._notes.after(last)
                 ended = not chunk
-                if ended:
-                    with self._lock:
+                with self._lock:
+                    struck = set(self._strikes)
+                    if ended:
                         chunk = sorted(
                             (at, digest, length)
                             for at, (digest, length) in self._adds.items()
                             if at > last
                         )
             for at, raw, length in chunk:
-                last = at
-                digest = Digest(raw)
-                with self._lock:
-                    place = self._places.get(digest)
-                if place is not None and place.at == at:
-                    yield digest, length
+                if at not in struck:
+                    yield new(Digest, raw), length
+            last = chunk[-1][0] if chunk else last
             if ended:
                 return
 
@@ -239,9 +245,11 @@ class DiskStore:
             if self._places.get(digest) is not None:
                 return False
             at = self._allot(len(view))
+            crowded = self._dead_bytes >= _BATCH_DEAD_BYTES
         try:
-            with storage_errors(self._path):
-                self._write(at, view)
+            if crowded:
+                self._commit()
+            self._write(at, view)
         except BaseException:
             self._abandon(at, len(view))
             raise
@@ -282,7 +290,9 @@ class DiskStore:
         with self._lock:
             self._check_open()
             waiting = set(self._writing)
+            self._awaited += 1
             self._calm.wait_for(lambda: not waiting & self._writing)
+            self._awaited -= 1
             # Blocks being written now lie above; those below are written.
             reached = min(self._writing, default=address(self._segment, self._page * PAGE))
         self._commit()
@@ -339,21 +349,22 @@ class DiskStore:
 
     def _done_writing(self, at: int) -> None:
         self._writing.discard(at)
-        self._calm.notify_all()
+        if self._awaited:
+            self._calm.notify_all()
 
     def _enter(self, digest: Digest, at: int, length: int) -> None:
         self._places.add(digest, at, length)
         self._adds[at] = (digest, length)
         self._used += footprint(length)
-        self._live[at >> 16] += footprint(length) // PAGE
-        self._dirty.add(at >> 16)
+        self._live[segment_of(at)] += footprint(length) // PAGE
+        self._dirty.add(segment_of(at))
         self._note_change()
 
     def _forget(self, digest: Digest, place: Place) -> int:
         self._places.remove(digest)
         freed = footprint(place.length)
         self._used -= freed
-        segment = place.at >> 16
+        segment = segment_of(place.at)
         self._live[segment] -= freed // PAGE
         if not self._live[segment]:
             del self._live[segment]
@@ -368,6 +379,7 @@ class DiskStore:
 
     def _bury(self, at: int, length: int) -> None:
         self._dead.append((at, length))
+        self._dead_bytes += footprint(length)
         self._note_change()
 
     def _note_change(self) -> None:
@@ -383,6 +395,18 @@ class DiskStore:
     # What follows is called without self._lock.
 
     def _write(self, at: int, view: memoryview) -> None:
+        try:
+            self._write_at(at, view)
+        except OSError as error:
+            with self._lock:
+                hope = error.errno in _FULL and bool(self._dead)
+            if not hope:
+                raise storage_error(error, str(self._path)) from error
+            self._commit()  # frees what was erased
+            with storage_errors(self._path):
+                self._write_at(at, view)
+
+    def _write_at(self, at: int, view: memoryview) -> None:
         number, offset = locate(at)
         segment = self._segments.borrow(number)
         try:
@@ -411,6 +435,7 @@ class DiskStore:
             self._forget(digest, place)
             if never_noted:
                 self._dead.remove((place.at, place.length))
+                self._dead_bytes -= footprint(place.length)
         if never_noted:
             self._free(place.at, place.length)
 
@@ -421,7 +446,7 @@ class DiskStore:
                 self._check_open()
                 adds, self._adds = self._adds, {}
                 strikes, self._strikes = self._strikes, []
-                dead, self._dead = self._dead, []
+                dead, self._dead, self._dead_bytes = self._dead, [], 0
                 self._oldest_change = None
             try:
                 self._write_notes(adds, strikes)
@@ -430,6 +455,7 @@ class DiskStore:
                     self._adds = adds | self._adds
                     self._strikes = strikes + self._strikes
                     self._dead = dead + self._dead
+                    self._dead_bytes += sum(footprint(length) for _, length in dead)
                     self._note_change()
                 raise
             self._free_dead(dead)
@@ -451,7 +477,7 @@ class DiskStore:
 
     def _free_dead(self, dead: list[tuple[int, int]]) -> None:
         with self._lock:
-            busy = {at >> 16 for at in self._writing} | {self._segment}
+            busy = {segment_of(at) for at in self._writing} | {self._segment}
             gone = {n for n in self._emptied if n not in self._live} - busy
             self._emptied -= gone
         for number in gone:
@@ -460,7 +486,7 @@ class DiskStore:
             except OSError as error:
                 _log.warning("cannot remove a segment: %s", error)
         for at, length in dead:
-            if at >> 16 not in gone:
+            if segment_of(at) not in gone:
                 self._free(at, length)
 
     def _free(self, at: int, length: int) -> None:

@@ -6,6 +6,7 @@ It must not know what lies in the files.
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -26,10 +27,16 @@ class OpenFile:
 
 
 class OpenFiles(Generic[Key]):
-    """Open files by key, at most `limit` beyond those in use. Thread-safe."""
+    """Open files by key. Thread-safe.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    Args:
+        limit: how many stay open beyond those in use; by default a quarter of what the system
+            allows this process, at most 4096.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._limit = limit or max(16, min(4096, allowed // 4))
         self._files: dict[Key, OpenFile] = {}
         self._lock = threading.Lock()
 
@@ -74,7 +81,9 @@ class OpenFiles(Generic[Key]):
                 os.close(file.fd)
 
     def _close_idle(self, keep: int) -> None:
-        if len(self._files) > keep:
-            idle = [key for key, file in self._files.items() if file.users == 0]
-            for key in idle[: len(self._files) - keep]:
-                self._drop(key)
+        while len(self._files) > keep:
+            # The longest unused come first, so this looks at one or two.
+            idle = next((key for key, file in self._files.items() if file.users == 0), None)
+            if idle is None:
+                return
+            self._drop(idle)

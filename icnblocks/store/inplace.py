@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["ChangedFile", "Directory", "FileFacts", "InPlaceStore"]
 
 _log = logging.getLogger(__name__)
-_MAX_OPEN: Final = 256
+_MAX_KNOWN: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,12 @@ class InPlaceStore:
             raise
         self._read_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._files: OpenFiles[int] = OpenFiles(_MAX_OPEN)
+        self._files: OpenFiles[int] = OpenFiles()
         self._unsaved: dict[int, FileFacts] = {}
         """Changed files that could not be marked in the index at once, by number."""
+        self._known: dict[int, _File | None] = {}
+        """Files of the index as they were at `_known_at`, a version of it; None: changed."""
+        self._known_at = -1
         self._counted: tuple[int, int] | None = None
         self._closed = False
 
@@ -324,15 +327,20 @@ class InPlaceStore:
         return Session(self._path, self._writer, self._write_lock, writes=True)
 
     def _spots(self, digest: Digest) -> list[tuple[_File, int, int]]:
+        """Where the block lies in files that are not known to have changed."""
+        spots = []
         with self._reading() as db:
-            rows = db.execute(index.SPOTS_OF, index.key(digest)).fetchall()
-        spots = [
-            (_File(number, os.path.join(root, path), FileFacts(*facts)), offset, length)
-            for number, root, path, offset, length, *facts in rows
-        ]
-        if not self._unsaved:
-            return spots
-        return [spot for spot in spots if self._unsaved.get(spot[0].number) != spot[0].facts]
+            version = db.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._known_at or len(self._known) > _MAX_KNOWN:
+                self._known.clear()
+                self._known_at = version
+            for number, offset, length in db.execute(index.SPOTS_OF, index.key(digest)).fetchall():
+                if number not in self._known:
+                    self._known[number] = _read_file(db, number)
+                file = self._known[number]
+                if file is not None and self._unsaved.get(number) != file.facts:
+                    spots.append((file, offset, length))
+        return spots
 
     def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, bool]]:
         with self._reading() as db:
@@ -466,6 +474,14 @@ class InPlaceLease:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _read_file(db: sqlite3.Connection, number: int) -> _File | None:
+    """A file of the index, or None if it is known to have changed."""
+    row = db.execute(index.FILE, (number,)).fetchone()
+    if row is None or row[2]:
+        return None
+    return _File(number, os.path.join(row[0], row[1]), FileFacts(*row[3:]))
 
 
 def _root(root: Path) -> bytes:

@@ -40,10 +40,9 @@ SCHEMA: Final = Schema(
     ),
 )
 
-SPOTS_OF: Final = """SELECT files.id, roots.path, files.path, offset, length,
-        files.size, mtime_ns, ctime_ns, inode
-    FROM spots JOIN files ON files.id = spots.file JOIN roots ON roots.id = files.root
-    WHERE key = ? AND rest = ? AND NOT changed"""
+SPOTS_OF: Final = "SELECT file, offset, length FROM spots WHERE key = ? AND rest = ?"
+FILE: Final = """SELECT roots.path, files.path, changed, files.size, mtime_ns, ctime_ns, inode
+    FROM files JOIN roots ON roots.id = files.root WHERE files.id = ?"""
 CHANGED_FILE_OF: Final = """SELECT roots.path, files.path
     FROM spots JOIN files ON files.id = spots.file JOIN roots ON roots.id = files.root
     WHERE key = ? AND rest = ? LIMIT 1"""

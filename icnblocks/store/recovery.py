@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import IcnError
 from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.database import DamagedError, storage_errors
 from icnblocks.store.lease import read_extent
 from icnblocks.store.places import Places
-from icnblocks.store.segments import PAGE, footprint, locate, punch
+from icnblocks.store.segments import PAGE, PAGE_BITS, PAGE_MASK, footprint, locate, punch
 
 if TYPE_CHECKING:
     from icnblocks.store.notes import Note, Notes, State
@@ -68,41 +69,61 @@ def recover(notes: Notes, segments: Segments, state: State, *, boot: str) -> Fou
     power_cut = not state.clean and (not boot or state.boot != boot)
     found = Found()
     sizes = segments.sizes()
-    places, live = found.places, found.live
-    for at, digest, length in notes.all():
-        if not _sound(at, digest, length, sizes, found.end) or digest in places:
-            found.forgotten.append(at)
-            continue
-        if power_cut:
-            trusted = at < state.flushed_to and not _touches_hole(segments, at, length)
-            if not trusted:
-                found.verified += 1
-                if not _matches(segments, at, digest, length):
-                    found.forgotten.append(at)
-                    continue
-        places.add(digest, at, length)
-        pages = -(-length // PAGE)
-        live[at >> 16] += pages
-        found.used += pages * PAGE
-        found.end = at + pages
+    try:
+        _read(notes, segments, sizes, found, state if power_cut else None)
+    except (TypeError, ValueError) as error:
+        raise DamagedError(f"a note in the block index is damaged: {error}") from error
     if found.forgotten:
         _log.warning("%d noted blocks were not whole and are forgotten", len(found.forgotten))
         notes.write((), found.forgotten)
-    for number in sizes.keys() - live.keys():
-        segments.unlink(number)
-    if not state.clean:
-        _tidy(notes, segments, sizes, live)
+    with storage_errors(segments.directory):
+        for number in sizes.keys() - found.live.keys():
+            segments.unlink(number)
+        if not state.clean:
+            _tidy(notes, segments, sizes, found.live)
     return found
 
 
-def _sound(at: int, digest: bytes, length: int, sizes: dict[int, int], end: int) -> bool:
-    segment, offset = locate(at)
-    return (
-        at >= end
-        and len(digest) == DIGEST_BYTES
-        and 0 < length <= MAX_BLOCK_BYTES
-        and offset + length <= sizes.get(segment, -1)
-    )
+def _read(
+    notes: Notes, segments: Segments, sizes: dict[int, int], found: Found, unsure: State | None
+) -> None:
+    # A million times round: everything is inline, and only what is needed.
+    add, live = found.places.add, found.live
+    segment, size, end, used, in_segment = -1, -1, 0, 0, 0
+    for at, digest, length in notes.all():
+        if at >> PAGE_BITS != segment:
+            live[segment] += in_segment
+            segment, in_segment = at >> PAGE_BITS, 0
+            size = sizes.get(segment, -1)
+        if (
+            at < end
+            or len(digest) != DIGEST_BYTES
+            or not 0 < length <= MAX_BLOCK_BYTES
+            or (at & PAGE_MASK) * PAGE + length > size
+            or (unsure and not _proven(segments, unsure, found, (at, digest, length)))
+        ):
+            found.forgotten.append(at)
+            continue
+        add(digest, at, length)
+        pages = (length + PAGE - 1) // PAGE
+        end = at + pages
+        in_segment += pages
+        used += pages
+    live[segment] += in_segment
+    for number in [n for n, pages in live.items() if not pages]:
+        del live[number]
+    found.used, found.end = used * PAGE, end
+
+
+def _proven(segments: Segments, state: State, found: Found, note: Note) -> bool:
+    """After a power cut: flushed and not punched, or hashed and right."""
+    at, digest, length = note
+    if digest in found.places:
+        return False
+    if at < state.flushed_to and not _touches_hole(segments, at, length):
+        return True
+    found.verified += 1
+    return _matches(segments, at, digest, length)
 
 
 def _touches_hole(segments: Segments, at: int, length: int) -> bool:
@@ -141,14 +162,14 @@ def _tidy(notes: Notes, segments: Segments, sizes: dict[int, int], live: Counter
 
 def _free_gaps(notes: Notes, number: int, fd: int, live_bytes: int) -> int:
     """Punch what lies between noted blocks of a segment; return where the last one ends."""
-    first, end = number << 16, 0
+    first, end = number << PAGE_BITS, 0
     crowded = os.fstat(fd).st_blocks * 512 > live_bytes
-    chunk: list[Note] = notes.after(first - 1, first + (1 << 16))
+    chunk: list[Note] = notes.after(first - 1, first + (1 << PAGE_BITS))
     while chunk:
         for at, _, length in chunk:
             offset = locate(at)[1]
             if crowded and offset > end:
                 punch(fd, end, offset - end)
             end = offset + footprint(length)
-        chunk = notes.after(chunk[-1][0], first + (1 << 16))
+        chunk = notes.after(chunk[-1][0], first + (1 << PAGE_BITS))
     return end

@@ -1,6 +1,6 @@
 """Segment files: numbered files that blocks are appended to, and that holes are punched into.
 
-A block's address (`at`) is segment number x 65536 + page in the segment, a page being 4 KiB. An
+A block's address (`at`) is segment number x 262,144 + page in the segment, a page being 4 KiB. An
 address is never used twice for noted blocks, so ascending addresses are the order of putting.
 This module must not know which blocks there are.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE: Final = 4096
-_PAGE_BITS: Final = 16
-SEGMENT_BYTES: Final = PAGE << _PAGE_BITS
+PAGE_BITS: Final = 18
+PAGE_MASK: Final = (1 << PAGE_BITS) - 1
+SEGMENT_BYTES: Final = PAGE << PAGE_BITS
 _KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02
-_MAX_OPEN: Final = 256
 
 
 def footprint(length: int) -> int:
@@ -32,12 +32,17 @@ def footprint(length: int) -> int:
 
 def address(segment: int, offset: int) -> int:
     """The address of the page at `offset` of a segment; at its end, of the next segment."""
-    return (segment << _PAGE_BITS) + offset // PAGE
+    return (segment << PAGE_BITS) + offset // PAGE
+
+
+def segment_of(at: int) -> int:
+    """The segment of an address."""
+    return at >> PAGE_BITS
 
 
 def locate(at: int) -> tuple[int, int]:
     """Segment and byte offset of an address."""
-    return at >> _PAGE_BITS, (at & ((1 << _PAGE_BITS) - 1)) * PAGE
+    return at >> PAGE_BITS, (at & PAGE_MASK) * PAGE
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -62,7 +67,7 @@ class Segments:
     All methods raise OSError as the system does.
     """
 
-    def __init__(self, directory: Path, *, max_open: int = _MAX_OPEN) -> None:
+    def __init__(self, directory: Path, *, max_open: int | None = None) -> None:
         self.directory = directory
         self._files: OpenFiles[int] = OpenFiles(max_open)
 
