@@ -1,0 +1,82 @@
+"""A safetensors file in memory without reading it: mapped copy-on-write, its header checked.
+
+Tensors are views of the mapping, so a model takes its page cache once however many processes load
+it, and writing into a tensor changes this process's copy of the page, never the file. The file
+must not be truncated while mapped (the kernel ends a process that touches what is gone); pulls
+and repairs of this project write new files and rename. This module must not know frameworks.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.errors import FormatError, NotFoundError, StorageError
+from icnblocks.manifest.dtypes import tensor_bytes
+from icnblocks.manifest.safetensors_header import header_bytes, parse_header
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Reserve no memory for pages that will hardly be written, so that a file larger than the memory
+# can be mapped. Newer mmap modules name this flag; the value is Linux's on x86 and ARM.
+_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
+_LENGTH_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies.
+
+    Attributes:
+        name: as the file calls it.
+        dtype: as safetensors spells it.
+        shape: its dimensions.
+        file: the file that holds it.
+        offset: its first byte in the file.
+        length: its bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    length: int
+
+
+def map_file(path: Path) -> tuple[mmap.mmap, list[TensorInfo]]:
+    """Map a safetensors file and list its tensors in order of their offsets.
+
+    Raises:
+        NotFoundError: if there is no such file.
+        FormatError: if it is not a valid safetensors file.
+        StorageError: if it cannot be opened or mapped.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            first = file.read(_LENGTH_BYTES)
+            first += file.read(header_bytes(first, size) - _LENGTH_BYTES)
+            header = parse_header(first, size)
+            mapping = mmap.mmap(
+                file.fileno(),
+                size,
+                flags=mmap.MAP_PRIVATE | _NORESERVE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            )
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint) from None
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot map {path}: {error}") from error
+    infos = []
+    offset = header.length
+    for tensor in header.tensors:
+        length = tensor_bytes(tensor.dtype, tensor.shape)
+        infos.append(TensorInfo(tensor.name, tensor.dtype, tensor.shape, path, offset, length))
+        offset += length
+    return mapping, infos
