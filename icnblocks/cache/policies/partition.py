@@ -1,0 +1,421 @@
+"""Which blocks are used by the same models: the partition that `sharing` thinks in.
+
+Blocks that exactly the same manifests list form a group. A base with a thousand variants is a
+handful of groups, so models hold groups instead of blocks, and a block costs a number in an
+array. A manifest that is learnt splits the groups it cuts through; one that is forgotten lets
+groups with the same users flow together again.
+
+A model *holds* its groups while it is complete or arriving; an adapter then also *leans on* the
+groups of its base. A group held by one model that no adapter leans on is exclusive to it. This
+module keeps those counts and says what changed (`dirty`); it must not score or choose.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.cache.policies.slots import Chain, Chains, Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from icnblocks.naming import Digest
+
+_RESIDENT, _PINNED = 1, 2
+_SIGNATURE_BYTES: Final = 16
+_NO_GROUP: Final = 0
+"""Number of the group of blocks that no known manifest lists."""
+
+
+class Group:
+    """Blocks with the same users.
+
+    Attributes:
+        number: its position in `Partition.groups`.
+        users: the models that list these blocks, by their numbers.
+        evictable: the blocks that are here and not pinned, oldest first.
+        others: the rest of them, not here or pinned.
+        known, known_bytes: blocks, and their bytes, here or not.
+        resident: blocks that are here.
+        holders: users that hold it; `holder_sum` is the sum of their numbers, so that a single
+            holder is known without a search.
+        signature: XOR of the users' signatures: groups with the same users have the same.
+        leaners: adapters that lean on it.
+        weight: sum of the users' request weights.
+        version: of its entry in the policy's heap.
+    """
+
+    __slots__ = (
+        "evictable", "holder_sum", "holders", "known", "known_bytes", "leaners", "number",
+        "others", "resident", "signature", "users", "version", "weight",
+    )  # fmt: skip
+
+    def __init__(self, number: int, users: dict[int, Model]) -> None:
+        self.number = number
+        self.users = users
+        self.evictable = Chain()
+        self.others = Chain()
+        self.known = 0
+        self.known_bytes = 0
+        self.resident = 0
+        self.holders = 0
+        self.holder_sum = 0
+        self.leaners = 0
+        self.signature = 0
+        self.weight = 0.0
+        self.version = 0
+
+    @property
+    def whole(self) -> bool:
+        """Is every block of it here?"""
+        return self.resident == self.known
+
+
+class Model:
+    """A manifest that is known.
+
+    Attributes:
+        number: rises with every manifest learnt; never used again.
+        digest: of the manifest.
+        base: digest of the base's manifest, for adapters.
+        groups: what its blocks fall into.
+        own_bytes: of its distinct blocks, here or not.
+        missing: groups that are not whole.
+        arriving: is it being pulled?
+        holding: does it hold its groups?
+        exclusive: bytes, here or not, of the groups that it alone holds.
+        weight: of the requests for it.
+        version: of its entry in the policy's heap.
+    """
+
+    __slots__ = (
+        "arriving", "base", "digest", "exclusive", "groups", "holding", "missing", "number",
+        "own_bytes", "signature", "version", "weight",
+    )  # fmt: skip
+
+    def __init__(self, number: int, digest: Digest, base: Digest | None) -> None:
+        self.number = number
+        self.digest = digest
+        self.signature = int.from_bytes(digest[:_SIGNATURE_BYTES], "big")
+        self.base = base
+        self.groups: dict[int, Group] = {}
+        self.own_bytes = 0
+        self.missing = 0
+        self.arriving = False
+        self.holding = False
+        self.exclusive = 0
+        self.weight = 0.0
+        self.version = 0
+
+    @property
+    def complete(self) -> bool:
+        """Is every block of it here?"""
+        return not self.missing and bool(self.groups)
+
+    def resident(self) -> int:
+        """Its blocks that are here."""
+        return sum(group.resident for group in self.groups.values())
+
+
+class Partition:
+    """Blocks, groups and models, and who holds what."""
+
+    def __init__(self) -> None:
+        self.slots = Slots()
+        self.chains = Chains()
+        self._group_of = array("i")
+        self._sizes = array("I")
+        self._flags = bytearray()
+        self.asked = array("d")
+        """When each block was last asked for, seconds (kept up for loose blocks only)."""
+        self.loose = Group(_NO_GROUP, {})
+        self.groups: dict[int, Group] = {_NO_GROUP: self.loose}
+        self.models: dict[Digest, Model] = {}
+        self._by_number: dict[int, Model] = {}
+        self._by_signature: dict[int, Group] = {}
+        self._leaning: Counter[Digest] = Counter()
+        """Holding adapters of each base, known or not."""
+        self._next_group = _NO_GROUP + 1
+        self._next_model = 1
+        self.dirty: dict[Group | Model, None] = {}
+        """Groups and models whose score or standing changed; the policy empties it."""
+
+    # --- blocks ---------------------------------------------------------------------------
+
+    def resident(self, slot: int) -> bool:
+        """Is the block here?"""
+        return bool(self._flags[slot] & _RESIDENT)
+
+    def group_of(self, slot: int) -> Group:
+        """The group of the block."""
+        return self.groups[self._group_of[slot]]
+
+    def insert(self, digest: Digest, size: int, now: float) -> bool:
+        """The block came; returns False if it was here already."""
+        slot = self.slots.find(digest)
+        if slot is None:
+            slot = self._add(digest, size, self.loose)
+        elif self._flags[slot] & _RESIDENT:
+            return False
+        self._flags[slot] = _RESIDENT
+        self.asked[slot] = now
+        group = self.groups[self._group_of[slot]]
+        group.resident += 1
+        self.chains.remove(group.others, slot)
+        self._offer(group, slot)
+        if group.users and group.resident == group.known:
+            for model in list(group.users.values()):
+                model.missing -= 1
+                self._settle(model)
+        return True
+
+    def remove(self, slot: int) -> None:
+        """The block, which was here, left."""
+        group = self.groups[self._group_of[slot]]
+        was_whole = group.whole
+        if not self._flags[slot] & _PINNED:
+            self.chains.remove(group.evictable, slot)
+            self.chains.append(group.others, slot)
+        self._flags[slot] = 0
+        group.resident -= 1
+        if not group.users:
+            self._drop(slot)
+        elif was_whole:
+            for model in list(group.users.values()):
+                model.missing += 1
+                self._settle(model)
+
+    def pin(self, slot: int) -> None:
+        """Take the block, which is here, from what may be evicted."""
+        if self._flags[slot] == _RESIDENT:
+            group = self.group_of(slot)
+            self._flags[slot] |= _PINNED
+            self.chains.remove(group.evictable, slot)
+            self.chains.append(group.others, slot)
+
+    def unpin(self, slot: int, now: float) -> None:
+        """Give it back."""
+        if self._flags[slot] & _PINNED:
+            self._flags[slot] &= ~_PINNED
+            self.asked[slot] = now
+            group = self.group_of(slot)
+            self.chains.remove(group.others, slot)
+            self._offer(group, slot)
+
+    def touch(self, slot: int, now: float) -> None:
+        """A loose block was asked for: it goes to the end of its chain."""
+        if self._flags[slot] == _RESIDENT and self._group_of[slot] == _NO_GROUP:
+            self.asked[slot] = now
+            self.chains.remove(self.loose.evictable, slot)
+            self.chains.append(self.loose.evictable, slot)
+
+    def _add(self, digest: Digest, size: int, group: Group) -> int:
+        slot = self.slots.add(digest)
+        if slot == len(self._flags):
+            self._group_of.append(group.number)
+            self._sizes.append(size)
+            self._flags.append(0)
+            self.asked.append(0.0)
+        else:
+            self._group_of[slot] = group.number
+            self._sizes[slot] = size
+            self._flags[slot] = 0
+        group.known += 1
+        group.known_bytes += size
+        self.chains.append(group.others, slot)
+        return slot
+
+    def _drop(self, slot: int) -> None:
+        """Forget a block that is not here."""
+        group = self.groups[self._group_of[slot]]
+        self.chains.remove(group.others, slot)
+        group.known -= 1
+        group.known_bytes -= self._sizes[slot]
+        self.slots.drop(slot)
+
+    def _offer(self, group: Group, slot: int) -> None:
+        """Put a block at the end of what its group can give."""
+        self.chains.append(group.evictable, slot)
+        if group.evictable.count == 1:
+            self._mark(group)
+
+    def _mark(self, group: Group) -> None:
+        self.dirty[group] = None
+        holder = self.sole_holder(group)
+        if holder is not None:
+            self.dirty[holder] = None
+
+    # --- models ---------------------------------------------------------------------------
+
+    def learn(self, digest: Digest, blocks: Mapping[Digest, int], base: Digest | None) -> None:
+        """A manifest became known. Linear in its blocks."""
+        if digest in self.models:
+            return
+        model = Model(self._next_model, digest, base)
+        self._next_model += 1
+        self.models[digest] = self._by_number[model.number] = model
+        fresh = Group(self._next_group, {})
+        met: dict[int, list[int]] = {}
+        for block, size in blocks.items():
+            slot = self.slots.find(block)
+            if slot is None:
+                self._add(block, size, fresh)
+            else:
+                met.setdefault(self._group_of[slot], []).append(slot)
+        if fresh.known:
+            self._next_group += 1
+            self.groups[fresh.number] = fresh
+            self._join(fresh, model)
+        for number, slots in met.items():
+            group = self.groups[number]
+            if number == _NO_GROUP or len(slots) < group.known:
+                group = self._split(group, slots)
+            self._join(group, model)
+        self._settle(model)
+
+    def forget(self, digest: Digest) -> None:
+        """A manifest is no longer known."""
+        model = self.models.get(digest)
+        if model is None:
+            return
+        model.arriving = False
+        self._hold(model, holding=False)
+        model.version += 1
+        for group in list(model.groups.values()):
+            self._part(group, model)
+        del self.models[digest], self._by_number[model.number]
+        self.dirty.pop(model, None)
+
+    def set_arriving(self, model: Model, *, arriving: bool) -> None:
+        """A pull of it began, or is over."""
+        model.arriving = arriving
+        self._settle(model)
+
+    def sole_holder(self, group: Group) -> Model | None:
+        """The model to which the group is exclusive, if there is one."""
+        if group.holders == 1 and not group.leaners:
+            return self._by_number[group.holder_sum]
+        return None
+
+    def exclusive_groups(self, model: Model) -> Iterator[Group]:
+        """The groups that would be nobody's if the model let go of them."""
+        for group in list(model.groups.values()):
+            if self.sole_holder(group) is model:
+                yield group
+
+    def _settle(self, model: Model) -> None:
+        """Let a model hold its groups or let go of them, as it should."""
+        if model.complete:
+            model.arriving = False
+        self._hold(model, holding=model.complete or model.arriving)
+
+    def _hold(self, model: Model, *, holding: bool) -> None:
+        if model.holding == holding:
+            return
+        model.holding = holding
+        step = 1 if holding else -1
+        for group in model.groups.values():
+            self._shift(group, step, step * model.number, 0)
+        if model.base is not None:
+            self._leaning[model.base] += step
+            base = self.models.get(model.base)
+            for group in base.groups.values() if base else ():
+                self._shift(group, 0, 0, step)
+        self.dirty[model] = None
+
+    def _shift(self, group: Group, holders: int, holder_sum: int, leaners: int) -> None:
+        before = self.sole_holder(group)
+        group.holders += holders
+        group.holder_sum += holder_sum
+        group.leaners += leaners
+        after = self.sole_holder(group)
+        if before is not after:
+            if before is not None:
+                before.exclusive -= group.known_bytes
+                self.dirty[before] = None
+            if after is not None:
+                after.exclusive += group.known_bytes
+                self.dirty[after] = None
+        self.dirty[group] = None
+
+    # --- groups ---------------------------------------------------------------------------
+
+    def _join(self, group: Group, model: Model) -> None:
+        """Make `model`, which holds nothing yet, a user of the group."""
+        if self._by_signature.get(group.signature) is group:
+            del self._by_signature[group.signature]
+        group.users[model.number] = model
+        group.signature ^= model.signature
+        self._by_signature[group.signature] = group
+        group.weight += model.weight
+        model.groups[group.number] = group
+        model.own_bytes += group.known_bytes
+        model.missing += not group.whole
+        self._shift(group, 0, 0, self._leaning[model.digest])
+
+    def _part(self, group: Group, model: Model) -> None:
+        """Make `model`, which holds nothing any more, no user of the group."""
+        if self._by_signature.get(group.signature) is group:
+            del self._by_signature[group.signature]
+        del group.users[model.number], model.groups[group.number]
+        group.signature ^= model.signature
+        group.weight = max(0.0, group.weight - model.weight) if group.users else 0.0
+        self._shift(group, 0, 0, -self._leaning[model.digest])
+        twin = self.loose
+        if group.users:
+            twin = self._by_signature.setdefault(group.signature, group)
+        if twin is not group and twin.users.keys() == group.users.keys():
+            self._merge(group, twin)
+
+    def _split(self, group: Group, slots: list[int]) -> Group:
+        """Move some of a group's blocks into a new group with the same users."""
+        part = Group(self._next_group, dict(group.users))
+        self._next_group += 1
+        self.groups[part.number] = part
+        part.holders, part.holder_sum = group.holders, group.holder_sum
+        part.leaners, part.weight = group.leaners, group.weight
+        part.signature = group.signature
+        missing = not group.whole
+        for slot in slots:
+            self._move(slot, group, part)
+        more = (not group.whole) + (not part.whole) - missing
+        for model in part.users.values():
+            model.groups[part.number] = part
+            model.missing += more
+        self.dirty[group] = self.dirty[part] = None
+        return part
+
+    def _merge(self, group: Group, twin: Group) -> None:
+        """Let the smaller of two groups with the same users flow into the other."""
+        if twin.users and twin.known < group.known:
+            group, twin = twin, group
+            self._by_signature[twin.signature] = twin
+        missing = (not group.whole) + (not twin.whole)
+        for slot in [*self.chains.walk(group.evictable), *self.chains.walk(group.others)]:
+            if twin.users or self._flags[slot] & _RESIDENT:
+                self._move(slot, group, twin)
+            else:
+                self._drop(slot)
+        for model in twin.users.values():
+            del model.groups[group.number]
+            model.missing += (not twin.whole) - missing
+        del self.groups[group.number]
+        group.version += 1
+        self.dirty.pop(group, None)
+        self._mark(twin)
+
+    def _move(self, slot: int, group: Group, to: Group) -> None:
+        """Move one block from group to group."""
+        evictable = self._flags[slot] == _RESIDENT
+        self.chains.remove(group.evictable if evictable else group.others, slot)
+        self.chains.append(to.evictable if evictable else to.others, slot)
+        self._group_of[slot] = to.number
+        size, here = self._sizes[slot], self._flags[slot] & _RESIDENT
+        group.known -= 1
+        group.known_bytes -= size
+        group.resident -= here
+        to.known += 1
+        to.known_bytes += size
+        to.resident += here
