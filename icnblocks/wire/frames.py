@@ -145,9 +145,9 @@ class FrameDecoder:
         """Bytes of whole Data payloads so far."""
 
     @property
-    def mid_frame(self) -> bool:
-        """A frame has begun and is not complete."""
-        return self._end > self._begin
+    def partial_bytes(self) -> int:
+        """Payload bytes that came of a frame that is not complete: lost if it is cut now."""
+        return max(self._end - self._begin - HEADER_BYTES, 0)
 
     def unanswered(self) -> list[int]:
         """Indexes of wants that have had neither Data nor Nack, ascending."""

@@ -1,0 +1,120 @@
+"""What a server's answer means: its errors as ours, and requests to come back later.
+
+This module must not do I/O beyond reading the short body of an error.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from icnblocks import errors
+from icnblocks.errors import (
+    BusyError,
+    FormatError,
+    IcnError,
+    NotFoundError,
+    RefusedError,
+    SourceError,
+)
+from icnblocks.limits import MAX_ERROR_BYTES, MAX_NACK_TEXT_BYTES
+
+if TYPE_CHECKING:
+    from icnblocks.client.http import Answer
+
+_BY_STATUS: Final[dict[int, type[IcnError]]] = {
+    401: RefusedError,
+    403: RefusedError,
+    404: NotFoundError,
+    409: errors.ConflictError,
+    410: errors.WithdrawnError,
+    413: RefusedError,
+    507: errors.StorageError,
+}
+_LATER: Final = frozenset({429, 503})
+_MAX_AFTER_S: Final = 3600.0
+
+
+class ThrottledError(BusyError):
+    """The other side asks to come back later.
+
+    Attributes:
+        after_s: seconds to wait at least; 0 when it did not say.
+    """
+
+    def __init__(self, message: str, *, after_s: float = 0.0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.after_s = after_s
+
+
+def check_answer(answer: Answer, what: str) -> Answer:
+    """Pass on an answer of success; an error as the IcnError that it means.
+
+    Args:
+        answer: its body is read when it is an error.
+        what: what was asked, and whom, for the message.
+
+    Raises:
+        ThrottledError: for 429 and 503.
+        IcnError: the class that the server names, else one that fits the status.
+    """
+    if 200 <= answer.status < 300:
+        return answer
+    speaks_icn = answer.headers.get("ICN-Version") is not None
+    told = _told(answer)
+    message, hint = one_line(told.get("message")), one_line(told.get("hint"))
+    text = f"{what}: {message or f'status {answer.status}'}"
+    if answer.status in _LATER:
+        after_s = _after_s(answer.headers.get("Retry-After"))
+        raise ThrottledError(text, after_s=after_s, hint=hint)
+    if 300 <= answer.status < 400:
+        raise SourceError(f"{what}: redirected; name the place it redirects to instead")
+    kind = _by_code().get(str(told.get("error"))) or _BY_STATUS.get(answer.status, SourceError)
+    if kind is NotFoundError and not speaks_icn:
+        raise SourceError(
+            f"{text}, and not from an icnblocks server", hint="check the URL of the source"
+        )
+    raise kind(text, hint=hint)
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    """The JSON object of an error, or nothing."""
+    try:
+        value = json.loads(answer.read(MAX_ERROR_BYTES))
+    except (IcnError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def one_line(text: object) -> str:
+    """What a server says, fit for a terminal and a log: one line, no control characters."""
+    if not isinstance(text, str):
+        return ""
+    text = " ".join(text[: 4 * MAX_NACK_TEXT_BYTES].split())[:MAX_NACK_TEXT_BYTES]
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _after_s(text: str | None) -> float:
+    """Retry-After in seconds; a date is as good as nothing said (clocks differ)."""
+    if text is None or not text.strip().isdecimal() or len(text) > 10:
+        return 0.0
+    return min(float(text), _MAX_AFTER_S)
+
+
+def _by_code() -> dict[str, type[IcnError]]:
+    """The error classes that a server may name: all but the programs' own faults."""
+    found: dict[str, type[IcnError]] = {}
+    todo: list[type[IcnError]] = [IcnError]
+    while todo:
+        kind = todo.pop()
+        if kind.__module__ == errors.__name__ and kind is not IcnError:
+            found[kind.code] = kind
+        todo += kind.__subclasses__()
+    return found
+
+
+def not_icn(where: str) -> FormatError:
+    """The error for an answer of success that makes no sense."""
+    return FormatError(
+        f"{where} does not answer as an icnblocks server", hint="check the URL of the source"
+    )

@@ -1,0 +1,168 @@
+"""Where a server is and how to get there: its URL, options, proxies and TLS trust.
+
+This module must not open connections.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from base64 import b64encode
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import unquote, urlsplit
+
+from icnblocks.errors import UsageError
+from icnblocks.limits import KIB
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from pathlib import Path
+
+_SHOWN_CHARS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How to talk to a server.
+
+    Attributes:
+        ca_file: PEM file of the only authorities to trust, instead of the system's.
+        token: sent as `Authorization: Bearer TOKEN`.
+        authorize: where there is no token: given the authority (`host:port`), returns the value
+            of the Authorization header of a request that writes.
+        connect_s: seconds to reach the server, TLS included.
+        stall_s: seconds of waiting in which at least `floor_bytes` must come.
+        floor_bytes: fewer bytes than this in `stall_s` is a stall, however they trickle in.
+        patience_s: seconds for which a server may say that it is at work, without a block.
+        user_agent: how to introduce oneself.
+        environment: whether `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` count.
+            Loopback addresses are never reached through a proxy.
+    """
+
+    ca_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    authorize: Callable[[str], str] | None = field(default=None, repr=False)
+    connect_s: float = 10.0
+    stall_s: float = 15.0
+    floor_bytes: int = 2 * KIB
+    patience_s: float = 300.0
+    user_agent: str = "icnblocks"
+    environment: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is: scheme, host, port, and a path prefix without a slash at its end."""
+
+    secure: bool
+    host: str
+    port: int
+    prefix: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read an `http://` or `https://` URL.
+
+        Raises:
+            UsageError: if it is of another kind, has no host, or carries credentials, a query
+                or a fragment.
+        """
+        shown = repr(url[:_SHOWN_CHARS])
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, parts.hostname
+        except ValueError:
+            raise UsageError(f"not a URL: {shown}") from None
+        if parts.username is not None or parts.password is not None:
+            raise UsageError(
+                f"the URL of {host or 'a source'} carries credentials",
+                hint="put the token into the settings instead; URLs end up in logs",
+            )
+        if not (url.isprintable() and url.isascii()) or " " in url:
+            raise UsageError(f"not a URL: {shown}", hint="write it in ASCII, host in punycode")
+        if parts.scheme not in {"http", "https"} or not host:
+            raise UsageError(f"not an http:// or https:// URL: {shown}")
+        if parts.query or parts.fragment:
+            raise UsageError(f"the URL of a server has no ? or #: {shown}")
+        secure = parts.scheme == "https"
+        if port is None:
+            port = 443 if secure else 80
+        elif port == 0:
+            raise UsageError(f"not a port: {shown}")
+        return cls(secure, host, port, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """`host` or `host:port`, as the Host header says it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{'https' if self.secure else 'http'}://{self.authority}{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy, and the headers it wants to see."""
+
+    host: str
+    port: int
+    headers: dict[str, str]
+
+
+def proxy_for(endpoint: Endpoint) -> Proxy | None:
+    """The proxy that the environment names for an endpoint, or None.
+
+    Raises:
+        UsageError: if it is not an `http://` proxy.
+    """
+    if not any(key[-6:].lower() == "_proxy" for key in os.environ):
+        return None  # spares the import
+    if endpoint.host == "localhost" or _is_loopback(endpoint.host):
+        return None
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    proxies = getproxies_environment()
+    url = proxies.get("https" if endpoint.secure else "http") or proxies.get("all")
+    if not url or proxy_bypass_environment(f"{endpoint.host}:{endpoint.port}", proxies):
+        return None
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme != "http":
+        raise UsageError(
+            "the proxy named by the environment is not an http:// URL",
+            hint="set HTTPS_PROXY, HTTP_PROXY or NO_PROXY",
+        )
+    headers = {}
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+    return Proxy(host, port or 80, headers)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def ssl_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Whom to trust for https: the file's authorities alone, or the system's.
+
+    Raises:
+        UsageError: if the file cannot be read or holds no certificate.
+    """
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the CA file {ca_file} cannot be used: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
