@@ -129,7 +129,7 @@ class Node:
             await self.uploads.find_unnamed()
         sweep = self.clock()
         while True:
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(min(FLUSH_S, self.config.upload_ttl))
             try:
                 await self.holdings.flush()
                 if self.clock() - sweep > min(60.0, self.config.upload_ttl):
