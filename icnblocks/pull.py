@@ -20,10 +20,11 @@ from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.inspect import Inspection, inspect, manifest_of, remember, salvage
 from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Engine, EngineOptions, Hint
 from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, load_settings
-from icnblocks.client.source import Source, SourceOptions
+from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
 from icnblocks.errors import ConflictError, IncompleteError, NotFoundError, StorageError
 from icnblocks.limits import MAX_LIFETIME_S

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from icnblocks.client.access import sign_access
+from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.settings import load_settings
-from icnblocks.client.source import Source, SourceOptions
+from icnblocks.client.source import Source
 from icnblocks.errors import NotFoundError, UsageError
 from icnblocks.manifest.model import BaseRef, Kind
 from icnblocks.manifest.record import open_record

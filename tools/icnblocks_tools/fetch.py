@@ -133,7 +133,7 @@ def fetch(
 
     \b
     Examples:
-      icn-fetch acme/minilm --from http://edge:8420 --trust-first-use
+      icn-fetch acme/minilm --from http://edge:4260 --trust-first-use
       icn-fetch acme/minilm-med@v2 --to ./minilm-med
 
     Exit codes: 0 done, 2 usage, 4 not found, 5 not trusted, 9 source unreachable, 10 incomplete,

@@ -102,8 +102,8 @@ def publish(
 
     \b
     Examples:
-      icn-publish ./minilm acme/minilm --to http://origin:8420
-      icn-publish ./minilm-med acme/minilm-med --to http://origin:8420 --base acme/minilm
+      icn-publish ./minilm acme/minilm --to http://origin:4260
+      icn-publish ./minilm-med acme/minilm-med --to http://origin:4260 --base acme/minilm
       icn-publish ./minilm acme/minilm --store /srv/icn     (in place, nothing is copied)
     """
     from icnblocks.manifest.model import Kind

@@ -156,7 +156,7 @@ def show(
     \b
     Examples:
       icn-show acme/minilm
-      icn-show acme/minilm acme/minilm-med --from http://edge:8420
+      icn-show acme/minilm acme/minilm-med --from http://edge:4260
     """
     from icnblocks.client.settings import load_settings
     from icnblocks.pull import Puller, make_trust
