@@ -1,0 +1,83 @@
+"""Every example runs as its own first lines say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icnblocks.testing.models import write_llama
+from icnblocks.testing.processes import start_edge
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def home(tmp_path):
+    """The environment of a machine of its own, with the commands of this installation."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("ICN_")}
+    programs = Path(sys.executable).parent
+    return environ | {
+        "HOME": str(tmp_path / "home"),
+        "XDG_CONFIG_HOME": str(tmp_path / "home" / "config"),
+        "XDG_DATA_HOME": str(tmp_path / "home" / "data"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PATH": f"{programs}:{environ['PATH']}",
+        "NO_PROXY": "127.0.0.1",
+        "ICN_TRUST_FIRST_USE": "1",
+    }
+
+
+def _run(example, *args, environ):
+    Path(environ["TMPDIR"]).mkdir(exist_ok=True)
+    program = ["bash"] if example.endswith(".sh") else [sys.executable]
+    done = subprocess.run(
+        [*program, EXAMPLES / example, *args],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(Path(environ["TMPDIR"]).iterdir()) == []
+    return done.stdout
+
+
+def test_publish_from_python_then_load_with_numpy(tmp_path, home):
+    model = write_llama(tmp_path / "model", dtype="F32")
+    with start_edge(tmp_path / "origin") as origin:
+        said = _run("publish_from_python.py", model, "acme/llama", origin.url, environ=home)
+        assert f"icn-fetch acme/llama --from {origin.url} --trust " in said
+        listed = _run("load_numpy.py", "acme/llama", environ=home | {"ICN_FROM": origin.url})
+    assert "lm_head.weight" in listed
+    assert "mean of " in listed
+
+
+def test_infer_with_adapter(tmp_path, home):
+    pytest.importorskip("peft")
+    from icnblocks.testing.sentences import minilm_dir, train_lora
+
+    base = minilm_dir(tmp_path / "base")
+    adapter = train_lora(base, tmp_path / "adapter", task="law", base_name="demo/minilm")
+    with start_edge(tmp_path / "origin") as origin:
+        for directory, name, *more in (
+            (base, "demo/minilm"),
+            (adapter, "demo/law", "--base", "demo/minilm"),
+        ):
+            command = ["icn-publish", directory, name, "--to", origin.url, *more]
+            subprocess.run(command, env=home, check=True, capture_output=True)
+        environ = home | {"ICN_FROM": origin.url, "HF_HUB_OFFLINE": "1"}
+        arguments = ("demo/minilm", "demo/law", "the landlord keeps my deposit")
+        said = _run("infer_with_adapter.py", *arguments, environ=environ)
+    assert "384 numbers" in said
+    assert "demo/law has 24 tensors" in said
+    again = _run("infer_with_adapter.py", *arguments, environ=home | {"HF_HUB_OFFLINE": "1"})
+    assert again == said, "the second run needs no network and says the same"
+
+
+def test_edge_quickstart(tmp_path, home):
+    model = write_llama(tmp_path / "model")
+    said = _run("edge_quickstart.sh", model, environ=home)
+    assert "bit for bit the same" in said
