@@ -8,8 +8,8 @@ the strategy does.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from icnblocks.client.endpoint import Endpoint
 from icnblocks.errors import UsageError
 from icnblocks.naming import Name
 
@@ -31,16 +31,10 @@ def parse_upstream(text: str) -> tuple[str, str]:
     prefix, url = "", text.strip()
     if not url.startswith(("http://", "https://")):
         prefix, _, url = url.partition("=")
-    prefix, url = prefix.strip().strip("/"), url.strip().rstrip("/")
     try:
-        parts = urlsplit(url)
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or parts.query or parts.fragment or not url.isprintable() or " " in url:
-        raise UsageError(f"not an upstream: {text[:200]!r}", hint=_HINT)
-    check_prefix(prefix)
-    return prefix, url
+        return check_prefix(prefix.strip()), str(Endpoint.parse(url.strip()))
+    except UsageError as error:
+        raise UsageError(f"not an upstream: {error}", hint=_HINT) from None
 
 
 def check_prefix(prefix: str) -> str:

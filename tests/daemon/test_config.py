@@ -1,0 +1,150 @@
+"""Settings: one table of keys, later ones win, every mistake one line with exit code 2."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from icnblocks.errors import UsageError
+from icnblocks_daemon.config import keys, load_config
+from icnblocks_daemon.quantities import (
+    Address,
+    format_duration,
+    format_size,
+    parse_address,
+    parse_duration,
+    parse_size,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(tmp_path, text="", environ=(), **flags):
+    path = tmp_path / "edge.toml"
+    path.write_text(text)
+    return load_config(path, {"ICN_EDGE_STORE": "/x", **dict(environ)}, flags)
+
+
+def test_flags_win_over_variables_over_the_file(tmp_path):
+    text = 'capacity = "1GB"\npolicy = "lru"\nnegative_ttl = "9s"\n'
+    environ = {"ICN_EDGE_CAPACITY": "2GB", "ICN_EDGE_POLICY": "lfu"}
+    config = load(tmp_path, text, environ, policy="gdsf")
+    assert (config.capacity, config.policy, config.negative_ttl) == (2 * 10**9, "gdsf", 9.0)
+
+
+def test_lists_come_from_toml_lists_words_and_repeated_flags(tmp_path):
+    want = (("", "http://a"), ("acme", "http://b"))
+    assert load(tmp_path, 'upstream = ["http://a", "acme=http://b"]').upstream == want
+    environ = {"ICN_EDGE_UPSTREAM": "http://a acme=http://b"}
+    assert load(tmp_path, "", environ).upstream == want
+    assert load(tmp_path, upstream=("http://a", "acme=http://b")).upstream == want
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "said"),
+    [
+        ("x = 1", {}, {}, "unknown key 'x'"),
+        ("capacity = [1]", {}, {}, "capacity"),
+        ("nonsense", {}, {}, "not TOML"),
+        ("", {"ICN_EDGE_CAPCITY": "1"}, {}, "unknown variable ICN_EDGE_CAPCITY"),
+        ("", {"ICN_EDGE_PIT": "perhaps"}, {}, "ICN_EDGE_PIT"),
+        ("", {}, {"capacity": "20 parsecs"}, "--capacity"),
+        ("", {}, {"listen": "localhost"}, "--listen"),
+        ("", {}, {"upstream": ("ftp://x",)}, "--upstream"),
+        ("", {}, {"stop_timeout": "soon"}, "--stop-timeout"),
+        ("", {}, {"max_requests": "0"}, "--max-requests"),
+        ("", {}, {"log_level": "loud"}, "--log-level"),
+        ("", {}, {"publisher": ("acme=12",)}, "--publisher"),
+        ("", {}, {"tls_cert": "/x"}, "go together"),
+        ("", {}, {"ca_file": "/does/not/exist"}, "no such file"),
+    ],
+)
+def test_mistakes_name_where_they_are(tmp_path, text, environ, flags, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        load(tmp_path, text, environ, **flags)
+    assert "\n" not in str(caught.value)
+
+
+def run(*args, **environ):
+    command = [sys.executable, "-m", "icnblocks_daemon", *args]
+    return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (), ("--store", "/x", "--policy", "nope"), ("--store", "/x", "--strategy", "nope"),
+        ("--nope",), ("nope",), ("--config", "/does/not/exist"), ("--store",),
+        ("--store", "/x", "--listen", "192.0.2.1:1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_one_line_and_exit_code_2(args):
+    done = run(*args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("icn-edge: ")
+
+
+def test_check_config_checks_and_does_not_start(tmp_path):
+    done = run("--store", str(tmp_path / "s"), "--check-config")
+    assert done.returncode == 0
+    assert not (tmp_path / "s").exists()
+
+
+def test_help_is_quick_and_has_every_key():
+    began = time.monotonic()
+    text = run("--help").stdout
+    assert time.monotonic() - began < 2  # 0.1 s on a quiet machine; the next test says why
+    for key in keys():
+        assert f"--{key.name.replace('_', '-')}" in text
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, icnblocks_daemon.cli as c\n"
+        "try: c.icn_edge.main(['--help'], standalone_mode=False)\nexcept BaseException: pass\n"
+        "print([m for m in ('aiohttp', 'numpy', 'cryptography', 'sqlite3', 'prometheus_client')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_key_is_documented_in_operations():
+    text = (ROOT / "docs" / "operations.md").read_text()
+    for key in keys():
+        assert f"`{key.name}`" in text, key.name
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20GB", 20 * 10**9), ("20GiB", 20 << 30), ("20G", 20 << 30), ("1.5kB", 1500), ("7", 7)],
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+def test_quantities_are_written_as_they_are_read():
+    for size in (1, 1000, 1024, 16 * 1024, 10**9, 1 << 30, 12345):
+        assert parse_size(format_size(size)) == size
+    for seconds in (0.25, 1.0, 90.0, 3600.0, 604800.0):
+        assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1e9", "GB", "1 parsec", "1" * 40, "٣"])
+def test_what_is_no_quantity_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_size(text)
+    with pytest.raises(ValueError):
+        parse_duration(text)
+
+
+def test_addresses():
+    assert parse_address("[::1]:80") == Address("::1", 80)
+    assert str(parse_address("[::1]:80")) == "[::1]:80"
+    assert parse_address(":0") == Address("", 0)
+    for text in ("", "x", "::1:80", "x:70000", "x:-1", "a/b:1"):
+        with pytest.raises(ValueError):
+            parse_address(text)

@@ -1,0 +1,194 @@
+"""The pending Interest table: one fetch a block, no waiter lost, refusals where they belong."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from icnblocks.naming import Digest
+from icnblocks.wire.frames import Reason
+from icnblocks_daemon.pit import Pit
+from icnblocks_daemon.strategy import FailOver
+
+D = Digest.of(b"d")
+A, B = ("http://a",), ("http://b",)
+AB = ("http://a", "http://b")
+
+
+def make(**more):
+    return Pit(FailOver(), **{"negative_s": 5.0, **more})
+
+
+def test_many_waiters_make_one_fetch_and_all_are_told():
+    pit = make()
+    fetch = pit.want("w0", D, 9, A, 0.0).fetch
+    assert [pit.want(f"w{n}", D, 9, A, 0.0).fetch for n in range(1, 8)] == [None] * 7
+    assert pit.arrived(fetch).ready == [f"w{n}" for n in range(8)]
+    assert len(pit) == 0
+
+
+def test_without_sharing_each_waiter_makes_its_own_fetch():
+    pit = make(share=False)
+    fetches = [pit.want(f"w{n}", D, 9, A, 0.0).fetch for n in range(3)]
+    assert len({fetch.key for fetch in fetches}) == 3
+    assert pit.arrived(fetches[1]).ready == ["w1"]
+
+
+def test_a_refusal_under_one_route_does_not_fail_a_waiter_under_another():
+    pit = make()
+    fetch = pit.want("x", D, 9, A, 0.0).fetch
+    pit.want("y", D, 9, B, 0.0)
+    step = pit.refused(fetch, Reason.NOT_FOUND, "no", 0.0)
+    assert [refusal.waiter for refusal in step.refused] == ["x"]
+    assert step.fetch.upstream == "http://b"
+    assert pit.arrived(step.fetch).ready == ["y"]
+
+
+def test_the_next_upstream_of_a_route_is_tried_before_anyone_is_refused():
+    pit = make()
+    first = pit.want("x", D, 9, AB, 0.0).fetch
+    second = pit.refused(first, Reason.NOT_FOUND, "no", 0.0)
+    assert (first.upstream, second.fetch.upstream, second.refused) == ("http://a", "http://b", [])
+    last = pit.refused(second.fetch, Reason.UPSTREAM, "gone", 0.0)
+    # One upstream is only unreachable: "not found" would be a lie.
+    assert [(refusal.waiter, refusal.reason) for refusal in last.refused] == [
+        ("x", Reason.UPSTREAM)
+    ]
+
+
+def test_a_lie_about_the_length_harms_the_liar_only():
+    pit = make()
+    lie = pit.want("liar", D, 5, A, 0.0).fetch
+    pit.want("honest", D, 9, A, 0.0)
+    step = pit.refused(lie, Reason.LENGTH, "it has 9", 0.0)
+    assert [refusal.waiter for refusal in step.refused] == ["liar"]
+    assert step.fetch.length == 9
+    pit.want("late liar", D, 5, B, 0.0)
+    done = pit.arrived(step.fetch)
+    assert done.ready == ["honest"]
+    assert [(refusal.waiter, refusal.reason) for refusal in done.refused] == [
+        ("late liar", Reason.LENGTH)
+    ]
+
+
+def test_a_refusal_is_remembered_for_a_while_and_then_not():
+    pit = make()
+    pit.refused(pit.want("x", D, 9, A, 0.0).fetch, Reason.NOT_FOUND, "no", 0.0)
+    again = pit.want("y", D, 9, A, 4.9)
+    assert again.fetch is None
+    assert again.refused[0].reason is Reason.NOT_FOUND
+    assert pit.want("z", D, 9, A, 5.1).fetch is not None
+
+
+def test_what_may_pass_is_not_remembered():
+    pit = make()
+    pit.refused(pit.want("x", D, 9, A, 0.0).fetch, Reason.UPSTREAM, "gone", 0.0)
+    assert pit.want("y", D, 9, A, 0.1).fetch is not None
+
+
+def test_the_last_waiter_that_leaves_cancels_the_fetch():
+    pit = make()
+    fetch = pit.want("x", D, 9, A, 0.0).fetch
+    pit.want("y", D, 9, A, 0.0)
+    assert pit.leave("x", D).cancel is None
+    assert pit.leave("y", D).cancel == fetch
+    assert pit.leave("y", D).cancel is None
+    assert len(pit) == 0
+
+
+def test_a_fetch_too_late_to_cancel_serves_who_came_after_and_cancels_the_second():
+    pit = make()
+    early = pit.want("x", D, 9, A, 0.0).fetch
+    pit.leave("x", D)
+    late = pit.want("y", D, 9, A, 0.0).fetch
+    assert late != early
+    step = pit.arrived(early)
+    assert (step.ready, step.cancel) == (["y"], late)
+
+
+def test_no_route_is_refused_at_once():
+    step = make().want("x", D, 9, (), 0.0)
+    assert step.refused[0].reason is Reason.NOT_FOUND
+    assert step.fetch is None
+
+
+def test_a_block_that_cannot_be_kept_is_refused_to_all_whatever_their_route():
+    pit = make()
+    fetch = pit.want("x", D, 9, A, 0.0).fetch
+    pit.want("y", D, 9, B, 0.0)
+    step = pit.drop(fetch, Reason.NO_SPACE, "full")
+    assert {refusal.waiter for refusal in step.refused} == {"x", "y"}
+    assert len(pit) == 0
+
+
+DIGESTS = [Digest.of(bytes([n])) for n in range(3)]
+
+
+class PitMachine(RuleBasedStateMachine):
+    """Whatever happens: a waiter is told exactly once, and nothing is fetched twice at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.pit = make()
+        self.now = 0.0
+        self.waiting = set()
+        self.fetches = {}
+        self.count = 0
+
+    def take(self, step):
+        if step.cancel is not None:
+            assert self.fetches.pop(step.cancel.serial) == step.cancel
+        for refusal in step.refused:
+            self.waiting.remove((refusal.waiter, refusal.digest))
+        if step.fetch is not None:
+            assert all(one.digest != step.fetch.digest for one in self.fetches.values())
+            self.fetches[step.fetch.serial] = step.fetch
+
+    @rule(
+        digest=st.sampled_from(DIGESTS),
+        length=st.sampled_from([5, 9]),
+        route=st.sampled_from([A, B, AB, ()]),
+    )
+    def want(self, digest, length, route):
+        self.count += 1
+        self.waiting.add((self.count, digest))
+        self.take(self.pit.want(self.count, digest, length, route, self.now))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data):
+        waiter, digest = data.draw(st.sampled_from(sorted(self.waiting)))
+        self.waiting.remove((waiter, digest))
+        self.take(self.pit.leave(waiter, digest))
+
+    @precondition(lambda self: self.fetches)
+    @rule(
+        data=st.data(),
+        reason=st.sampled_from([None, Reason.NOT_FOUND, Reason.UPSTREAM, Reason.NO_SPACE]),
+    )
+    def answer(self, data, reason):
+        fetch = self.fetches.pop(data.draw(st.sampled_from(sorted(self.fetches))))
+        if reason is None:
+            step = self.pit.arrived(fetch)
+            for waiter in step.ready:
+                self.waiting.remove((waiter, fetch.digest))
+        elif reason is Reason.NO_SPACE:
+            step = self.pit.drop(fetch, reason, "full")
+        else:
+            step = self.pit.refused(fetch, reason, "no", self.now)
+        self.take(step)
+
+    @rule(seconds=st.sampled_from([0.5, 6.0]))
+    def wait(self, seconds):
+        self.now += seconds
+
+    @invariant()
+    def everyone_waits_for_something_under_way(self):
+        assert {digest for _, digest in self.waiting} == {
+            fetch.digest for fetch in self.fetches.values()
+        }
+        assert len(self.pit) == len(self.fetches)
+        assert self.pit.waiting() == len(self.waiting)
+
+
+TestPitMachine = PitMachine.TestCase
+TestPitMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
