@@ -497,6 +497,8 @@ class DiskStore:
                 punch(segment.fd, offset, footprint(length))
             finally:
                 self._segments.give_back(segment)
+            with self._lock:
+                self._dirty.add(number)  # else a clean end might promise what is not yet so
         except OSError as error:
             # The next unclean start frees it; where nothing can be punched, files are unlinked.
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOENT):

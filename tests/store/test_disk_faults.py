@@ -1,0 +1,264 @@
+"""A disk store on a disk that is full, read-only, damaged, of another version, or in use."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from icnblocks.errors import BusyError, NotFoundError, StorageError, UsageError, VersionError
+from icnblocks.naming import Digest
+from icnblocks.store import layout
+from icnblocks.store.database import DamagedError
+from icnblocks.store.disk import DiskStore
+from icnblocks.testing.faults import (
+    MountImpossibleError,
+    fill_disk,
+    flip_bit,
+    make_read_only,
+    make_writable,
+    small_disk,
+)
+from icnblocks.testing.store_contract import block, fetch, put
+
+
+@pytest.fixture
+def disk(tmp_path):
+    try:
+        with small_disk(tmp_path / "disk", 12 << 20) as path:
+            yield path
+    except MountImpossibleError as error:
+        pytest.skip(str(error))
+
+
+def fill(store, size):
+    """Put blocks until the disk refuses; return those that were taken."""
+    taken = []
+    while True:
+        try:
+            taken.append(put(store, block(len(taken), size)))
+        except StorageError:
+            break
+    return taken
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20], ids=["tiny", "large"])
+def test_a_full_disk(disk, size):
+    """What was put stays right, nothing of the refused block is left, and erasing goes on."""
+    store = DiskStore(disk / "store")
+    taken = fill(store, size)
+    refused = Digest.of(block(len(taken), size))
+    assert refused not in store
+    assert store.used_bytes == len(taken) * store.footprint(size)
+    assert all(Digest.of(fetch(store, digest)) == digest for digest in taken)
+    for digest in taken[: len(taken) // 2]:
+        assert store.erase(digest)
+    for number in range(len(taken) // 4):
+        put(store, block(10**6 + number, size))
+    store.close()
+    with DiskStore(disk / "store") as store:
+        assert len(store) == len(taken) - len(taken) // 2 + len(taken) // 4
+        assert all(Digest.of(fetch(store, digest)) == digest for digest, _ in store.blocks())
+        assert (disk / "store" / "spare").exists()
+
+
+def test_a_disk_filled_by_others_to_the_last_byte(disk):
+    """A cache must still be able to evict, and so to free room, with no room at all."""
+    with DiskStore(disk / "store") as store:
+        kept = [put(store, block(n, 1 << 20)) for n in range(4)]
+        store.flush()
+        fill_disk(disk)
+        with pytest.raises(StorageError):
+            put(store, block(9, 1 << 20))
+        store.erase(kept[0])
+        store.erase(kept[1])
+        put(store, block(9, 1 << 20))
+        assert fetch(store, Digest.of(block(9, 1 << 20))) == block(9, 1 << 20)
+        assert fetch(store, kept[3]) == block(3, 1 << 20)
+
+
+def test_a_refused_block_leaves_no_bytes(disk):
+    """Half a block must not take the room that is left."""
+    with DiskStore(disk / "store") as store:
+        fill_disk(disk, leave=1 << 19)
+        before = (store.used_bytes, len(store))
+        for _ in range(20):
+            with pytest.raises(StorageError):
+                put(store, block(1, 1 << 20))
+        assert (store.used_bytes, len(store)) == before
+        put(store, block(2, 1 << 18))
+
+
+def test_a_store_that_cannot_be_made_on_a_full_disk(disk):
+    """The error must be one line about the disk, not a traceback."""
+    fill_disk(disk)
+    with pytest.raises(StorageError):
+        DiskStore(disk / "store")
+
+
+def test_a_read_only_disk(disk):
+    """Opening a store that cannot be written is a StorageError, and harmless."""
+    with DiskStore(disk / "store") as store:
+        digest = put(store, block(1))
+    make_read_only(disk)
+    with pytest.raises(StorageError):
+        DiskStore(disk / "store")
+    with pytest.raises(StorageError):
+        DiskStore(disk / "other")
+    make_writable(disk)
+    with DiskStore(disk / "store") as store:
+        assert fetch(store, digest) == block(1)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    """Two writers would overwrite each other's segments."""
+    program = "import sys; from pathlib import Path; from icnblocks.store.disk import DiskStore\n"
+    program += "DiskStore(Path(sys.argv[1]))"
+    with DiskStore(tmp_path / "store"):
+        with pytest.raises(BusyError):
+            DiskStore(tmp_path / "store")
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "store")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "BusyError" in done.stderr
+    DiskStore(tmp_path / "store").close()
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    """An old program must not guess at what a newer one wrote."""
+    DiskStore(tmp_path / "store").close()
+    (tmp_path / "store" / "format").write_text("icnblocks store 2\n")
+    with pytest.raises(VersionError):
+        DiskStore(tmp_path / "store")
+
+
+def test_an_older_format_is_migrated(tmp_path, monkeypatch):
+    """Blocks of an older store must not have to be fetched again."""
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+    seen = []
+    monkeypatch.setattr(layout, "VERSION", 3)
+    monkeypatch.setattr(layout, "MIGRATIONS", {1: seen.append, 2: seen.append})
+    with DiskStore(tmp_path / "store") as store:
+        assert fetch(store, digest) == block(1)
+    assert len(seen) == 2
+    assert (tmp_path / "store" / "format").read_text() == "icnblocks store 3\n"
+
+
+def test_a_directory_of_something_else_is_not_taken(tmp_path):
+    """A typing error in --store must not fill somebody's home directory."""
+    (tmp_path / "letter.txt").write_text("Dear")
+    with pytest.raises(StorageError):
+        DiskStore(tmp_path)
+    assert not (tmp_path / "format").exists()
+
+
+def test_there_must_be_a_store_unless_one_is_made(tmp_path):
+    with pytest.raises(NotFoundError):
+        DiskStore(tmp_path / "store", create=False)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("where", ["header", "everywhere"])
+def test_a_damaged_index(tmp_path, where, caplog):
+    """An origin says so; a cache begins anew, with a warning, and leaves no rubbish."""
+    with DiskStore(tmp_path / "store") as store:
+        for number in range(500):
+            put(store, block(number, 100))
+    index = tmp_path / "store" / "index.sqlite"
+    if where == "header":
+        flip_bit(index, 3)
+    else:
+        index.write_bytes(index.read_bytes()[:4096] + b"\xa5" * (index.stat().st_size - 4096))
+    with pytest.raises(DamagedError):
+        DiskStore(tmp_path / "store")
+    with DiskStore(tmp_path / "store", on_damage="empty") as store:
+        assert len(store) == 0
+        digest = put(store, block(1))
+        assert fetch(store, digest) == block(1)
+    assert "starts empty" in caplog.text
+    assert len(list((tmp_path / "store" / "segments").iterdir())) == 1
+
+
+def test_notes_that_cannot_be_are_forgotten(tmp_path):
+    """A note that points outside its segment would serve somebody else's bytes, or none."""
+    with DiskStore(tmp_path / "store") as store:
+        kept = put(store, block(1))
+        put(store, block(2))
+    with (tmp_path / "store" / "segments" / "0000000000").open("r+b") as segment:
+        segment.truncate(8192)
+    with DiskStore(tmp_path / "store") as store:
+        assert [digest for digest, _ in store.blocks()] == [kept]
+
+
+def test_a_segment_that_was_removed(tmp_path):
+    """Blocks that somebody deleted are not here, rather than an error for every reader."""
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+    with DiskStore(tmp_path / "store") as store:
+        (tmp_path / "store" / "segments" / "0000000000").unlink()
+        assert store.open(digest) is None
+        assert digest not in store
+    assert not DiskStore(tmp_path / "store").close()
+
+
+def test_looking_up_goes_on_during_a_flush(tmp_path, monkeypatch):
+    """The event loop must not wait for a disk that takes its time."""
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+        syncing, go_on = threading.Event(), threading.Event()
+        sync = store._segments.sync
+
+        def slow(number):
+            syncing.set()
+            assert go_on.wait(10)
+            sync(number)
+
+        monkeypatch.setattr(store._segments, "sync", slow)
+        flusher = threading.Thread(target=store.flush)
+        flusher.start()
+        assert syncing.wait(10)
+        assert digest in store
+        assert fetch(store, digest) == block(1)
+        assert put(store, block(2)) in store
+        assert store.erase(digest)
+        go_on.set()
+        flusher.join()
+
+
+def test_a_flush_that_failed_once_is_not_believed_later(tmp_path, monkeypatch):
+    """The system reports a lost write once; the next fsync says all is well, wrongly."""
+    store = DiskStore(tmp_path / "store")
+    put(store, block(1))
+    monkeypatch.setattr(store._segments, "sync", lambda _: (_ for _ in ()).throw(OSError(5, "EIO")))
+    with pytest.raises(StorageError):
+        store.flush()
+    monkeypatch.undo()
+    with pytest.raises(StorageError):
+        store.flush()
+    with pytest.raises(StorageError):
+        store.close()
+    DiskStore(tmp_path / "store").close()
+
+
+def test_erased_room_is_given_back_soon(tmp_path):
+    """A cache must not take more disk than its budget plus a small, known bound."""
+    segments = tmp_path / "store" / "segments"
+    with DiskStore(tmp_path / "store") as store:
+        for number in range(200):
+            put(store, block(number, 1 << 20))
+            if number >= 10:
+                store.erase(Digest.of(block(number - 10, 1 << 20)))
+            taken = sum(file.stat().st_blocks * 512 for file in segments.iterdir())
+            assert taken <= store.used_bytes + (10 << 20)
+
+
+def test_a_closed_store_says_so(tmp_path):
+    store = DiskStore(tmp_path / "store")
+    store.close()
+    for use in (store.flush, lambda: put(store, block(1)), lambda: list(store.blocks())):
+        with pytest.raises(UsageError):
+            use()
