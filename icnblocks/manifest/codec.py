@@ -8,6 +8,7 @@ docs/format.md gives the format to the byte. This module must do no I/O.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from sys import intern
 from typing import TYPE_CHECKING, Final
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 MAJOR: Final = 1
 MINOR: Final = 0
 
-_KEYS: Final = frozenset({"block_bytes", "digests", "files", "kind", "v"})
-_MAX_ITEMS: Final = 10 * MAX_RUNS
-"""Elements of the whole encoding: a tensor has four and its dimensions."""
+_KEYS: Final = frozenset({"block_bytes", "digests", "files", "kind", "types", "v"})
+_MAX_ITEMS: Final = 6 * MAX_RUNS
+"""Elements of the whole encoding: a tensor has three, and few have a type of their own."""
 _MAX_DEPTH: Final = 8
 _MAX_VERSION: Final = (1 << 16) - 1
 
@@ -54,11 +55,13 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         FormatError: if the manifest is not one that `decode` would accept.
     """
+    types: dict[tuple[str, tuple[int, ...]], int] = {}
     fields: dict[str, Value] = {
         "block_bytes": manifest.block_bytes,
         "digests": manifest.digests,
-        "files": [_file_value(file) for file in manifest.files],
+        "files": [[file.path, file.size, _run_values(file, types)] for file in manifest.files],
         "kind": str(manifest.kind),
+        "types": list(types),
         "v": [MAJOR, manifest.minor],
     }
     if manifest.base is not None:
@@ -73,12 +76,16 @@ def encode(manifest: Manifest) -> bytes:
     return data
 
 
-def _file_value(file: File) -> Value:
-    runs: list[Value] = [
-        run.length if run.tensor is None else [run.tensor.name, run.tensor.dtype, run.tensor.shape]
-        for run in file.runs
-    ]
-    return [file.path, file.size, runs]
+def _run_values(file: File, types: dict[tuple[str, tuple[int, ...]], int]) -> list[Value]:
+    """Runs as they are encoded; `types` numbers dtypes and shapes by their first use."""
+    values: list[Value] = []
+    for run in file.runs:
+        if run.tensor is None:
+            values.append(run.length)
+        else:
+            type_ = (run.tensor.dtype, run.tensor.shape)
+            values.append([run.tensor.name, types.setdefault(type_, len(types))])
+    return values
 
 
 def decode(data: bytes | memoryview) -> Manifest:
@@ -107,7 +114,7 @@ def _decode(data: bytes | memoryview) -> Manifest:
         raise FormatError(f"field {min(missing)!r} is missing")
     kind = _kind(fields["kind"])
     block_bytes = _whole(fields["block_bytes"], MIN_BLOCK_BYTES, MAX_BLOCK_BYTES, "block_bytes")
-    files = _Files(block_bytes, newer=minor > MINOR)
+    files = _Files(block_bytes, _types(fields["types"], newer=minor > MINOR))
     decoded = files.decode(fields["files"])
     digests = fields["digests"]
     if type(digests) is not bytes or len(digests) != files.blocks * DIGEST_BYTES:
@@ -197,14 +204,45 @@ def parse_name(text: str) -> Name:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """What tensors of one dtype and shape share."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    length: int
+
+
+def _types(value: Value, *, newer: bool) -> tuple[_Type, ...]:
+    if not isinstance(value, tuple):
+        raise FormatError("the types are not an array")
+    types = tuple([_type(item, newer=newer) for item in value])
+    if len(set(types)) != len(types):
+        raise FormatError("a type occurs twice")
+    return types
+
+
+def _type(item: Value, *, newer: bool) -> _Type:
+    match item:
+        case (str(dtype), tuple(shape)):
+            pass
+        case _:
+            raise FormatError("a type is not [dtype, shape]")
+    if dtype not in DTYPE_BITS and newer:
+        raise VersionError(f"this manifest uses a dtype not known here: {dtype[:40]!r}")
+    length = tensor_bytes(dtype, shape)  # type: ignore[arg-type]  # it checks each dimension
+    return _Type(intern(dtype), shape, length)  # type: ignore[arg-type]
+
+
 class _Files:
-    """Reads the files; counts runs and blocks over all of them."""
+    """Reads the files; counts runs, blocks and types over all of them."""
 
-    __slots__ = ("block_bytes", "blocks", "newer", "runs")
+    __slots__ = ("block_bytes", "blocks", "runs", "types", "types_used")
 
-    def __init__(self, block_bytes: int, *, newer: bool) -> None:
+    def __init__(self, block_bytes: int, types: tuple[_Type, ...]) -> None:
         self.block_bytes = block_bytes
-        self.newer = newer
+        self.types = types
+        self.types_used = 0
         self.blocks = 0
         self.runs = 0
 
@@ -216,6 +254,8 @@ class _Files:
         if any(a >= b for a, b in pairwise(paths)):
             raise FormatError("the files are out of order, or one occurs twice")
         check_together(paths)
+        if self.types_used != len(self.types):
+            raise FormatError("a type that no tensor has")
         return files
 
     def _file(self, entry: Value) -> File:
@@ -230,8 +270,6 @@ class _Files:
             raise FormatError(f"more than {MAX_RUNS} tensors and plain runs")
         try:
             runs, end = self._runs(items, size)
-        except VersionError:
-            raise
         except FormatError as error:
             raise FormatError(f"{path!r}: {error}") from None
         if end != size:
@@ -262,16 +300,19 @@ class _Files:
 
     def _tensor(self, item: Value) -> tuple[Tensor, int]:
         match item:
-            case (str(name), str(dtype), tuple(shape)):
+            case (str(name), int(number)):
                 pass
             case _:
-                raise FormatError("a run is neither a length nor [tensor, dtype, shape]")
+                raise FormatError("a run is neither a length nor [tensor, type]")
         if len(name) > MAX_TENSOR_NAME_BYTES or len(name.encode()) > MAX_TENSOR_NAME_BYTES:
             raise FormatError(f"a tensor name of more than {MAX_TENSOR_NAME_BYTES} bytes")
-        if dtype not in DTYPE_BITS and self.newer:
-            raise VersionError(f"this manifest uses a dtype not known here: {dtype[:40]!r}")
-        length = tensor_bytes(dtype, shape)  # type: ignore[arg-type]  # it checks each dimension
-        return Tensor(name, intern(dtype), shape), length  # type: ignore[arg-type]
+        # In the order of their first use, so that there is one encoding only.
+        known = min(self.types_used + 1, len(self.types))
+        if type(number) is not int or not 0 <= number < known:
+            raise FormatError("types are not numbered by their first use")
+        self.types_used = max(self.types_used, number + 1)
+        type_ = self.types[number]
+        return Tensor(name, type_.dtype, type_.shape), type_.length
 
 
 def _check_lengths(files: tuple[File, ...], digests: bytes, block_bytes: int) -> None:

@@ -59,8 +59,8 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
     if len(shape) > MAX_TENSOR_DIMS:
         raise FormatError(f"{len(shape)} dimensions, where at most {MAX_TENSOR_DIMS} are allowed")
     for size in shape:
-        if type(size) is not int or size < 0:
-            raise FormatError(f"a dimension that is not a whole number from 0 up: {size!r:.40}")
+        if type(size) is not int or not 0 <= size <= _MAX:
+            raise FormatError(f"a dimension that is no whole number of 64 bits: {size!r:.40}")
     elements = prod(shape)
     if elements * bits > _MAX or (not elements and _overflows(shape)):
         raise FormatError("the shape overflows 64 bits")

@@ -267,6 +267,8 @@ def _open_rotation(statement: bytes, signature: bytes) -> Rotation:
         time=_whole(fields["time"], 0, MAX_TIME_S, "rotation's time"),
         signature=signature,
     )
+    if rotation.new == rotation.old:
+        raise FormatError("not a valid record: a rotation leads from a key to itself")
     _verify(rotation.old, signature, ROTATION_PREFIX + statement, f"rotation of {publisher}'s key")
     return rotation
 

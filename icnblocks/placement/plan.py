@@ -48,7 +48,7 @@ class Plan:
                     self._where.extend((number, position))
         count = manifest.block_count
         self._mask = (1 << (2 * count).bit_length()) - 1
-        self._table = array("I", bytes(4 * (self._mask + 1)))
+        self._table = array("I", [0]) * (self._mask + 1)
         self._again: dict[int, array[int]] = {}
         self._distinct = self._fill(count)
 
