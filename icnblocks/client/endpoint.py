@@ -122,11 +122,11 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
         return None  # spares the import
     if endpoint.host == "localhost" or _is_loopback(endpoint.host):
         return None
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies, proxy_bypass
 
-    proxies = getproxies_environment()
+    proxies = getproxies()
     url = proxies.get("https" if endpoint.secure else "http") or proxies.get("all")
-    if not url or proxy_bypass_environment(f"{endpoint.host}:{endpoint.port}", proxies):
+    if not url or proxy_bypass(f"{endpoint.host}:{endpoint.port}"):
         return None
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")

@@ -7,7 +7,6 @@ Control requests may come from any thread. This module must not decide which sou
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from icnblocks.wire.bundle import encode_request, pack_wants, unpack_indexes
 from icnblocks.wire.frames import MEDIA_TYPE, Alive, FrameDecoder
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from icnblocks.client.http import Answer
