@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from icnblocks.cache.leases import CountedLease, Sending
+from icnblocks.cache.stats import Stats
 from icnblocks.errors import StorageError
 from icnblocks.limits import MAX_KNOWN_BLOCKS
 
@@ -43,97 +44,6 @@ class Reservation:
         self.footprint = footprint
         self.holders = 1
         self.open = True
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Figures of a content store since it was opened; bytes are footprints but for `hit_bytes`.
-
-    Attributes:
-        policy: name of the eviction policy.
-        capacity: the budget in bytes, or None.
-        blocks: blocks in the store.
-        used_bytes: what they take, with what is erased but still being sent.
-        reserved_bytes: room kept for blocks on their way in.
-        pinned_bytes: what pinned blocks in the store take.
-        erased_open_bytes: the part of `used_bytes` that is erased but still being sent.
-        hits: blocks asked for that were here, and `hit_bytes`, their lengths.
-        misses: blocks asked for that were not.
-        inserted: blocks that came in, and `inserted_bytes`.
-        evicted: blocks that were evicted, and `evicted_bytes`.
-        refused: reservations that could not be given.
-        erase_errors: evictions that the disk refused.
-    """
-
-    policy: str
-    capacity: int | None
-    blocks: int
-    used_bytes: int
-    reserved_bytes: int
-    pinned_bytes: int
-    erased_open_bytes: int
-    hits: int
-    hit_bytes: int
-    misses: int
-    inserted: int
-    inserted_bytes: int
-    evicted: int
-    evicted_bytes: int
-    refused: int
-    erase_errors: int
-
-
-@dataclass(slots=True)
-class _Sending:
-    """A block that is leased: how often, its footprint, and whether it was erased meanwhile."""
-
-    footprint: int
-    leases: int = 0
-    erased: bool = False
-
-
-class _CountedLease:
-    """A lease that tells the content store when it is closed."""
-
-    __slots__ = ("_content", "_lease", "_sending", "digest")
-
-    def __init__(
-        self, content: ContentStore, digest: Digest, sending: _Sending, lease: Lease
-    ) -> None:
-        self.digest = digest
-        self._content: ContentStore | None = content
-        self._sending = sending
-        self._lease = lease
-
-    @property
-    def fd(self) -> int:
-        return self._lease.fd
-
-    @property
-    def offset(self) -> int:
-        return self._lease.offset
-
-    @property
-    def length(self) -> int:
-        return self._lease.length
-
-    def read(self) -> bytes:
-        return self._lease.read()
-
-    def check(self) -> None:
-        self._lease.check()
-
-    def close(self) -> None:
-        content, self._content = self._content, None
-        if content is not None:
-            self._lease.close()
-            content._closed(self.digest, self._sending)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class ContentStore:
@@ -169,7 +79,7 @@ class ContentStore:
         self._held = 0
         self._reserved = 0
         self._reservations: dict[Digest, Reservation] = {}
-        self._sending: dict[Digest, _Sending] = {}
+        self._sending: dict[Digest, Sending] = {}
         self._erased_open = 0
         self._pins: dict[Digest, tuple[int, tuple[Digest, ...]]] = {}
         self._pinned: Counter[Digest] = Counter()
@@ -216,13 +126,12 @@ class ContentStore:
             self._policy.hit(digest, self._time(now))
         sending = self._sending.get(digest)
         if sending is None:
-            sending = self._sending[digest] = _Sending(self._store.footprint(lease.length))
+            sending = self._sending[digest] = Sending(self._store.footprint(lease.length))
             if digest not in self._pinned:
                 self._leased_bytes += sending.footprint
-        sending.leases += 1
-        return _CountedLease(self, digest, sending, lease)
+        return CountedLease(lease, sending, lambda: self._closed(digest, sending))
 
-    def _closed(self, digest: Digest, sending: _Sending) -> None:
+    def _closed(self, digest: Digest, sending: Sending) -> None:
         sending.leases -= 1
         if sending.leases:
             return

@@ -6,14 +6,16 @@ array. A manifest that is learnt splits the groups it cuts through; one that is 
 groups with the same users flow together again.
 
 A model *holds* its groups while it is complete or arriving; an adapter then also *leans on* the
-groups of its base. A group held by one model that no adapter leans on is exclusive to it. This
-module keeps those counts and says what changed (`dirty`); it must not score or choose.
+groups of its base, if that is complete. A group held by one model that no adapter leans on is
+exclusive to it. This module keeps those counts and says what changed (`dirty`); it must not score
+or choose.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.cache.policies.slots import Chain, Chains, Slots
@@ -85,14 +87,15 @@ class Model:
         missing: groups that are not whole.
         arriving: is it being pulled?
         holding: does it hold its groups?
+        leaners: adapters that lean on it.
         exclusive: bytes, here or not, of the groups that it alone holds.
         weight: of the requests for it.
         version: of its entry in the policy's heap.
     """
 
     __slots__ = (
-        "arriving", "base", "digest", "exclusive", "groups", "holding", "missing", "number",
-        "own_bytes", "signature", "version", "weight",
+        "arriving", "base", "digest", "exclusive", "groups", "holding", "leaners", "missing",
+        "number", "own_bytes", "signature", "version", "weight",
     )  # fmt: skip
 
     def __init__(self, number: int, digest: Digest, base: Digest | None) -> None:
@@ -105,6 +108,7 @@ class Model:
         self.missing = 0
         self.arriving = False
         self.holding = False
+        self.leaners = 0
         self.exclusive = 0
         self.weight = 0.0
         self.version = 0
@@ -135,8 +139,10 @@ class Partition:
         self.models: dict[Digest, Model] = {}
         self._by_number: dict[int, Model] = {}
         self._by_signature: dict[int, Group] = {}
+        self._adapters: dict[Digest, dict[int, Model]] = {}
         self._leaning: Counter[Digest] = Counter()
-        """Holding adapters of each base, known or not."""
+        """Adapters of each base, known or not, that hold their groups."""
+        self._adapter_weight: defaultdict[Digest, float] = defaultdict(float)
         self._next_group = _NO_GROUP + 1
         self._next_model = 1
         self.dirty: dict[Group | Model, None] = {}
@@ -255,6 +261,8 @@ class Partition:
             return
         model = Model(self._next_model, digest, base)
         self._next_model += 1
+        if base is not None:
+            self._adapters.setdefault(base, {})[model.number] = model
         self.models[digest] = self._by_number[model.number] = model
         fresh = Group(self._next_group, {})
         met: dict[int, list[int]] = {}
@@ -283,6 +291,14 @@ class Partition:
         model.arriving = False
         self._hold(model, holding=False)
         model.version += 1
+        if model.base is not None:
+            del self._adapters[model.base][model.number]
+            if not self._adapters[model.base]:
+                del self._adapters[model.base]
+                self._leaning.pop(model.base, None)
+                self._adapter_weight.pop(model.base, None)
+            else:
+                self._adapter_weight[model.base] -= model.weight
         for group in list(model.groups.values()):
             self._part(group, model)
         del self.models[digest], self._by_number[model.number]
@@ -292,6 +308,42 @@ class Partition:
         """A pull of it began, or is over."""
         model.arriving = arriving
         self._settle(model)
+
+    def weigh(self, model: Model, more: float) -> None:
+        """Add to the weight of a model."""
+        model.weight += more
+        self.dirty[model] = None
+        if model.base is not None:
+            self._adapter_weight[model.base] += more
+        for group in model.groups.values():
+            group.weight += more
+            self.dirty[group] = None
+
+    def fade(self, halvings: int) -> None:
+        """Halve all weights so many times; a power of two keeps their order exactly."""
+        units: list[Group | Model] = [*self.groups.values(), *self.models.values()]
+        for unit in units:
+            unit.weight = math.ldexp(unit.weight, -halvings)
+            self.dirty[unit] = None
+        for base in self._adapter_weight:
+            self._adapter_weight[base] = math.ldexp(self._adapter_weight[base], -halvings)
+
+    def base_share(self, model: Model) -> float:
+        """How many of an adapter's pulls also need its base from here, 0 to 1.
+
+        Judged from the requests for the base and for all its adapters: who has the base
+        already does not ask for it.
+        """
+        base = self.models.get(model.base) if model.base is not None else None
+        if base is None or model.base is None:
+            return 0.0
+        adapters = self._adapter_weight[model.base]
+        return min(1.0, base.weight / adapters) if adapters > 0 else 0.0
+
+    def base_lacks(self, model: Model) -> bool:
+        """Is it an adapter of a base that is known, but neither here nor arriving?"""
+        base = self.models.get(model.base) if model.base is not None else None
+        return base is not None and not base.holding
 
     def sole_holder(self, group: Group) -> Model | None:
         """The model to which the group is exclusive, if there is one."""
@@ -310,6 +362,7 @@ class Partition:
         if model.complete:
             model.arriving = False
         self._hold(model, holding=model.complete or model.arriving)
+        self._lean(model)
 
     def _hold(self, model: Model, *, holding: bool) -> None:
         if model.holding == holding:
@@ -321,9 +374,18 @@ class Partition:
         if model.base is not None:
             self._leaning[model.base] += step
             base = self.models.get(model.base)
-            for group in base.groups.values() if base else ():
-                self._shift(group, 0, 0, step)
+            if base is not None:
+                self._lean(base)
         self.dirty[model] = None
+        for adapter in self._adapters.get(model.digest, {}).values():
+            self.dirty[adapter] = None
+
+    def _lean(self, base: Model) -> None:
+        """Let its adapters lean on a base that is complete, and on no other."""
+        leaners = self._leaning[base.digest] if base.complete else 0
+        change, base.leaners = leaners - base.leaners, leaners
+        for group in base.groups.values() if change else ():
+            self._shift(group, 0, 0, change)
 
     def _shift(self, group: Group, holders: int, holder_sum: int, leaners: int) -> None:
         before = self.sole_holder(group)
@@ -353,7 +415,7 @@ class Partition:
         model.groups[group.number] = group
         model.own_bytes += group.known_bytes
         model.missing += not group.whole
-        self._shift(group, 0, 0, self._leaning[model.digest])
+        self._shift(group, 0, 0, model.leaners)
 
     def _part(self, group: Group, model: Model) -> None:
         """Make `model`, which holds nothing any more, no user of the group."""
@@ -362,7 +424,7 @@ class Partition:
         del group.users[model.number], model.groups[group.number]
         group.signature ^= model.signature
         group.weight = max(0.0, group.weight - model.weight) if group.users else 0.0
-        self._shift(group, 0, 0, -self._leaning[model.digest])
+        self._shift(group, 0, 0, -model.leaners)
         twin = self.loose
         if group.users:
             twin = self._by_signature.setdefault(group.signature, group)

@@ -114,12 +114,7 @@ class Sharing:
         model = self._blocks.models.get(manifest)
         if model is None:
             return
-        more = self._weight_at(now)
-        model.weight += more
-        self._blocks.dirty[model] = None
-        for group in model.groups.values():
-            group.weight += more
-            self._blocks.dirty[group] = None
+        self._blocks.weigh(model, self._weight_at(now))
         if not model.complete:
             self._arriving[model] = (now + _ARRIVE_S, model.resident())
             self._arriving.move_to_end(model)
@@ -204,7 +199,11 @@ class Sharing:
         """What a byte of it is worth."""
         if isinstance(unit, Model):
             size = max(unit.exclusive, unit.own_bytes // _NEAR_TWIN, 1)
-            return unit.weight * (self._alpha / size + self._beta)
+            alpha = self._alpha
+            if self._blocks.base_lacks(unit):
+                # Most pulls of it go upstream for the base anyway, whether it is here or not.
+                alpha *= 1.0 - self._blocks.base_share(unit)
+            return unit.weight * (alpha / size + self._beta)
         if unit is self._blocks.loose:
             return self._beta * self._weight_at(min(now, self._blocks.asked[unit.evictable.first]))
         return self._beta * unit.weight
@@ -215,17 +214,11 @@ class Sharing:
             self._start = now
         age = (now - self._start) / self._half_life_s
         if age > _RESCALE:
-            self._rescale(int(age))
+            halvings = int(age)
+            self._blocks.fade(halvings)
+            self._start += halvings * self._half_life_s
             age = (now - self._start) / self._half_life_s
         return math.exp2(age)
-
-    def _rescale(self, half_lives: int) -> None:
-        """Start the scale anew; dividing by a power of two keeps the order exactly."""
-        self._start = (self._start or 0.0) + half_lives * self._half_life_s
-        units: list[Group | Model] = [*self._blocks.groups.values(), *self._blocks.models.values()]
-        for unit in units:
-            unit.weight = math.ldexp(unit.weight, -half_lives)
-            self._blocks.dirty[unit] = None
 
     def _expire(self, now: float) -> None:
         """Pulls that brought nothing for a while are over."""

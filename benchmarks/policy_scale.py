@@ -1,0 +1,185 @@
+"""Memory and time of eviction policies at a million blocks, beside the barest structures.
+
+    python benchmarks/policy_scale.py [--blocks N] [NAME...]
+
+Each subject runs in a process of its own. For a policy it prints the resident memory added by
+the state (with the Digest objects, whose only owner it is), and the mean time of each operation:
+rebuilding (`inserted`), `hit`, and turning over (a victim drawn and removed, a new block
+inserted), the digests made beforehand. `sharing` also learns its manifests first: bases of
+100,000 blocks, a half-frozen variant of each, and adapters of 100 blocks on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icnblocks.cache.policy import POLICIES, make_policy
+from icnblocks.naming import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE = 1 << 20
+OPERATIONS = 200_000
+BARE = ("bare-ordereddict", "bare-heap")
+
+
+def rss() -> int:
+    """Resident memory now, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def digest(number: int) -> Digest:
+    """Block `number`: spread like a hash, but cheap to make."""
+    return Digest(((number * 0x9E3779B97F4A7C15) % (1 << 64)).to_bytes(8, "big") * 4)
+
+
+def timed(what: str, count: int, run: Callable[[], None]) -> None:
+    """Run it and print microseconds for each of `count` operations."""
+    start = time.perf_counter()
+    run()
+    print(f"  {what:34} {1e6 * (time.perf_counter() - start) / count:8.2f} us", flush=True)
+
+
+def models(blocks: int) -> list[tuple[Digest, range, Digest | None]]:
+    """Manifests over blocks 0 to `blocks`: bases, half-frozen variants, adapters."""
+    base_blocks, adapter_blocks = min(100_000, blocks // 10), 100
+    found: list[tuple[Digest, range, Digest | None]] = []
+    at = 0
+    while at + base_blocks < blocks * 0.9:
+        base = digest(-1 - len(found))
+        found.append((base, range(at, at + base_blocks), None))
+        half = range(at + base_blocks // 2, at + base_blocks * 3 // 2)
+        found.append((digest(-1 - len(found)), half, None))
+        at += base_blocks * 3 // 2
+    bases = [manifest for manifest, _, _ in found[::2]]
+    while at + adapter_blocks <= blocks:
+        base = bases[len(found) % len(bases)]
+        found.append((digest(-1 - len(found)), range(at, at + adapter_blocks), base))
+        at += adapter_blocks
+    return found
+
+
+def measure_policy(name: str, blocks: int) -> None:
+    """All figures of one policy."""
+    before = rss()
+    policy = make_policy(name)
+    library = models(blocks) if name == "sharing" else []
+
+    def learn() -> None:
+        for manifest, numbers, base in library:
+            policy.learn(manifest, {digest(n): SIZE for n in numbers}, base)
+
+    if library:
+        timed(f"learn {len(library)} manifests, a block", blocks, learn)
+
+    def rebuild() -> None:
+        for number in range(blocks):
+            policy.inserted(digest(number), SIZE, 0.0)
+
+    timed("inserted, at opening (with digest)", blocks, rebuild)
+    print(f"  {'memory of the state':34} {(rss() - before) / 1e6:8.0f} MB")
+    print(f"  {'resident, whole process':34} {rss() / 1e6:8.0f} MB")
+    rng = random.Random(1)
+    asked = [digest(rng.randrange(blocks)) for _ in range(OPERATIONS)]
+
+    def hits() -> None:
+        for position, one in enumerate(asked):
+            policy.hit(one, float(position))
+
+    timed("hit", OPERATIONS, hits)
+    if library:
+        wanted = rng.choices(library, k=OPERATIONS // 10)
+
+        def requests() -> None:
+            for position, (manifest, _, _) in enumerate(wanted):
+                policy.requested(manifest, OPERATIONS + position)
+
+        timed("requested", len(wanted), requests)
+    fresh = [digest(blocks + n) for n in range(OPERATIONS)]
+    now = 3.0 * OPERATIONS
+    slowest = 0.0
+
+    def turn_over() -> None:
+        nonlocal slowest
+        for one in fresh:
+            start = time.perf_counter()
+            for victim in policy.victims(now):
+                policy.removed(victim)
+                break
+            policy.inserted(one, SIZE, now)
+            slowest = max(slowest, time.perf_counter() - start)
+
+    timed("victim drawn, removed, and inserted", OPERATIONS, turn_over)
+    print(f"  {'slowest of these':34} {1e6 * slowest:8.0f} us")
+    print(f"  {'resident at the end':34} {rss() / 1e6:8.0f} MB")
+
+
+def measure_bare(name: str, blocks: int) -> None:
+    """The same for an OrderedDict used as LRU, or a heap of tuples with a dict."""
+    before = rss()
+    order: OrderedDict[Digest, int] = OrderedDict()
+    heap: list[tuple[int, Digest]] = []
+
+    def rebuild() -> None:
+        for number in range(blocks):
+            one = digest(number)
+            order[one] = SIZE
+            if name == "bare-heap":
+                heap.append((number, one))
+        heapify(heap)
+
+    timed("insert (with digest)", blocks, rebuild)
+    print(f"  {'memory of the state':34} {(rss() - before) / 1e6:8.0f} MB")
+    rng = random.Random(1)
+    asked = [digest(rng.randrange(blocks)) for _ in range(OPERATIONS)]
+
+    def hits() -> None:
+        for position, one in enumerate(asked):
+            order.move_to_end(one)
+            if name == "bare-heap":
+                heappush(heap, (blocks + position, one))
+
+    timed("hit", OPERATIONS, hits)
+    fresh = [digest(blocks + n) for n in range(OPERATIONS)]
+
+    def turn_over() -> None:
+        for one in fresh:
+            if name == "bare-heap":
+                order.pop(heappop(heap)[1], None)
+                heappush(heap, (2 * blocks, one))
+            else:
+                order.popitem(last=False)
+            order[one] = SIZE
+
+    timed("victim removed, and inserted", OPERATIONS, turn_over)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help="policies, or " + ", ".join(BARE))
+    parser.add_argument("--blocks", type=int, default=1_000_000)
+    options = parser.parse_args()
+    make_policy("lru")
+    names = options.names or [*BARE, *sorted(POLICIES)]
+    if len(names) > 1:
+        for name in names:
+            command = [sys.executable, __file__, name, "--blocks", str(options.blocks)]
+            subprocess.run(command, check=True)
+        return
+    print(f"{names[0]}, {options.blocks} blocks; {rss() / 1e6:.0f} MB before", flush=True)
+    (measure_bare if names[0] in BARE else measure_policy)(names[0], options.blocks)
+
+
+if __name__ == "__main__":
+    main()

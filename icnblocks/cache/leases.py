@@ -1,0 +1,75 @@
+"""Leases that tell the content store when they are closed, and what it knows of each such block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from icnblocks.store.base import Lease
+
+
+@dataclass(slots=True)
+class Sending:
+    """A block that is leased: how often, its footprint, and whether it was erased meanwhile."""
+
+    footprint: int
+    leases: int = 0
+    erased: bool = False
+
+
+class CountedLease:
+    """A store's lease, and a call when it is closed for the first time."""
+
+    __slots__ = ("_closed", "_lease")
+
+    def __init__(self, lease: Lease, sending: Sending, closed: Callable[[], None]) -> None:
+        sending.leases += 1
+        self._lease = lease
+        self._closed: Callable[[], None] | None = closed
+
+    @property
+    def fd(self) -> int:
+        """An open file; not the user's to close."""
+        return self._lease.fd
+
+    @property
+    def offset(self) -> int:
+        """The block's first byte in it."""
+        return self._lease.offset
+
+    @property
+    def length(self) -> int:
+        """The block's bytes."""
+        return self._lease.length
+
+    def read(self) -> bytes:
+        """The block's bytes.
+
+        Raises:
+            ChangedError: if there are fewer bytes than there should be.
+        """
+        return self._lease.read()
+
+    def check(self) -> None:
+        """After sending: is the file still what it was?
+
+        Raises:
+            ChangedError: if not.
+        """
+        self._lease.check()
+
+    def close(self) -> None:
+        """Give it back. Idempotent."""
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            self._lease.close()
+            closed()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
