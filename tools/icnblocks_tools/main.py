@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from icnblocks.errors import IcnError
+from icnblocks.errors import IcnError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class _Group(click.Group):
 
 def _command(name: str) -> click.Command:
     if name == "edge":
-        command = import_module("icnblocks_daemon.cli").edge
+        command = import_module("icnblocks_daemon.cli").icn_edge
     else:
         module = import_module(f"icnblocks_tools.{COMMANDS[name][0]}")
         command = getattr(module, name.replace("-", "_"))
@@ -87,6 +87,13 @@ def run(command: Callable[..., object], name: str) -> NoReturn:
     except IcnError as error:
         report(error, as_json=as_json)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        refused = StorageError(f"{error.filename or 'the system'}: {error.strerror or error}")
+        report(refused, as_json=as_json)
+        sys.exit(refused.exit_code)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -95,9 +102,6 @@ def run(command: Callable[..., object], name: str) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     sys.exit(0)
 
 

@@ -1,0 +1,102 @@
+"""The commands as programs: fast help, errors of one line, output for people and scripts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from icnblocks.testing.device import Device
+from icnblocks_tools.main import COMMANDS
+from icnblocks_tools.output import human_bytes
+
+
+def icn(*args, **environ):
+    return subprocess.run(
+        [sys.executable, "-m", "icnblocks_tools", *args],
+        capture_output=True,
+        text=True,
+        env=os.environ | environ,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("command", ["fetch", "publish", "show", "verify"])
+def test_help_imports_nothing_heavy(command):
+    """Start-up is what a small pull feels: no asyncio, aiohttp, rich, numpy, cryptography."""
+    code = (
+        f"import sys; sys.argv = ['icn', '{command}', '--help']\n"
+        "from icnblocks_tools.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'asyncio', 'aiohttp', 'rich', 'numpy', 'cryptography', 'torch', 'sqlite3'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("HEAVY []\n")
+    assert "Examples:" in done.stdout or command == "verify"
+
+
+def test_the_list_of_commands_is_complete():
+    listed = icn("--help").stdout
+    assert all(name in listed for name in COMMANDS)
+    for name in COMMANDS:
+        assert icn(name, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (("fetch", "no-slash"), 2),
+        (("fetch", "a/../b"), 2),
+        (("fetch", "a/b", "--from", "ftp://x"), 2),
+        (("fetch", "a/b", "--trust", "zz"), 2),
+        (("fetch", "a/b"), 4),
+        (("fetch",), 2),
+        (("publish", "/nowhere", "a/b", "--store", "s"), 2),
+        (("publish", "/nowhere", "a/b"), 2),
+        (("show", "a/b"), 4),
+        (("show", "0" * 64), 4),
+        (("nonsense",), 2),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_a_stable_code(tmp_path, args, code):
+    device = Device(tmp_path / "d")
+    done = subprocess.run(
+        [sys.executable, "-m", "icnblocks_tools", *args],
+        capture_output=True,
+        text=True,
+        env=device.environ,
+        cwd=tmp_path,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if args and args[0] in {"fetch", "publish", "show"} and len(args) > 1:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_and_no_traceback(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = icn("fetch", "a/b", ICN_STORE=str(tmp_path / "file" / "store"), ICN_CONFIG="/dev/null")
+    assert done.returncode == 11
+    assert "Traceback" not in done.stderr
+
+
+def test_bytes_for_people():
+    shown = [human_bytes(n) for n in (0, 999, 1000, 91_000_000, 2_020_000_000, 5e12)]
+    assert shown == ["0 B", "999 B", "1.0 kB", "91.0 MB", "2.0 GB", "5.0 TB"]
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "icnblocks_tools", "--help"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert b"Traceback" not in err
