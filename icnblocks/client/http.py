@@ -30,6 +30,7 @@ _SEND_BYTES: Final = 64 * KIB
 _MAX_CHUNK_LINE: Final = 1024
 _MAX_TRAILERS: Final = 32
 _DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
+_CLOSED: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _FAILURES: Final = (OSError, http.client.HTTPException, ValueError, SourceError, FormatError)
 
 
@@ -223,6 +224,7 @@ class Answer:
 
     def _end(self) -> None:
         self.ended = True
+        self._response.close()  # else http.client takes the connection for busy
         self._connection.ended(keep=not self._response.will_close and self._at == self._have)
 
     def read(self, most: int) -> bytes:
@@ -318,7 +320,7 @@ class Connection:
                 # A server may close a kept connection at any time: that is nobody's failure.
                 stale = kept is not None and kept.received == before and not self._aborted
                 failure = self.failed(error)
-                if not stale or isinstance(error, TimeoutError):
+                if not stale or not isinstance(error, _CLOSED):
                     raise failure from None
 
     def _exchange(
