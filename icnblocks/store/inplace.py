@@ -76,6 +76,7 @@ class _File(NamedTuple):
     number: int
     path: bytes
     facts: FileFacts
+    changed: bool
 
 
 class InPlaceStore:
@@ -115,8 +116,8 @@ class InPlaceStore:
         self._files: OpenFiles[int] = OpenFiles()
         self._unsaved: dict[int, FileFacts] = {}
         """Changed files that could not be marked in the index at once, by number."""
-        self._known: dict[int, _File | None] = {}
-        """Files of the index as they were at `_known_at`, a version of it; None: changed."""
+        self._known: dict[int, _File] = {}
+        """Files of the index as they were at `_known_at`, a version of it."""
         self._known_at = -1
         self._counted: tuple[int, int] | None = None
         self._closed = False
@@ -124,7 +125,7 @@ class InPlaceStore:
     # Reading: by digest.
 
     def __contains__(self, digest: Digest) -> bool:
-        return bool(self._spots(digest))
+        return self.length(digest) is not None
 
     def __len__(self) -> int:
         with self._reading() as db:
@@ -135,8 +136,10 @@ class InPlaceStore:
 
     def length(self, digest: Digest) -> int | None:
         """The block's bytes, or None if no unchanged file has it."""
-        spots = self._spots(digest)
-        return spots[0][2] if spots else None
+        for file, _, length in self._spots(digest):
+            if not self._refused(file):
+                return length
+        return None
 
     def open(self, digest: Digest) -> InPlaceLease | None:
         """Lease a block for sending, from the first of its files that is unchanged.
@@ -146,17 +149,16 @@ class InPlaceStore:
         """
         refusal: ChangedError | None = None
         for file, offset, length in self._spots(digest):
+            if self._refused(file):
+                refusal = _changed(file.path)
+                continue
             try:
                 return InPlaceLease(self, file, self._borrow(file), offset, length)
             except ChangedError as error:
                 refusal = error
-        if refusal is None:
-            with self._reading() as db:
-                row = db.execute(index.CHANGED_FILE_OF, index.key(digest)).fetchone()
-            if row is None:
-                return None
-            refusal = _changed(os.path.join(*row))
-        raise refusal
+        if refusal is not None:
+            raise refusal
+        return None
 
     def blocks(self) -> Iterator[tuple[Digest, int]]:
         """Every block with its length, in the order in which directories were added."""
@@ -327,20 +329,27 @@ class InPlaceStore:
         return Session(self._path, self._writer, self._write_lock, writes=True)
 
     def _spots(self, digest: Digest) -> list[tuple[_File, int, int]]:
-        """Where the block lies in files that are not known to have changed."""
-        spots = []
+        """Where the block lies, in files that may be known to have changed."""
+        key = index.key(digest)
         with self._reading() as db:
             version = db.execute("PRAGMA data_version").fetchone()[0]
             if version != self._known_at or len(self._known) > _MAX_KNOWN:
                 self._known.clear()
                 self._known_at = version
-            for number, offset, length in db.execute(index.SPOTS_OF, index.key(digest)).fetchall():
-                if number not in self._known:
-                    self._known[number] = _read_file(db, number)
-                file = self._known[number]
-                if file is not None and self._unsaved.get(number) != file.facts:
-                    spots.append((file, offset, length))
-        return spots
+            rows = db.execute(index.SPOTS_OF, key).fetchall()
+            if any(number not in self._known for number, _, _ in rows):
+                # One statement, so that spots and files are of one moment.
+                rows = []
+                for n, *spot, changed, root, path, size, mtime, ctime, inode in db.execute(
+                    index.SPOTS_AND_FILES_OF, key
+                ):
+                    facts = FileFacts(size, mtime, ctime, inode)
+                    self._known[n] = _File(n, os.path.join(root, path), facts, bool(changed))
+                    rows.append((n, *spot))
+            return [(self._known[number], offset, length) for number, offset, length in rows]
+
+    def _refused(self, file: _File) -> bool:
+        return file.changed or self._unsaved.get(file.number) == file.facts
 
     def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, bool]]:
         with self._reading() as db:
@@ -474,14 +483,6 @@ class InPlaceLease:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _read_file(db: sqlite3.Connection, number: int) -> _File | None:
-    """A file of the index, or None if it is known to have changed."""
-    row = db.execute(index.FILE, (number,)).fetchone()
-    if row is None or row[2]:
-        return None
-    return _File(number, os.path.join(row[0], row[1]), FileFacts(*row[3:]))
 
 
 def _root(root: Path) -> bytes:

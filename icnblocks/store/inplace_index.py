@@ -41,11 +41,10 @@ SCHEMA: Final = Schema(
 )
 
 SPOTS_OF: Final = "SELECT file, offset, length FROM spots WHERE key = ? AND rest = ?"
-FILE: Final = """SELECT roots.path, files.path, changed, files.size, mtime_ns, ctime_ns, inode
-    FROM files JOIN roots ON roots.id = files.root WHERE files.id = ?"""
-CHANGED_FILE_OF: Final = """SELECT roots.path, files.path
+SPOTS_AND_FILES_OF: Final = """SELECT file, offset, length, changed,
+        roots.path, files.path, files.size, mtime_ns, ctime_ns, inode
     FROM spots JOIN files ON files.id = spots.file JOIN roots ON roots.id = files.root
-    WHERE key = ? AND rest = ? LIMIT 1"""
+    WHERE key = ? AND rest = ?"""
 SPOTS_IN: Final = """SELECT spots.id, key, rest, offset, length FROM files
     JOIN roots ON roots.id = files.root
     JOIN spots ON spots.id BETWEEN first AND first + blocks - 1 AND spots.file = files.id

@@ -278,7 +278,7 @@ class StoreContract(ReadableStoreContract):
         assert store.used_bytes == 50 * store.footprint(5000)
 
     @settings(
-        max_examples=25,
+        max_examples=15,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
     )

@@ -1,5 +1,6 @@
 """A disk store on a disk that is full, read-only, damaged, of another version, or in use."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -82,10 +83,12 @@ def test_a_refused_block_leaves_no_bytes(disk):
     with DiskStore(disk / "store") as store:
         fill_disk(disk, leave=1 << 19)
         before = (store.used_bytes, len(store))
+        room = os.statvfs(disk).f_bavail
         for _ in range(20):
             with pytest.raises(StorageError):
                 put(store, block(1, 1 << 20))
         assert (store.used_bytes, len(store)) == before
+        assert os.statvfs(disk).f_bavail == room
         put(store, block(2, 1 << 18))
 
 
