@@ -160,6 +160,13 @@ class Config:
     upstream_timeout: float = _key(
         15.0, _duration, "TIME", "An upstream that sends nothing for so long has stalled."
     )
+    upstream_retry: float = _key(
+        5.0,
+        _duration,
+        "TIME",
+        "An upstream that fails for so long, without a block between, is given up for a while:"
+        " the next one of the route is asked.",
+    )
     upstream_wait: float = _key(
         60.0, _duration, "TIME",
         "A block for which nothing came from upstream for so long is refused (busy, or a loop).",

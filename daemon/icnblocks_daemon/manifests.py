@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
     from icnblocks.store.catalog import Catalog
-    from icnblocks_daemon.fib import Fib
+    from icnblocks_daemon.fib import Fib, Route
     from icnblocks_daemon.holdings import Holdings
     from icnblocks_daemon.uploads import Uploads
     from icnblocks_daemon.upstreams import Upstreams
@@ -98,7 +98,7 @@ class Manifests:
         route = self._fib.route(name)
         if not route:
             raise NotFoundError(f"no manifest {digest} here")
-        return await self._fetches.do(digest, lambda: self._fetch(digest, route))
+        return await self._fetches.do(digest, lambda: self._fetch(digest, route, name))
 
     async def put(self, digest: Digest, data: bytes) -> Manifest:
         """Take one from a publisher; it is on disk when this returns.
@@ -115,8 +115,8 @@ class Manifests:
         self._holdings.content.pin(digest, named)
         return manifest
 
-    async def _fetch(self, digest: Digest, route: tuple[str, ...]) -> bytes:
-        data = await self._upstreams.manifest(route, digest)
+    async def _fetch(self, digest: Digest, route: Route, name: Name | None) -> bytes:
+        data = await self._upstreams.manifest(route, digest, name)
         await self._store(digest, data)
         await self._shrink(digest)
         return data

@@ -82,7 +82,9 @@ class Node:
         self.holdings = Holdings(content, self.places, self.clock)
         strategy = make_strategy(config.strategy)
         self.strategy = strategy
-        self.upstreams = Upstreams(config, self.fib, strategy, self.metrics, self.node_id)
+        self.upstreams = Upstreams(
+            config, self.fib, strategy, self.metrics, node_id=self.node_id, clock=self.clock
+        )
         pit = Pit(strategy, negative_s=config.negative_ttl, share=config.pit)
         self.forwarder = Forwarder(
             self.holdings, self.fib, strategy, pit, self.upstreams, self.metrics,
@@ -193,7 +195,7 @@ class Node:
                 "blocks": self.forwarder.pending,
                 "waiters": self.forwarder.waiters,
             },
-            "upstreams": self.upstreams.status(now),
+            "upstreams": self.upstreams.status(),
             "changed_files": [str(item.path) for item in self.places.changed()],
         }
 

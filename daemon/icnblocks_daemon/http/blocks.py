@@ -20,11 +20,12 @@ from icnblocks.errors import (
     StorageError,
 )
 from icnblocks.limits import MAX_BLOCK_BYTES
-from icnblocks.naming import Digest, Name
+from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Send
 from icnblocks_daemon.forwarder import Hint
+from icnblocks_daemon.http.names import hint_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
 from icnblocks_daemon.via import VIA_HEADER, parse_via
 
@@ -57,7 +58,7 @@ class Blocks:
         return [web.get("/v1/blocks/{digest}", self.get)]
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """GET and HEAD; with `?length=N` (and `&name=`) a missing block is pulled from upstream."""
+        """GET and HEAD; with `?length=N` a missing block is pulled from upstream."""
         digest = Digest.parse(request.match_info["digest"])
         if request.headers.get("If-None-Match", "") in {f'"{digest}"', "*"}:
             self._open_or_raise(digest).close()
@@ -77,9 +78,8 @@ class Blocks:
             raise FormatError("length is not a number")
         if not 1 <= int(length) <= MAX_BLOCK_BYTES:
             raise FormatError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes")
-        name = request.query.get("name", "")
         via = parse_via(request.headers.get(VIA_HEADER, ""))
-        hint = Hint(Name.parse(name) if name else None, None, 0, via)
+        hint = Hint(hint_of(request), None, 0, via)
         return await self._pulled(Want(digest, int(length)), hint)
 
     async def _pulled(self, want: Want, hint: Hint) -> Lease:

@@ -92,6 +92,7 @@ class Bundles:
         length = lease.length
         with lease:
             await outlet.send(data_header(step.index, length), lease)
+        self._node.forwarder.room_freed()
         metrics.sent_bytes.inc(length)
         metrics.sent_blocks.inc()
         if not step.waited:

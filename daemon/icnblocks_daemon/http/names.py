@@ -11,6 +11,7 @@ from icnblocks.limits import MISSING_BATCH
 from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.via import NAME_HEADER
 
 if TYPE_CHECKING:
     from icnblocks_daemon.node import Node
@@ -42,10 +43,9 @@ class Names:
         return _bytes(served.raw, headers)
 
     async def manifest(self, request: web.Request) -> web.StreamResponse:
-        """A manifest; `?name=` says under which name to look upstream."""
+        """A manifest; the header ICN-Name says under which name to look upstream."""
         digest = Digest.parse(request.match_info["digest"])
-        hint = request.query.get("name", "")
-        data = await self._node.manifests.get(digest, Name.parse(hint) if hint else None)
+        data = await self._node.manifests.get(digest, hint_of(request))
         headers = {
             "ETag": f'"{digest}"',
             "Cache-Control": "public, max-age=31536000, immutable",
@@ -58,6 +58,16 @@ class Names:
         indexes = await asyncio.to_thread(self._node.holdings.missing, wants)
         self._node.uploads.touch(want.digest for want in wants)
         return _bytes(pack_indexes(indexes), {"Cache-Control": "no-store"})
+
+
+def hint_of(request: web.Request) -> Name | None:
+    """The name under which to look upstream, if the request says one.
+
+    Raises:
+        UsageError: if it says what is none.
+    """
+    text = request.headers.get(NAME_HEADER, "")
+    return Name.parse(text) if text else None
 
 
 def name_of(request: web.Request) -> Name:

@@ -1,0 +1,418 @@
+"""An edge before an origin, both real processes: pulled once, verified, budgeted, failed over."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from icnblocks.manifest.record import public_bytes, rotate
+from icnblocks.naming import Digest, Name
+from icnblocks.testing.exchange import (
+    KEY,
+    OTHER_KEY,
+    bundle,
+    call,
+    make_model,
+    missing,
+    publish,
+    record_path,
+)
+from icnblocks.testing.processes import launch_edge, poll_until, start_edge
+from icnblocks.wire.bundle import BundleRequest, Want, encode_request
+from icnblocks.wire.frames import Reason
+from icnblocks.wire.upload import pack_parts
+
+QUICK = ("--upstream-retry", "300ms", "--upstream-timeout", "2s")
+
+
+@pytest.fixture
+def published(origin, model):
+    publish(origin, model)
+    return origin
+
+
+@pytest.fixture
+def edge(published, tmp_path):
+    with start_edge(tmp_path / "edge", "--upstream", published.url, *QUICK) as edge:
+        yield edge
+
+
+def test_a_pull_through_an_edge_is_whole_and_the_second_needs_no_origin(published, edge, model):
+    name = model.name
+    record = call(edge, "GET", record_path(name))
+    assert record.body == call(published, "GET", record_path(name)).body
+    assert call(edge, "GET", f"/v1/manifests/{model.digest}").body == model.raw
+    assert bundle(edge, model.wants, name=name, manifest=model.digest)[0] == model.blocks
+    published.stop()
+    assert bundle(edge, model.wants)[0] == model.blocks
+    assert call(edge, "GET", f"/v1/manifests/{model.digest}").body == model.raw
+    assert edge.metric("icn_upstream_received_bytes_total") == model.size
+    assert edge.metric("icn_sent_bytes_total") == 2 * model.size
+    assert edge.metric("icn_misses_total") == len(model.wants)
+    assert edge.status()["hits"]["ratio"] == 0.5
+
+
+def pull_at_once(edge, model, clients):
+    """All ask at the same moment; what the origin sent, in multiples of the model."""
+    gate = threading.Barrier(clients)
+
+    def pull(_):
+        gate.wait()
+        return bundle(edge, model.wants, name=model.name, manifest=model.digest)[0]
+
+    with ThreadPoolExecutor(clients) as pool:
+        assert all(got == model.blocks for got in pool.map(pull, range(clients)))
+
+
+@pytest.mark.parametrize(("pit", "once"), [("true", True), ("false", False)])
+def test_eight_cold_pulls_cost_the_origin_one(origin, tmp_path, pit, once):
+    model = make_model(size=4_000_000)
+    publish(origin, model)
+    with start_edge(tmp_path / "edge", "--upstream", origin.url, "--pit", pit) as edge:
+        pull_at_once(edge, model, 8)
+        sent = origin.metric("icn_sent_bytes_total") / model.size
+        assert sent == 1.0 if once else sent > 1.5
+        assert edge.status()["pit"] == {"enabled": once, "blocks": 0, "waiters": 0}
+
+
+def test_a_chain_of_edges_tells_each_only_once(published, edge, model, tmp_path):
+    with start_edge(tmp_path / "far", "--upstream", edge.url) as far:
+        assert bundle(far, model.wants, name=model.name)[0] == model.blocks
+        assert bundle(far, model.wants, name=model.name)[0] == model.blocks
+    assert edge.metric("icn_sent_bytes_total") == model.size
+    assert published.metric("icn_sent_bytes_total") == model.size
+
+
+@pytest.mark.parametrize("capacity", ["192KiB", "1MiB"])
+def test_a_cache_smaller_than_the_model_still_passes_all_of_it(origin, tmp_path, capacity):
+    model = make_model(size=3_000_000)
+    publish(origin, model)
+    options = ("--upstream", origin.url, "--capacity", capacity, "--policy", "lru")
+    with start_edge(tmp_path / "edge", *options) as edge:
+        for _ in range(2):
+            assert bundle(edge, model.wants)[0] == model.blocks
+        store = edge.status()["store"]
+        assert store["used_bytes"] <= (192 if capacity == "192KiB" else 1024) * 1024
+        assert edge.metric("icn_evicted_blocks_total") > 0
+
+
+def test_several_readers_share_a_cache_smaller_than_the_model(origin, tmp_path):
+    model = make_model(size=2_000_000)
+    publish(origin, model)
+    options = ("--upstream", origin.url, "--capacity", "512KiB", "--policy", "lru")
+    with start_edge(tmp_path / "edge", *options) as edge:
+        pull_at_once(edge, model, 4)
+
+
+def test_a_block_that_can_never_fit_is_refused_and_says_so(origin, tmp_path, model):
+    publish(origin, model)
+    options = ("--upstream", origin.url, "--capacity", "32KiB", "--room-wait", "200ms")
+    with start_edge(tmp_path / "edge", *options) as edge:
+        _, refused = bundle(edge, model.wants)
+        assert {reason for reason, _ in refused.values()} >= {Reason.NO_SPACE}
+        assert edge.status()["budget"]["reserved_bytes"] == 0
+
+
+def test_what_nobody_has_costs_the_origin_one_question(published, edge):
+    absent = (Want(Digest.of(b"absent"), 6),)
+    for _ in range(3):
+        _, refused = bundle(edge, absent)
+        assert refused[absent[0].digest][0] is Reason.NOT_FOUND
+    assert published.metric("icn_nacks_total", reason="not_found") == 1
+
+
+def test_upstream_gone_is_told_as_such_and_passes(published, edge, model):
+    published.stop()
+    _, refused = bundle(edge, model.wants)
+    assert {reason for reason, _ in refused.values()} == {Reason.UPSTREAM}
+    (upstream,) = edge.status()["upstreams"]
+    assert upstream["failures"] > 0
+    assert "cannot be reached" in upstream["last_error"]
+    store, port = published.store, published.port
+    with start_edge(store, listen=f"127.0.0.1:{port}"):
+        poll_until(lambda: bundle(edge, model.wants)[0] == model.blocks)
+
+
+def test_the_next_upstream_is_asked_when_the_first_is_gone(published, model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+    options = ("--upstream", url, "--upstream", published.url, *QUICK)
+    with start_edge(tmp_path / "edge", *options) as edge:
+        assert call(edge, "GET", record_path(model.name)).status == 200
+        assert call(edge, "GET", f"/v1/manifests/{model.digest}").status == 200
+        assert bundle(edge, model.wants, name=model.name)[0] == model.blocks
+
+
+def test_an_upstream_that_is_no_icnblocks_server_is_passed_over(published, model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.recv(65536)
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        try:
+            options = ("--upstream", url, "--upstream", published.url, *QUICK)
+            with start_edge(tmp_path / "edge", *options) as edge:
+                assert bundle(edge, model.wants, name=model.name)[0] == model.blocks
+                assert call(edge, "GET", f"/v1/manifests/{model.digest}").status == 200
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_routes_go_by_prefix_and_the_rest_is_published_here(published, model, tmp_path):
+    own = make_model("local/own", seed=3)
+    options = ("--upstream", f"acme={published.url}", "--capacity", "10MB")
+    with start_edge(tmp_path / "edge", *options) as edge:
+        publish(edge, own)
+        assert bundle(edge, own.wants, name=own.name)[0] == own.blocks
+        assert bundle(edge, model.wants, name=model.name)[0] == model.blocks
+        _, refused = bundle(edge, (Want(Digest.of(b"x"), 1),), name=own.name)
+        assert refused[Digest.of(b"x")][0] is Reason.NOT_FOUND
+        reply = call(edge, "PUT", record_path(model.name), model.record(seq=2))
+        assert (reply.status, reply.json["error"]) == (403, "refused")
+
+
+def test_what_is_published_here_is_never_evicted_by_what_is_cached(published, tmp_path):
+    own, big = make_model("local/own", seed=3), make_model("acme/big", size=2_000_000, seed=4)
+    publish(published, big)
+    options = ("--upstream", f"acme={published.url}", "--capacity", "1MB", "--policy", "lru")
+    for _ in range(2):  # the second time, what to keep is read from the catalog
+        with start_edge(tmp_path / "edge", *options) as edge:
+            if not missing(edge, own.wants) == []:
+                publish(edge, own)
+            assert bundle(edge, big.wants, name=big.name)[0] == big.blocks
+            assert missing(edge, own.wants) == []
+
+
+def test_writes_to_an_edge_are_refused(edge, model):
+    (body,) = pack_parts(list(model.blocks.items())[:1])
+    for method, path, data in [
+        ("POST", "/v1/uploads", body), ("PUT", f"/v1/manifests/{model.digest}", model.raw),
+        ("PUT", record_path(model.name), model.record(seq=2)),
+    ]:  # fmt: skip
+        reply = call(edge, method, path, data)
+        assert (reply.status, reply.json["error"]) == (403, "refused"), path
+
+
+def test_two_daemons_that_name_each_other_refuse_instead_of_waiting_for_ever(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as spare:
+        port = spare.getsockname()[1]
+    a = launch_edge(tmp_path / "a", "--upstream", f"http://127.0.0.1:{port}", *QUICK)
+    try:
+        with start_edge(tmp_path / "b", "--upstream", a.url, *QUICK, listen=f"127.0.0.1:{port}"):
+            want = (Want(Digest.of(b"nobody has it"), 13),)
+            began = time.monotonic()
+            _, refused = bundle(a, want)
+            assert want[0].digest in refused
+            assert time.monotonic() - began < 5
+    finally:
+        a.stop()
+
+
+def test_hops_above_the_limit_are_a_loop_but_what_is_here_is_served(edge, model):
+    _, refused = bundle(edge, model.wants, hops=16)
+    assert {reason for reason, _ in refused.values()} == {Reason.LOOP}
+    assert bundle(edge, model.wants, hops=15)[0] == model.blocks
+    assert bundle(edge, model.wants, hops=200)[0] == model.blocks
+
+
+def test_clients_that_leave_end_the_transfer_upstream(tmp_path):
+    with Slow() as slow, start_edge(tmp_path / "e", "--upstream", slow.url) as edge:
+        body = encode_request(BundleRequest((Want(Digest.of(b"slow"), 4),)))
+        head = f"POST /v1/bundles HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", edge.port)) as sock:
+                sock.sendall(head.encode() + body)
+                poll_until(lambda: edge.metric("icn_pit_blocks") == 1)
+            poll_until(lambda: edge.metric("icn_pit_blocks") == 0)
+            poll_until(lambda: edge.metric("icn_store_reserved_bytes") == 0)
+        assert edge.metric("icn_requests_in_flight") == 0
+
+
+def test_a_bundle_that_waits_says_that_it_lives(tmp_path):
+    options = ("--alive-interval", "100ms", "--upstream-wait", "1s", "--upstream-timeout", "600ms",
+               "--upstream-retry", "100ms")  # fmt: skip
+    with Slow() as slow, start_edge(tmp_path / "e", "--upstream", slow.url, *options) as edge:
+        want = Want(Digest.of(b"slow"), 4)
+        reply = call(edge, "POST", "/v1/bundles", encode_request(BundleRequest((want,))))
+        assert reply.body.count(bytes([3, 0, 0, 0, 0, 0, 0, 0])) >= 3
+        assert reply.body[8:].lstrip(bytes([3, 0]))[:1] == b"\x02"  # and at last, a Nack
+
+
+class Slow:
+    """An upstream that takes requests and never answers."""
+
+    def __enter__(self):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        return self
+
+    def __exit__(self, *exc):
+        self.server.close()
+
+
+def test_a_full_disk_at_an_edge_is_a_nack_and_the_daemon_goes_on(published, model, tmp_path):
+    # A file where the store wants a segment directory is as good as a disk that refuses.
+    with start_edge(tmp_path / "edge", "--upstream", published.url) as edge:
+        segments = edge.store / "blocks" / "segments"
+        for file in segments.iterdir():
+            file.unlink()
+        segments.rmdir()
+        segments.write_bytes(b"")
+        got, refused = bundle(edge, model.wants)
+        if not got:  # the store opens its segment at the first block
+            assert {reason for reason, _ in refused.values()} == {Reason.NO_SPACE}
+            status = edge.status()
+            assert status["store"]["failing"] is True
+            assert status["budget"]["reserved_bytes"] == 0
+            segments.unlink()
+            segments.mkdir()
+            poll_until(lambda: bundle(edge, model.wants)[0] == model.blocks)
+            assert edge.status()["store"]["failing"] is False
+
+
+def test_an_edge_killed_in_the_middle_serves_right_bytes_afterwards(published, tmp_path):
+    model = make_model("acme/mid", size=6_000_000, seed=5)
+    publish(published, model)
+    edge = launch_edge(tmp_path / "edge", "--upstream", published.url)
+    with ThreadPoolExecutor(1) as pool:
+        pulling = pool.submit(lambda: pytest.raises(Exception, bundle, edge, model.wants))
+        poll_until(lambda: edge.metric("icn_upstream_received_blocks_total") >= 3)
+        edge.kill()
+        pulling.exception()
+    with start_edge(tmp_path / "edge", "--upstream", published.url) as again:
+        assert bundle(again, model.wants)[0] == model.blocks
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def aged(published, tmp_path, *options):
+    return start_edge(
+        tmp_path / "edge", "--upstream", published.url, "--record-cap", "100ms", *QUICK, *options
+    )
+
+
+def test_a_new_record_is_seen_through_the_edge_within_the_lifetime(published, model, tmp_path):
+    with aged(published, tmp_path) as edge:
+        path = record_path(model.name)
+        call(edge, "GET", path)
+        newer = model.record(seq=2)
+        assert call(published, "PUT", path, newer).status == 201
+        poll_until(lambda: call(edge, "GET", path).body == newer)
+
+
+def test_within_the_lifetime_the_origin_is_not_asked(published, edge, model):
+    path = record_path(model.name)
+    for _ in range(5):
+        assert call(edge, "GET", path).status == 200
+    label = "GET /v1/records/{publisher}/{model}/{tag}"
+    assert published.metric("icn_requests_total", endpoint=label) == 1
+
+
+def test_an_old_record_is_served_stale_while_the_origin_is_gone_but_not_for_ever(
+    published, model, tmp_path
+):
+    path = record_path(model.name)
+    with aged(published, tmp_path, "--stale-max", "3s") as edge:
+        raw = call(edge, "GET", path).body
+        published.stop()
+        stale = poll_until(
+            lambda: (reply := call(edge, "GET", path)).headers.get("ICN-Stale") and reply
+        )
+        assert (stale.status, stale.body) == (200, raw)
+        assert edge.metric("icn_stale_records_total") > 0
+        gone = poll_until(lambda: (reply := call(edge, "GET", path)).status != 200 and reply)
+        assert (gone.status, gone.json["error"]) == (502, "source")
+        assert call(edge, "GET", record_path(Name.parse("acme/never"))).status == 502
+
+
+def test_after_a_restart_an_old_record_is_still_old(published, model, tmp_path):
+    path = record_path(model.name)
+    with aged(published, tmp_path) as edge:
+        call(edge, "GET", path)
+    published.stop()
+    with aged(published, tmp_path) as edge:
+        poll_until(lambda: call(edge, "GET", path).headers.get("ICN-Stale") == "1")
+
+
+def replaced_origin(published, tmp_path, model, record):
+    """An origin at the same place that tells another story."""
+    published.stop()
+    other = launch_edge(tmp_path / "other", listen=f"127.0.0.1:{published.port}")
+    publish(other, model, record=False)
+    assert call(other, "PUT", record_path(model.name), record).status == 201
+    return other
+
+
+@pytest.mark.parametrize("why", ["older", "key", "rotated"])
+def test_an_edge_is_not_rolled_back_nor_given_another_key(published, model, tmp_path, why):
+    path, first = record_path(model.name), model.record(seq=5)
+    assert call(published, "PUT", path, first).status == 201
+    rotation = rotate(KEY, public_bytes(OTHER_KEY), "acme", int(time.time()))
+    second = {
+        "older": model.record(seq=4),
+        "key": model.record(seq=6, key=OTHER_KEY),
+        "rotated": model.record(seq=6, key=OTHER_KEY, rotations=(rotation,)),
+    }[why]
+    with aged(published, tmp_path) as edge:
+        assert call(edge, "GET", path).body == first
+        other = replaced_origin(published, tmp_path, model, second)
+        try:
+            if why == "rotated":
+                poll_until(lambda: call(edge, "GET", path).body == second)
+                return
+            poll_until(
+                lambda: (
+                    edge.metric("icn_refused_records_total") > 0
+                    or not call(edge, "GET", path).status == 200
+                )
+            )
+            reply = call(edge, "GET", path)
+            assert (reply.body, reply.headers.get("ICN-Stale")) == (first, "1")
+            assert "a record was refused" in edge.logged()
+        finally:
+            other.stop()
+
+
+def test_the_trust_file_decides_whose_records_pass(published, model, tmp_path):
+    trust = tmp_path / "trust.toml"
+    trust.write_text(f'acme = "{"ab" * 32}"\n')
+    with aged(published, tmp_path, "--trust-file", str(trust)) as edge:
+        reply = call(edge, "GET", record_path(model.name))
+        assert (reply.status, reply.json["error"]) == (409, "trust")
+
+
+def test_many_who_ask_for_a_new_name_make_one_question(published, edge, model):
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: call(edge, "GET", record_path(model.name)), range(8)))
+        again = list(pool.map(lambda _: call(edge, "GET", f"/v1/manifests/{model.digest}"),
+                              range(8)))  # fmt: skip
+    assert {reply.status for reply in [*replies, *again]} == {200}
+    label = "GET /v1/records/{publisher}/{model}/{tag}"
+    assert published.metric("icn_requests_total", endpoint=label) <= 2
+
+
+def test_cached_manifests_keep_to_their_budget(published, tmp_path):
+    models = [make_model(f"acme/m{n}", seed=10 + n) for n in range(4)]
+    for each in models:
+        publish(published, each)
+    size = len(models[0].raw)
+    options = ("--upstream", published.url, "--manifest-capacity", str(2 * size + 10))
+    with start_edge(tmp_path / "edge", *options) as edge:
+        for each in models:
+            assert call(edge, "GET", f"/v1/manifests/{each.digest}").body == each.raw
+        poll_until(lambda: edge.status()["store"]["manifests"] == 2)
+        assert edge.status()["store"]["manifest_bytes"] <= 2 * size + 10
