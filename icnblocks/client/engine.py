@@ -167,7 +167,11 @@ class Engine:
         ]
         # Guards everything below and the scheduler; notified when a lane may find work, or
         # somebody who waits may find that all is done.
-        self._changed = threading.Condition()
+        # `with` takes the lock itself, not the condition, whose entry is Python code: Ctrl-C there
+        # would leave it locked.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._gates: list[threading.Lock] = []  # of those who wait for the end
         self._delivering = 0  # calls of the sink that have begun or are about to
         self._refusals: deque[list[Refusal]] = deque()
         self._closed = False
@@ -189,7 +193,7 @@ class Engine:
         Raises:
             SourceError: if the engine is closed.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise SourceError("the fetch engine is closed")
             refusals = self._scheduler.add(wants, hint, self._clock())
@@ -197,7 +201,7 @@ class Engine:
                 self._delivering += 1
                 self._refusals.append(refusals)
             self._start()
-            self._changed.notify_all()
+            self._wake()
 
     def cancel(self, digests: Iterable[Digest]) -> list[Digest]:
         """Nobody wants these any more. From any thread; returns at once.
@@ -205,7 +209,7 @@ class Engine:
         Returns:
             Those whose end this is: the sink hears nothing of them.
         """
-        with self._changed:
+        with self._lock:
             ended = self._scheduler.cancel(digests)
             for lane in self._lanes:
                 if lane.open:
@@ -213,7 +217,7 @@ class Engine:
                     if not lane.open:
                         lane.abandoned = True
                         lane.connection.abort()
-            self._changed.notify_all()
+            self._wake()
         return ended
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -229,13 +233,29 @@ class Engine:
             IcnError: what the sink raised.
             SourceError: if the engine was closed meanwhile.
         """
-        with self._changed:
-            done = self._changed.wait_for(self._settled, timeout)
+        gate = threading.Lock()
+        gate.acquire()
+        with self._lock:
+            self._gates.append(gate)
+            self._wake()
+        # A bare lock, since Ctrl-C may come here at any time, and conditions do not bear it.
+        done = gate.acquire(timeout=-1 if timeout is None else timeout)
+        with self._lock:
+            if gate in self._gates:
+                self._gates.remove(gate)
             if self._failure is not None:
                 raise self._failure
             if done and (self._scheduler or self._delivering):
                 raise SourceError("the fetch engine was closed")
             return done
+
+    def _wake(self) -> None:
+        """Let idle lanes look for work, and those who wait go on if all is done."""
+        self._changed.notify_all()
+        if self._gates and self._settled():
+            for gate in self._gates:
+                gate.release()
+            self._gates.clear()
 
     def _settled(self) -> bool:
         idle = not self._scheduler and not self._delivering
@@ -246,23 +266,23 @@ class Engine:
 
         Wants that have not ended end here, unheard. Not to be called from the sink.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
             for lane in self._lanes:
                 lane.connection.abort()
-            self._changed.notify_all()
+            self._wake()
         for lane in self._lanes:
             if lane.thread is not None:
                 lane.thread.join()
 
     def counters(self) -> Counters:
         """Payload bytes so far."""
-        with self._changed:
+        with self._lock:
             return Counters(sum(self._received), dict(self._wasted), self._blocks, self._refused)
 
     def status(self) -> tuple[SourceStatus, ...]:
         """How each source is doing."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             return tuple(
                 SourceStatus(
@@ -295,17 +315,17 @@ class Engine:
                     self._deliver(work)
         except BaseException as error:
             failure = error.error if isinstance(error, _SinkFailure) else error
-            with self._changed:
+            with self._lock:
                 self._failure = self._failure or failure
                 for other in self._lanes:
                     other.connection.abort()
-                self._changed.notify_all()
+                self._wake()
         finally:
             lane.connection.drop()
 
     def _next(self, lane: _Lane) -> Bundle[Hint] | list[Refusal] | None:
         """Wait for work; None when there will be no more."""
-        with self._changed:
+        with self._lock:
             while not (self._closed or self._failure is not None):
                 if self._refusals:
                     return self._refusals.popleft()
@@ -347,7 +367,7 @@ class Engine:
         try:
             block = verify(want.digest, payload)
         except CorruptError as error:
-            with self._changed:
+            with self._lock:
                 self._wasted[Waste.CORRUPT] += want.length
                 now = self._clock()
                 refusals = self._scheduler.corrupt(lane.index, want.digest, now)
@@ -356,7 +376,7 @@ class Engine:
             self._tell_demoted(lane, error, now)
             self._deliver(refusals)
             return
-        with self._changed:
+        with self._lock:
             lane.open.discard(want.digest)
             wanted = self._scheduler.arrived(lane.index, want.digest, self._clock())
             if wanted:
@@ -376,7 +396,7 @@ class Engine:
         self._delivered()
 
     def _nack(self, lane: _Lane, digest: Digest, nack: Nack) -> None:
-        with self._changed:
+        with self._lock:
             refusals = self._scheduler.nacked(
                 lane.index, digest, nack.reason, nack.text, self._clock()
             )
@@ -387,7 +407,7 @@ class Engine:
         """A want is not in flight here any more, and may be another lane's work now."""
         lane.open.discard(digest)
         self._delivering += bool(refusals)
-        self._changed.notify_all()
+        self._wake()
 
     def _ended(
         self, lane: _Lane, bundle: Bundle[Hint], stream: BundleStream | None,
@@ -398,7 +418,7 @@ class Engine:
         if stream is not None:
             left = [left[index] for index in stream.decoder.unanswered()]
             payload, partial = stream.decoder.payload_bytes, stream.decoder.partial_bytes
-        with self._changed:
+        with self._lock:
             now = self._clock()
             calm = lane.abandoned or self._closed or self._failure is not None
             if error is None or calm:
@@ -415,7 +435,7 @@ class Engine:
                 lane.abandoned = False
                 lane.connection.drop()
                 lane.connection.revive()
-            self._changed.notify_all()
+            self._wake()
         if partial:
             self._tell(Wasted(lane.source.url, cause, partial))
         if error is not None and not calm:
@@ -433,15 +453,15 @@ class Engine:
             except BaseException as error:
                 raise _SinkFailure(error) from error
             self._tell(Refused(refusal.want.digest, refusal.error))
-        with self._changed:
+        with self._lock:
             self._refused += len(refusals)
         self._delivered()
 
     def _delivered(self) -> None:
-        with self._changed:
+        with self._lock:
             self._delivering -= 1
             if not self._delivering and not self._scheduler:
-                self._changed.notify_all()
+                self._wake()
 
     def _tell(self, event: Event) -> None:
         if self._listener is not None:
