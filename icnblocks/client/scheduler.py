@@ -48,7 +48,6 @@ _FIRST_BYTES: Final = 8 * MIB  # from a source whose rate is not known
 _PROBE_BYTES: Final = MIB
 _PROBE_S: Final = 0.5
 _SECONDS: Final = 4.0  # what a bundle should take
-_MAX_SETBACKS: Final = 5
 _PASSING: Final = frozenset({Reason.BUSY, Reason.NO_SPACE, Reason.UPSTREAM, Reason.OTHER})
 
 
@@ -162,7 +161,7 @@ class Scheduler(Generic[HintT]):
         self._queues: dict[_Queue[HintT], deque[Want]] = {}
         self._waiting_bytes = 0
         # Of the few wants that were ever refused or lost:
-        self._setbacks: dict[tuple[Digest, int], int] = {}
+        self._setbacks: dict[tuple[Digest, int], float] = {}  # since when it does not pass
         self._whys: dict[Digest, list[tuple[int, IcnError]]] = {}
 
     def __len__(self) -> int:
@@ -307,11 +306,10 @@ class Scheduler(Generic[HintT]):
             self._well(source)
             return self._refused_by(source, digest, error, now)
         self._setback(source, error, now, self._options.busy_s)
-        count = self._setbacks.get((digest, source), 0) + 1
-        if count >= _MAX_SETBACKS:
-            return self._refused_by(source, digest, error, now)
         if digest in self._open:
-            self._setbacks[digest, source] = count
+            since = self._setbacks.setdefault((digest, source), now)
+            if now - since >= self._options.retry_s:
+                return self._refused_by(source, digest, error, now)
         refusals = self._lost([digest], now)
         return refusals + (self._verdicts(now) if state.given_up else [])
 
