@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from icnblocks.loader import load, open_model
-    from icnblocks.pull import pull
+    from icnblocks.puller import pull
 
 __all__ = ["load", "open_model", "pull"]
 
-_HOMES = {"load": "icnblocks.loader", "open_model": "icnblocks.loader", "pull": "icnblocks.pull"}
+_HOMES = {"load": "icnblocks.loader", "open_model": "icnblocks.loader", "pull": "icnblocks.puller"}
 
 
 def __getattr__(name: str) -> Any:

@@ -156,6 +156,6 @@ def _path_of(model: str | Path | Name) -> Path:
         return Path(model)
     name = Name.parse(model) if isinstance(model, str) else model
 
-    from icnblocks.pull import pull  # not needed, and not cheap, where a path is loaded
+    from icnblocks.puller import pull  # not needed, and not cheap, where a path is loaded
 
     return pull(name)

@@ -13,7 +13,7 @@ from icnblocks_tools.output import human_bytes, make_output
 
 if TYPE_CHECKING:
     from icnblocks.naming import Name
-    from icnblocks.pull import Pulled
+    from icnblocks.puller import Pulled
     from icnblocks_tools.output import Output
 
 
@@ -143,7 +143,7 @@ def fetch(
 
     from icnblocks.client.settings import load_settings
     from icnblocks.naming import Name
-    from icnblocks.pull import Puller, make_trust
+    from icnblocks.puller import Puller, make_trust
 
     began = time.monotonic()
     wanted = Name.parse(name)

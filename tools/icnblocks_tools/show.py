@@ -13,7 +13,7 @@ from icnblocks_tools.output import human_bytes, make_output
 if TYPE_CHECKING:
     from icnblocks.client.resolve import Resolved
     from icnblocks.manifest.model import Manifest
-    from icnblocks.pull import Puller
+    from icnblocks.puller import Puller
     from icnblocks_tools.output import Output
 
 _LISTED = 20
@@ -159,7 +159,7 @@ def show(
       icn-show acme/minilm acme/minilm-med --from http://edge:4260
     """
     from icnblocks.client.settings import load_settings
-    from icnblocks.pull import Puller, make_trust
+    from icnblocks.puller import Puller, make_trust
 
     settings = load_settings()
     if sources:

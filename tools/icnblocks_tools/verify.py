@@ -11,7 +11,7 @@ import click
 from icnblocks_tools.output import human_bytes, make_output
 
 if TYPE_CHECKING:
-    from icnblocks.pull import Puller
+    from icnblocks.puller import Puller
     from icnblocks_tools.output import Output
 
 
@@ -109,7 +109,7 @@ def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) ->
     """
     from icnblocks.client.settings import load_settings
     from icnblocks.errors import CorruptError, UsageError
-    from icnblocks.pull import Puller, make_trust
+    from icnblocks.puller import Puller, make_trust
 
     settings = load_settings()
     if sources:
