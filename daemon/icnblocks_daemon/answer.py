@@ -125,9 +125,15 @@ class Answer:
     def refused(self, digest: Digest, reason: Reason, text: str) -> None:
         """A pending block cannot be had."""
         index = self._waiting.pop(digest, None)
-        if index is not None:
-            self._refused.append(Refuse(index, reason, text))
-            self._news.set()
+        if index is None:
+            return
+        # Nobody else has it; that it lies here in a file that was changed says more.
+        here = self._open(index, waited=True) if reason is Reason.NOT_FOUND else None
+        if isinstance(here, Send):
+            self._ready.append(here)
+        else:
+            self._refused.append(here or Refuse(index, reason, text))
+        self._news.set()
 
     def close(self) -> None:
         """Wait for nothing any more and give the leases back. Idempotent."""
