@@ -14,9 +14,8 @@ import logging
 import os
 import sqlite3
 import threading
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from icnblocks.errors import ChangedError, IcnError, UsageError
 from icnblocks.naming import Digest
@@ -30,6 +29,7 @@ from icnblocks.store.database import (
 )
 from icnblocks.store.facts import FileFacts, let_times_move_on
 from icnblocks.store.files import OpenFile, OpenFiles
+from icnblocks.store.inplace_index import ChangedFile, Directory, IndexedFile
 from icnblocks.store.lease import read_extent
 
 if TYPE_CHECKING:
@@ -41,42 +41,6 @@ __all__ = ["ChangedFile", "Directory", "FileFacts", "InPlaceStore"]
 
 _log = logging.getLogger(__name__)
 _MAX_KNOWN: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """A model directory in the index.
-
-    Attributes:
-        root: its absolute path.
-        manifest: digest of the manifest that describes it.
-        blocks: distinct blocks in it.
-        size: bytes of those blocks.
-        changed: files of it that are known to have changed.
-    """
-
-    root: Path
-    manifest: Digest
-    blocks: int
-    size: int
-    changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedFile:
-    """A file whose blocks are refused: the directory it is in, and its path below that."""
-
-    root: Path
-    path: str
-
-
-class _File(NamedTuple):
-    """A file of the index, as `open` needs it."""
-
-    number: int
-    path: bytes
-    facts: FileFacts
-    changed: bool
 
 
 class InPlaceStore:
@@ -107,7 +71,7 @@ class InPlaceStore:
             _set_aside(path)
             self._writer = connect(path, index.SCHEMA, durable=True)
         try:
-            self._reader = connect(path, index.SCHEMA, cache_kib=4096)
+            self._reader = connect(path, index.SCHEMA, cache_kib=32_768)
         except BaseException:
             self._writer.close()
             raise
@@ -116,9 +80,9 @@ class InPlaceStore:
         self._files: OpenFiles[int] = OpenFiles()
         self._unsaved: dict[int, FileFacts] = {}
         """Changed files that could not be marked in the index at once, by number."""
-        self._known: dict[int, _File] = {}
-        """Files of the index as they were at `_known_at`, a version of it."""
-        self._known_at = -1
+        self._known: dict[int, IndexedFile] = {}
+        """Files of the index that were unchanged when last read; what another process has changed
+        in their entries is seen when they do not look as they should."""
         self._counted: tuple[int, int] | None = None
         self._closed = False
 
@@ -153,7 +117,7 @@ class InPlaceStore:
                 refusal = _changed(file.path)
                 continue
             try:
-                return InPlaceLease(self, file, self._borrow(file), offset, length)
+                return self._lease(file, offset, length)
             except ChangedError as error:
                 refusal = error
         if refusal is not None:
@@ -274,6 +238,7 @@ class InPlaceStore:
         if marks:
             with self._writing() as db:
                 db.executemany(index.MARK, marks)
+            self._forget_known()
         return wrong
 
     def recheck(self, root: Path, *, everything: bool = False) -> list[str]:
@@ -301,6 +266,7 @@ class InPlaceStore:
                     self._unsaved.pop(number, None)
                 else:
                     db.execute(index.MARK, (1, number))
+            self._forget_known()
         return wrong
 
     def close(self) -> None:
@@ -328,27 +294,37 @@ class InPlaceStore:
     def _writing(self) -> Session:
         return Session(self._path, self._writer, self._write_lock, writes=True)
 
-    def _spots(self, digest: Digest) -> list[tuple[_File, int, int]]:
+    def _spots(self, digest: Digest) -> list[tuple[IndexedFile, int, int]]:
         """Where the block lies, in files that may be known to have changed."""
         key = index.key(digest)
         with self._reading() as db:
-            version = db.execute("PRAGMA data_version").fetchone()[0]
-            if version != self._known_at or len(self._known) > _MAX_KNOWN:
-                self._known.clear()
-                self._known_at = version
+            known = self._known
             rows = db.execute(index.SPOTS_OF, key).fetchall()
-            if any(number not in self._known for number, _, _ in rows):
-                # One statement, so that spots and files are of one moment.
-                rows = []
-                for n, *spot, changed, root, path, size, mtime, ctime, inode in db.execute(
-                    index.SPOTS_AND_FILES_OF, key
-                ):
-                    facts = FileFacts(size, mtime, ctime, inode)
-                    self._known[n] = _File(n, os.path.join(root, path), facts, bool(changed))
-                    rows.append((n, *spot))
-            return [(self._known[number], offset, length) for number, offset, length in rows]
+            if all(number in known for number, _, _ in rows):
+                return [(known[number], offset, length) for number, offset, length in rows]
+            if len(known) > _MAX_KNOWN:
+                known.clear()
+            # One statement, so that spots and files are of one moment.
+            spots = []
+            for number, offset, length, *rest in db.execute(index.SPOTS_AND_FILES_OF, key):
+                file = index.file(number, *rest)
+                if not file.changed:
+                    known[number] = file
+                spots.append((file, offset, length))
+            return spots
 
-    def _refused(self, file: _File) -> bool:
+    def _read_again(self, file: IndexedFile) -> IndexedFile | None:
+        """The file's entry in the index as it is now, or None if it is gone."""
+        with self._reading() as db:
+            self._known.pop(file.number, None)
+            row = db.execute(index.FILE, (file.number,)).fetchone()
+        return None if row is None else index.file(file.number, *row)
+
+    def _forget_known(self) -> None:
+        with self._read_lock:
+            self._known.clear()
+
+    def _refused(self, file: IndexedFile) -> bool:
         return file.changed or self._unsaved.get(file.number) == file.facts
 
     def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, bool]]:
@@ -359,8 +335,20 @@ class InPlaceStore:
             for number, path, changed, *facts in rows
         ]
 
-    def _borrow(self, file: _File) -> OpenFile:
-        """The file, open, if it is what it was."""
+    def _lease(self, file: IndexedFile, offset: int, length: int) -> InPlaceLease:
+        opened = self._borrow(file)
+        if opened is None:
+            # Another process may have found it right again, with other facts.
+            fresh = self._read_again(file)
+            if fresh is not None and not fresh.changed and fresh.facts != file.facts:
+                file, opened = fresh, self._borrow(fresh)
+        if opened is None:
+            self._mark(file)
+            raise _changed(file.path)
+        return InPlaceLease(self, file, opened, offset, length)
+
+    def _borrow(self, file: IndexedFile) -> OpenFile | None:
+        """The file, open, or None if it is not what it was."""
         for _ in range(2):
             try:
                 opened = self._files.borrow(file.number, lambda: _open(file.path))
@@ -377,16 +365,15 @@ class InPlaceStore:
             # What we have open may be a file that was replaced since: look at the path again.
             self._files.give_back(opened)
             self._files.drop(file.number)
-        self._mark(file)
-        raise _changed(file.path)
+        return None
 
-    def _check(self, file: _File, opened: OpenFile) -> None:
+    def _check(self, file: IndexedFile, opened: OpenFile) -> None:
         if FileFacts.of(os.fstat(opened.fd)) != file.facts:
             self._files.drop(file.number)
             self._mark(file)
             raise _changed(file.path)
 
-    def _mark(self, file: _File) -> None:
+    def _mark(self, file: IndexedFile) -> None:
         _log.warning("%s has changed; its blocks are refused", os.fsdecode(file.path))
         self._unsaved[file.number] = file.facts
         self._save_marks()
@@ -401,6 +388,7 @@ class InPlaceStore:
                 with transaction(self._writer):
                     saved = list(self._unsaved.items())
                     self._writer.executemany(index.MARK_IF, ((n, *facts) for n, facts in saved))
+                self._forget_known()
                 for number, facts in saved:
                     if self._unsaved.get(number) == facts:
                         del self._unsaved[number]
@@ -445,7 +433,7 @@ class InPlaceLease:
     __slots__ = ("_file", "_opened", "_store", "fd", "length", "offset")
 
     def __init__(
-        self, store: InPlaceStore, file: _File, opened: OpenFile, offset: int, length: int
+        self, store: InPlaceStore, file: IndexedFile, opened: OpenFile, offset: int, length: int
     ) -> None:
         self.fd = opened.fd
         self.offset = offset

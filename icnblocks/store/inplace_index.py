@@ -6,19 +6,21 @@ spots of a directory have consecutive ids, so that it is removed without an inde
 
 from __future__ import annotations
 
+import os
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.database import BUSY_TIMEOUT_S, Schema
+from icnblocks.store.facts import FileFacts
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
     from icnblocks.manifest.model import Manifest
-    from icnblocks.store.facts import FileFacts
 
 BUSY_TIMEOUT_MS: Final = int(BUSY_TIMEOUT_S * 1000)
 SCHEMA: Final = Schema(
@@ -45,6 +47,8 @@ SPOTS_AND_FILES_OF: Final = """SELECT file, offset, length, changed,
         roots.path, files.path, files.size, mtime_ns, ctime_ns, inode
     FROM spots JOIN files ON files.id = spots.file JOIN roots ON roots.id = files.root
     WHERE key = ? AND rest = ?"""
+FILE: Final = """SELECT changed, roots.path, files.path, files.size, mtime_ns, ctime_ns, inode
+    FROM files JOIN roots ON roots.id = files.root WHERE files.id = ?"""
 SPOTS_IN: Final = """SELECT spots.id, key, rest, offset, length FROM files
     JOIN roots ON roots.id = files.root
     JOIN spots ON spots.id BETWEEN first AND first + blocks - 1 AND spots.file = files.id
@@ -72,6 +76,42 @@ MARK_IF: Final = """UPDATE files SET changed = 1
     WHERE id = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
 REVALIDATE: Final = """UPDATE files
     SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, changed = 0 WHERE id = ?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A model directory in the index.
+
+    Attributes:
+        root: its absolute path.
+        manifest: digest of the manifest that describes it.
+        blocks: distinct blocks in it.
+        size: bytes of those blocks.
+        changed: files of it that are known to have changed.
+    """
+
+    root: Path
+    manifest: Digest
+    blocks: int
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file whose blocks are refused: the directory it is in, and its path below that."""
+
+    root: Path
+    path: str
+
+
+class IndexedFile(NamedTuple):
+    """A file of the index, with its full path."""
+
+    number: int
+    path: bytes
+    facts: FileFacts
+    changed: bool
 
 
 def key(digest: Digest) -> tuple[int, bytes]:
@@ -156,3 +196,8 @@ def insert(
         for path, facts in files
     ]
     db.executemany("INSERT INTO spots VALUES (?, ?, ?, ?, ?, ?)", staged.rows(first, numbers))
+
+
+def file(number: int, changed: int, root: bytes, path: bytes, *facts: int) -> IndexedFile:
+    """An entry from its columns, as `SPOTS_AND_FILES_OF` and `FILE` give them."""
+    return IndexedFile(number, os.path.join(root, path), FileFacts(*facts), bool(changed))
