@@ -73,7 +73,9 @@ def main() -> None:
         run(programs / "python", "-W", "error", "-c", LOAD, cwd=place)
         for command in COMMANDS:
             assert "Usage:" in run(programs / command, "--help", cwd=place), command
-            assert "0.1.0" in run(programs / command, "--version", cwd=place), command
+        version = wheel.name.split("-")[1]
+        for command in ("icn", "icn-edge"):
+            assert version in run(programs / command, "--version", cwd=place), command
         run(programs / "icn-edge", "--store", place / "store", "--check-config", cwd=place)
         unit = run(programs / "icn-edge", "print-unit", cwd=place)
         assert f"ExecStart={programs / 'icn-edge'}" in unit, unit
