@@ -67,8 +67,6 @@ def encode(manifest: Manifest) -> bytes:
     if manifest.base is not None:
         fields["base"] = [str(manifest.base.name), manifest.base.manifest]
     for key, value in manifest.extra:
-        if key in fields:
-            raise FormatError(f"field {key[:40]!r} of a manifest occurs twice")
         fields[key] = unpack(value, max_bytes=MAX_EXTRA_BYTES)
     data = pack(fields)
     if decode(data) != manifest:

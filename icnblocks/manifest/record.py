@@ -149,8 +149,6 @@ def _body(record: Record) -> bytes:
         "v": [MAJOR, record.minor],
     }
     for key, value in record.extra:
-        if key in fields:
-            raise FormatError(f"field {key[:40]!r} of a record occurs twice")
         fields[key] = unpack(value, max_bytes=MAX_RECORD_BYTES)
     return pack(fields)
 

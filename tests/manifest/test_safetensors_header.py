@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from icnblocks.errors import FormatError
 from icnblocks.limits import MAX_HEADER_BYTES
+from icnblocks.manifest import safetensors_header
 from icnblocks.manifest.dtypes import DTYPE_BITS, tensor_bytes
 from icnblocks.manifest.model import Tensor
 from icnblocks.manifest.safetensors_header import header_bytes, parse_header
@@ -260,6 +261,16 @@ def test_a_header_of_many_tiny_values_takes_no_multiple_of_its_size():
         finally:
             tracemalloc.stop()
         assert peak < 3 * len(bad)
+
+
+def test_more_tensors_than_a_manifest_may_hold_are_refused_while_reading(monkeypatch):
+    monkeypatch.setattr(safetensors_header, "MAX_RUNS", 2)
+    tensors = {name: entry("U8", [0], 0, 0) for name in "abc"}
+    data = file_of({name: tensors[name] for name in "ab"})
+    assert len(parse_header(data, len(data)).tensors) == 2
+    data = file_of(tensors)
+    with pytest.raises(FormatError, match="more than 2 tensors"):
+        parse_header(data, len(data))
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["a", "b", "w.0"])
