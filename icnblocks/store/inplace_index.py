@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from icnblocks.naming import DIGEST_BYTES, Digest
@@ -19,6 +18,7 @@ from icnblocks.store.facts import FileFacts
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from icnblocks.manifest.model import Manifest
 
