@@ -196,7 +196,7 @@ class Node:
                 "waiters": self.forwarder.waiters,
             },
             "upstreams": self.upstreams.status(),
-            "changed_files": [str(item.path) for item in self.places.changed()],
+            "changed_files": [str(item.root / item.path) for item in self.places.changed()],
         }
 
     def _count(self, name: str) -> float:

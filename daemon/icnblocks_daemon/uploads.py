@@ -10,11 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from icnblocks.errors import IcnError
 from icnblocks.manifest.codec import decode
-from icnblocks.naming import DIGEST_BYTES
 from icnblocks.wire.upload import Parts, unpack_parts
 
 if TYPE_CHECKING:
@@ -24,11 +21,11 @@ if TYPE_CHECKING:
     from icnblocks.store.catalog import Catalog
     from icnblocks_daemon.holdings import Holdings
     from icnblocks_daemon.metrics import Metrics
+    from icnblocks_daemon.prefixes import Prefixes
 
 _LOG = logging.getLogger(__name__)
 AT_ONCE: Final = 16
 """Bodies of writers that are in memory at once."""
-_PREFIX: Final = 8
 
 
 class Uploads:
@@ -123,7 +120,7 @@ class Uploads:
             if self._unnamed.pop(digest, None) is None:
                 continue
             self._unpin(digest)
-            if _prefix(digest) not in named:
+            if digest not in named:
                 erased += self._erase(digest)
         return erased
 
@@ -135,21 +132,17 @@ class Uploads:
     def _orphans(self) -> list[Digest]:
         named = self._named_by_catalog()
         blocks = self._holdings.content.store.blocks()
-        return [digest for digest, _ in blocks if _prefix(digest) not in named]
+        return [digest for digest, _ in blocks if digest not in named]
 
-    def _named_by_catalog(self) -> _Prefixes:
-        """The blocks that manifests name, by their first 8 bytes: 8 MB for a million.
+    def _named_by_catalog(self) -> Prefixes:
+        from icnblocks_daemon.prefixes import Prefixes  # brings numpy, which an edge never needs
 
-        Two blocks that share these only keep each other longer.
-        """
-        found = [np.empty(0, dtype=np.uint64)]
+        found = Prefixes()
         for manifest, _ in self._catalog.manifests():
             data = self._catalog.manifest(manifest)
             if data is not None:
-                digests = np.frombuffer(decode(data).digests, dtype=np.uint8)
-                rows = digests.reshape(-1, DIGEST_BYTES)[:, :_PREFIX]
-                found.append(np.ascontiguousarray(rows).view(np.uint64).ravel())
-        return _Prefixes(np.unique(np.concatenate(found)))
+                found.add(decode(data).digests)
+        return found
 
     def _note(self, digest: Digest) -> None:
         if digest not in self._unnamed:
@@ -167,20 +160,3 @@ class Uploads:
             return 0
         self._metrics.expired_uploads.inc()
         return 1
-
-
-def _prefix(digest: Digest) -> int:
-    return int(np.frombuffer(digest[:_PREFIX], dtype=np.uint64)[0])
-
-
-class _Prefixes:
-    """A sorted array as a set."""
-
-    __slots__ = ("_sorted",)
-
-    def __init__(self, ordered: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
-        self._sorted = ordered
-
-    def __contains__(self, value: int) -> bool:
-        at = int(np.searchsorted(self._sorted, np.uint64(value)))
-        return at < len(self._sorted) and int(self._sorted[at]) == value

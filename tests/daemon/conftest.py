@@ -1,17 +1,32 @@
-"""Fixtures of the daemon's tests: a real origin, and a small model."""
+"""Fixtures of the daemon's tests: real origins, and small models.
+
+Starting a process costs half a second, so most tests share one origin and bring a model of their
+own; those that stop it, or count everything it does, take a fresh one.
+"""
+
+import itertools
 
 import pytest
 
 from icnblocks.testing.exchange import make_model
 from icnblocks.testing.processes import start_edge
 
+NUMBERS = itertools.count(100)
+
+
+@pytest.fixture(scope="package")
+def origin(tmp_path_factory):
+    with start_edge(tmp_path_factory.mktemp("shared") / "origin") as edge:
+        yield edge
+
 
 @pytest.fixture
-def origin(tmp_path):
+def fresh_origin(tmp_path):
     with start_edge(tmp_path / "origin") as edge:
         yield edge
 
 
 @pytest.fixture
 def model():
-    return make_model()
+    number = next(NUMBERS)
+    return make_model(f"acme/model{number}", seed=number)

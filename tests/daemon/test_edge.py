@@ -34,18 +34,32 @@ def published(origin, model):
 
 
 @pytest.fixture
+def fresh(fresh_origin, model):
+    """An origin of one's own, to stop or to count."""
+    publish(fresh_origin, model)
+    return fresh_origin
+
+
+@pytest.fixture
+def fresh_edge(fresh, tmp_path):
+    with start_edge(tmp_path / "edge", "--upstream", fresh.url, *QUICK) as edge:
+        yield edge
+
+
+@pytest.fixture
 def edge(published, tmp_path):
     with start_edge(tmp_path / "edge", "--upstream", published.url, *QUICK) as edge:
         yield edge
 
 
-def test_a_pull_through_an_edge_is_whole_and_the_second_needs_no_origin(published, edge, model):
+def test_a_pull_through_an_edge_is_whole_and_the_second_needs_no_origin(fresh, fresh_edge, model):
+    edge = fresh_edge
     name = model.name
     record = call(edge, "GET", record_path(name))
-    assert record.body == call(published, "GET", record_path(name)).body
+    assert record.body == call(fresh, "GET", record_path(name)).body
     assert call(edge, "GET", f"/v1/manifests/{model.digest}").body == model.raw
     assert bundle(edge, model.wants, name=name, manifest=model.digest)[0] == model.blocks
-    published.stop()
+    fresh.stop()
     assert bundle(edge, model.wants)[0] == model.blocks
     assert call(edge, "GET", f"/v1/manifests/{model.digest}").body == model.raw
     assert edge.metric("icn_upstream_received_bytes_total") == model.size
@@ -67,27 +81,28 @@ def pull_at_once(edge, model, clients):
 
 
 @pytest.mark.parametrize(("pit", "once"), [("true", True), ("false", False)])
-def test_eight_cold_pulls_cost_the_origin_one(origin, tmp_path, pit, once):
-    model = make_model(size=4_000_000)
-    publish(origin, model)
-    with start_edge(tmp_path / "edge", "--upstream", origin.url, "--pit", pit) as edge:
+def test_eight_cold_pulls_cost_the_origin_one(fresh_origin, tmp_path, pit, once):
+    model = make_model("acme/sized20", size=4_000_000, seed=20)
+    publish(fresh_origin, model)
+    with start_edge(tmp_path / "edge", "--upstream", fresh_origin.url, "--pit", pit) as edge:
         pull_at_once(edge, model, 8)
-        sent = origin.metric("icn_sent_bytes_total") / model.size
+        sent = fresh_origin.metric("icn_sent_bytes_total") / model.size
         assert sent == 1.0 if once else sent > 1.5
         assert edge.status()["pit"] == {"enabled": once, "blocks": 0, "waiters": 0}
 
 
-def test_a_chain_of_edges_tells_each_only_once(published, edge, model, tmp_path):
+def test_a_chain_of_edges_tells_each_only_once(fresh, fresh_edge, model, tmp_path):
+    edge = fresh_edge
     with start_edge(tmp_path / "far", "--upstream", edge.url) as far:
         assert bundle(far, model.wants, name=model.name)[0] == model.blocks
         assert bundle(far, model.wants, name=model.name)[0] == model.blocks
     assert edge.metric("icn_sent_bytes_total") == model.size
-    assert published.metric("icn_sent_bytes_total") == model.size
+    assert fresh.metric("icn_sent_bytes_total") == model.size
 
 
 @pytest.mark.parametrize("capacity", ["192KiB", "1MiB"])
 def test_a_cache_smaller_than_the_model_still_passes_all_of_it(origin, tmp_path, capacity):
-    model = make_model(size=3_000_000)
+    model = make_model(f"acme/small{capacity}", size=3_000_000, seed=len(capacity))
     publish(origin, model)
     options = ("--upstream", origin.url, "--capacity", capacity, "--policy", "lru")
     with start_edge(tmp_path / "edge", *options) as edge:
@@ -99,7 +114,7 @@ def test_a_cache_smaller_than_the_model_still_passes_all_of_it(origin, tmp_path,
 
 
 def test_several_readers_share_a_cache_smaller_than_the_model(origin, tmp_path):
-    model = make_model(size=2_000_000)
+    model = make_model("acme/sized22", size=2_000_000, seed=22)
     publish(origin, model)
     options = ("--upstream", origin.url, "--capacity", "512KiB", "--policy", "lru")
     with start_edge(tmp_path / "edge", *options) as edge:
@@ -115,22 +130,24 @@ def test_a_block_that_can_never_fit_is_refused_and_says_so(origin, tmp_path, mod
         assert edge.status()["budget"]["reserved_bytes"] == 0
 
 
-def test_what_nobody_has_costs_the_origin_one_question(published, edge):
+def test_what_nobody_has_costs_the_origin_one_question(fresh, fresh_edge):
+    edge = fresh_edge
     absent = (Want(Digest.of(b"absent"), 6),)
     for _ in range(3):
         _, refused = bundle(edge, absent)
         assert refused[absent[0].digest][0] is Reason.NOT_FOUND
-    assert published.metric("icn_nacks_total", reason="not_found") == 1
+    assert fresh.metric("icn_nacks_total", reason="not_found") == 1
 
 
-def test_upstream_gone_is_told_as_such_and_passes(published, edge, model):
-    published.stop()
+def test_upstream_gone_is_told_as_such_and_passes(fresh, fresh_edge, model):
+    edge = fresh_edge
+    fresh.stop()
     _, refused = bundle(edge, model.wants)
     assert {reason for reason, _ in refused.values()} == {Reason.UPSTREAM}
     (upstream,) = edge.status()["upstreams"]
     assert upstream["failures"] > 0
     assert "cannot be reached" in upstream["last_error"]
-    store, port = published.store, published.port
+    store, port = fresh.store, fresh.port
     with start_edge(store, listen=f"127.0.0.1:{port}"):
         poll_until(lambda: bundle(edge, model.wants)[0] == model.blocks)
 
@@ -190,10 +207,10 @@ def test_what_is_published_here_is_never_evicted_by_what_is_cached(published, tm
     options = ("--upstream", f"acme={published.url}", "--capacity", "1MB", "--policy", "lru")
     for _ in range(2):  # the second time, what to keep is read from the catalog
         with start_edge(tmp_path / "edge", *options) as edge:
-            if not missing(edge, own.wants) == []:
+            if missing(edge, own.wants):
                 publish(edge, own)
             assert bundle(edge, big.wants, name=big.name)[0] == big.blocks
-            assert missing(edge, own.wants) == []
+            assert not missing(edge, own.wants)
 
 
 def test_writes_to_an_edge_are_refused(edge, model):
@@ -288,10 +305,10 @@ def test_an_edge_killed_in_the_middle_serves_right_bytes_afterwards(published, t
     publish(published, model)
     edge = launch_edge(tmp_path / "edge", "--upstream", published.url)
     with ThreadPoolExecutor(1) as pool:
-        pulling = pool.submit(lambda: pytest.raises(Exception, bundle, edge, model.wants))
+        pulling = pool.submit(bundle, edge, model.wants)
         poll_until(lambda: edge.metric("icn_upstream_received_blocks_total") >= 3)
         edge.kill()
-        pulling.exception()
+        pulling.exception()  # cut off or just complete, whichever came first
     with start_edge(tmp_path / "edge", "--upstream", published.url) as again:
         assert bundle(again, model.wants)[0] == model.blocks
 
@@ -314,21 +331,22 @@ def test_a_new_record_is_seen_through_the_edge_within_the_lifetime(published, mo
         poll_until(lambda: call(edge, "GET", path).body == newer)
 
 
-def test_within_the_lifetime_the_origin_is_not_asked(published, edge, model):
+def test_within_the_lifetime_the_origin_is_not_asked(fresh, fresh_edge, model):
+    edge = fresh_edge
     path = record_path(model.name)
     for _ in range(5):
         assert call(edge, "GET", path).status == 200
     label = "GET /v1/records/{publisher}/{model}/{tag}"
-    assert published.metric("icn_requests_total", endpoint=label) == 1
+    assert fresh.metric("icn_requests_total", endpoint=label) == 1
 
 
 def test_an_old_record_is_served_stale_while_the_origin_is_gone_but_not_for_ever(
-    published, model, tmp_path
+    fresh, model, tmp_path
 ):
     path = record_path(model.name)
-    with aged(published, tmp_path, "--stale-max", "3s") as edge:
+    with aged(fresh, tmp_path, "--stale-max", "3s") as edge:
         raw = call(edge, "GET", path).body
-        published.stop()
+        fresh.stop()
         stale = poll_until(
             lambda: (reply := call(edge, "GET", path)).headers.get("ICN-Stale") and reply
         )
@@ -339,12 +357,12 @@ def test_an_old_record_is_served_stale_while_the_origin_is_gone_but_not_for_ever
         assert call(edge, "GET", record_path(Name.parse("acme/never"))).status == 502
 
 
-def test_after_a_restart_an_old_record_is_still_old(published, model, tmp_path):
+def test_after_a_restart_an_old_record_is_still_old(fresh, model, tmp_path):
     path = record_path(model.name)
-    with aged(published, tmp_path) as edge:
+    with aged(fresh, tmp_path) as edge:
         call(edge, "GET", path)
-    published.stop()
-    with aged(published, tmp_path) as edge:
+    fresh.stop()
+    with aged(fresh, tmp_path) as edge:
         poll_until(lambda: call(edge, "GET", path).headers.get("ICN-Stale") == "1")
 
 
@@ -358,28 +376,24 @@ def replaced_origin(published, tmp_path, model, record):
 
 
 @pytest.mark.parametrize("why", ["older", "key", "rotated"])
-def test_an_edge_is_not_rolled_back_nor_given_another_key(published, model, tmp_path, why):
+def test_an_edge_is_not_rolled_back_nor_given_another_key(fresh, model, tmp_path, why):
     path, first = record_path(model.name), model.record(seq=5)
-    assert call(published, "PUT", path, first).status == 201
+    assert call(fresh, "PUT", path, first).status == 201
     rotation = rotate(KEY, public_bytes(OTHER_KEY), "acme", int(time.time()))
     second = {
         "older": model.record(seq=4),
         "key": model.record(seq=6, key=OTHER_KEY),
         "rotated": model.record(seq=6, key=OTHER_KEY, rotations=(rotation,)),
     }[why]
-    with aged(published, tmp_path) as edge:
+    with aged(fresh, tmp_path) as edge:
         assert call(edge, "GET", path).body == first
-        other = replaced_origin(published, tmp_path, model, second)
+        other = replaced_origin(fresh, tmp_path, model, second)
         try:
             if why == "rotated":
                 poll_until(lambda: call(edge, "GET", path).body == second)
                 return
-            poll_until(
-                lambda: (
-                    edge.metric("icn_refused_records_total") > 0
-                    or not call(edge, "GET", path).status == 200
-                )
-            )
+            poll_until(lambda: call(edge, "GET", path).headers.get("ICN-Stale") == "1")
+            poll_until(lambda: edge.metric("icn_refused_records_total") > 0)
             reply = call(edge, "GET", path)
             assert (reply.body, reply.headers.get("ICN-Stale")) == (first, "1")
             assert "a record was refused" in edge.logged()
@@ -395,14 +409,15 @@ def test_the_trust_file_decides_whose_records_pass(published, model, tmp_path):
         assert (reply.status, reply.json["error"]) == (409, "trust")
 
 
-def test_many_who_ask_for_a_new_name_make_one_question(published, edge, model):
+def test_many_who_ask_for_a_new_name_make_one_question(fresh, fresh_edge, model):
+    edge = fresh_edge
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda _: call(edge, "GET", record_path(model.name)), range(8)))
         again = list(pool.map(lambda _: call(edge, "GET", f"/v1/manifests/{model.digest}"),
                               range(8)))  # fmt: skip
     assert {reply.status for reply in [*replies, *again]} == {200}
     label = "GET /v1/records/{publisher}/{model}/{tag}"
-    assert published.metric("icn_requests_total", endpoint=label) <= 2
+    assert fresh.metric("icn_requests_total", endpoint=label) <= 2
 
 
 def test_cached_manifests_keep_to_their_budget(published, tmp_path):

@@ -45,7 +45,9 @@ def test_a_published_model_is_served_whole(published, model):
     assert missing(published, model.wants) == []
 
 
-def test_counters_say_what_was_sent(published, model):
+def test_counters_say_what_was_sent(fresh_origin, model):
+    published = fresh_origin
+    publish(published, model)
     bundle(published, model.wants)
     assert published.metric("icn_sent_bytes_total") == model.size
     assert published.metric("icn_hits_total") == len(model.wants)
@@ -58,11 +60,12 @@ def test_counters_say_what_was_sent(published, model):
 def test_what_is_not_there_is_a_nack_and_the_rest_is_served(published, model):
     absent = Want(Digest.of(b"nobody has this"), 15)
     liar = Want(model.wants[0].digest, 77)
+    before = published.metric("icn_nacks_total", reason="not_found")
     got, refused = bundle(published, (*model.wants[1:], absent, liar))
     assert len(got) == len(model.wants) - 1
     assert refused[absent.digest][0] is Reason.NOT_FOUND
     assert refused[liar.digest][0] is Reason.LENGTH
-    assert published.metric("icn_nacks_total", reason="not_found") == 1
+    assert published.metric("icn_nacks_total", reason="not_found") == before + 1
 
 
 @pytest.mark.parametrize("size", [1, 65_536, 65_537, 1_048_576, 5_000_000])
@@ -160,7 +163,9 @@ def test_a_record_is_refused_until_every_block_is_there(origin, model):
     assert call(origin, "PUT", path, record).status == 201
 
 
-def test_records_never_go_back_and_keys_change_by_rotation_only(published, model):
+def test_records_never_go_back_and_keys_change_by_rotation_only(fresh_origin, model):
+    published = fresh_origin
+    publish(published, model)
     path = record_path(model.name)
 
     def put(raw):
@@ -238,7 +243,7 @@ def test_what_was_acknowledged_survives_kill_nine(tmp_path, model):
 def test_a_second_process_on_one_store_is_told_so(origin):
     with pytest.raises(RuntimeError, match="ended with 13") as caught:
         launch_edge(origin.store)
-    assert "Traceback" not in str(caught.value)
+    assert str(caught.value).splitlines()[-1].startswith("icn-edge: ")
 
 
 def test_blocks_published_in_place_meanwhile_are_served(origin, model, tmp_path):
@@ -251,8 +256,9 @@ def test_blocks_published_in_place_meanwhile_are_served(origin, model, tmp_path)
     (folder / "weights.bin").write_bytes(b"edited")
     _, refused = bundle(origin, model.wants)
     assert {reason for reason, _ in refused.values()} == {Reason.CHANGED}
-    assert any("weights.bin" in path for path in origin.status()["changed_files"])
-    assert origin.metric("icn_changed_files") == 1
+    changed = origin.status()["changed_files"]
+    assert str(folder / "weights.bin") in changed
+    assert origin.metric("icn_changed_files") == len(changed)
 
 
 def add_in_place(store, folder, model):
@@ -324,7 +330,7 @@ def test_writing_from_elsewhere_needs_a_token(tmp_path, model):
         proxied = {"X_Forwarded_For": "192.0.2.7"}
         refused = call(edge, "POST", "/v1/uploads", body, **proxied)
         assert (refused.status, refused.json["error"]) == (403, "refused")
-        wrong = call(edge, "POST", "/v1/uploads", body, Authorization="Bearer nope")
+        wrong = call(edge, "POST", "/v1/uploads", body, Authorization="Bearer no", **proxied)
         assert wrong.status == 403
         right = {"Authorization": "Bearer secret-token-0123456789", **proxied}
         assert call(edge, "POST", "/v1/uploads", body, **right).status == 200
