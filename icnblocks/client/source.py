@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from icnblocks.client.answers import ThrottledError, check_answer, not_icn
 from icnblocks.client.endpoint import Endpoint, SourceOptions, ssl_context
 from icnblocks.client.http import Connection
-from icnblocks.errors import CorruptError, SourceError
+from icnblocks.errors import CorruptError, FormatError, SourceError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_REQUEST_BYTES, MISSING_BATCH
 from icnblocks.naming import Digest
 from icnblocks.wire.bundle import encode_request, pack_wants, unpack_indexes
@@ -80,10 +80,13 @@ class BundleStream:
                 left = len(decoder.unanswered())
                 raise SourceError(f"{answer.where} ended a bundle with {left} blocks to come")
             alive = False
-            for event in decoder.filled(count):
-                if type(event) is Alive:
-                    alive = True
-                yield event
+            try:
+                for event in decoder.filled(count):
+                    if type(event) is Alive:
+                        alive = True
+                    yield event
+            except FormatError as error:
+                raise type(error)(f"{answer.where}: {error}", hint=error.hint) from None
             if not alive:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > self._patience_s:

@@ -1,0 +1,384 @@
+"""Sources: URLs, control requests, errors of servers, TLS, proxies, and time limits."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import json
+import socket
+import ssl
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icnblocks.client.answers import ThrottledError
+from icnblocks.client.endpoint import Endpoint, proxy_for
+from icnblocks.client.source import Source, SourceOptions
+from icnblocks.errors import (
+    ConflictError,
+    CorruptError,
+    FormatError,
+    IcnError,
+    NotFoundError,
+    RefusedError,
+    SourceError,
+    TrustError,
+    UsageError,
+    WithdrawnError,
+)
+from icnblocks.limits import MAX_RECORD_BYTES, MAX_REQUEST_BYTES
+from icnblocks.naming import Digest, Name
+from icnblocks.testing.lying import LyingServer, RechunkingProxy, Reply
+from icnblocks.wire.bundle import BundleRequest, Want, pack_indexes, unpack_wants
+from icnblocks.wire.frames import Data, End, buffer_bytes
+from icnblocks.wire.upload import pack_parts
+
+QUICK = SourceOptions(stall_s=0.3, connect_s=2.0)
+NAME = Name("acme", "minilm", "v1")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(key, raising=False)
+        monkeypatch.delenv(key.upper(), raising=False)
+
+
+def serving(respond) -> LyingServer:
+    return LyingServer({}, respond=respond)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "authority"),
+    [
+        ("http://edge", "http://edge", "edge"),
+        ("http://edge:80/", "http://edge", "edge"),
+        ("https://edge:443", "https://edge", "edge"),
+        ("HTTP://Edge:8080/a/b/", "http://edge:8080/a/b", "edge:8080"),
+        ("http://[::1]:8", "http://[::1]:8", "[::1]:8"),
+    ],
+)
+def test_urls(url: str, shown: str, authority: str) -> None:
+    endpoint = Endpoint.parse(url)
+    assert str(endpoint) == shown
+    assert endpoint.authority == authority
+    assert Endpoint.parse(shown) == endpoint
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "edge", "edge:8080", "ftp://edge", "http://", "http://:80", "http://edge:port",
+     "http://edge:99999", "http://edge:0", "http://u:p@edge", "http://u@edge", "http://edge?a=b",
+     "http://edge/#x", "http://ed ge", "http://edge/\r\nX: y", "http://[::1", "http://ëdge",
+     "file:///etc/passwd"],
+)  # fmt: skip
+def test_urls_that_cannot_be_meant_are_refused_in_one_line(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Source(url)
+    assert "\n" not in str(caught.value)
+    assert ":p@" not in str(caught.value), "credentials must not end up in logs"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=30) | st.text(max_size=20).map("http://".__add__))
+def test_any_text_is_a_url_or_a_usage_error(text: str) -> None:
+    try:
+        endpoint = Endpoint.parse(text)
+    except UsageError:
+        return
+    assert str(endpoint).isprintable()
+    assert " " not in str(endpoint)
+
+
+def test_a_record_with_its_age() -> None:
+    def respond(request):
+        assert request.path == "/prefix/v1/records/acme/minilm/v1"
+        assert request.headers["icn-version"] == "1"
+        assert "icnblocks" in request.headers["user-agent"]
+        return Reply(200, b"raw", {"ICN-Age": "42", "ICN-Stale": "1"})
+
+    with serving(respond) as server, Source(server.url + "/prefix/") as source:
+        answer = source.record(NAME)
+        assert (answer.raw, answer.age_s, answer.stale) == (b"raw", 42.0, True)
+        source.record(NAME)
+        assert server.connections == 1
+
+
+def test_an_endless_record_is_refused() -> None:
+    with serving(lambda _: Reply(200, bytes(MAX_RECORD_BYTES + 1))) as server:
+        with Source(server.url) as source, pytest.raises(FormatError, match="more than"):
+            source.record(NAME)
+
+
+def test_a_manifest_is_hashed() -> None:
+    good = Digest.of(b"manifest")
+    with serving(lambda _: Reply(200, b"manifest")) as server, Source(server.url) as source:
+        assert source.manifest(good) == b"manifest"
+        with pytest.raises(CorruptError):
+            source.manifest(Digest.of(b"other"))
+
+
+def test_missing_is_asked_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnblocks.client.source.MISSING_BATCH", 10)
+    wants = [Want(Digest(i.to_bytes(32, "big")), 1) for i in range(25)]
+
+    def respond(request):
+        asked = unpack_wants(request.body)
+        assert len(asked) <= 10
+        return Reply(200, pack_indexes([i for i, want in enumerate(asked) if want.digest[-1] % 2]))
+
+    with serving(respond) as server, Source(server.url) as source:
+        assert source.missing(wants) == list(range(1, 25, 2))
+    with serving(lambda _: Reply(200, pack_indexes([11]))) as server, Source(server.url) as source:
+        with pytest.raises(FormatError):
+            source.missing(wants)
+
+
+def test_publishing_sends_parts_with_authorization() -> None:
+    seen = []
+
+    def respond(request):
+        seen.append(request)
+        return Reply(201)
+
+    options = SourceOptions(authorize=lambda host: f"ICN for {host}")
+    data = bytes(2 * MAX_REQUEST_BYTES + 5)
+    with serving(respond) as server, Source(server.url, options) as source:
+        source.upload(pack_parts([(Digest.of(b"x"), b"x")]))
+        source.put_manifest(Digest.of(data), data)
+        source.put_manifest(Digest.of(b"m"), b"m")
+        source.put_record(NAME, b"raw")
+        authority = source.endpoint.authority
+    assert {request.headers["authorization"] for request in seen} == {f"ICN for {authority}"}
+    assert [request.headers.get("content-range") for request in seen] == [
+        None, "bytes 0-999999/2000005", "bytes 1000000-1999999/2000005",
+        "bytes 2000000-2000004/2000005", None, None,
+    ]  # fmt: skip
+    assert b"".join(request.body for request in seen[1:4]) == data
+
+
+def test_a_token_goes_along_and_is_not_shown() -> None:
+    seen = []
+
+    def respond(request):
+        seen.append(request.headers.get("authorization"))
+        return Reply(200, b"raw")
+
+    options = SourceOptions(token="secret")
+    with serving(respond) as server, Source(server.url, options) as source:
+        source.record(NAME)
+    assert seen == ["Bearer secret"]
+    assert "secret" not in repr(options)
+
+
+def told(status: int, error: str, **headers: str) -> Reply:
+    body = {"error": error, "message": "so\x1b[2J\nit is", "hint": "do", "retry": False}
+    return Reply(status, json.dumps(body).encode(), headers)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (told(404, "not-found"), NotFoundError),
+        (told(410, "withdrawn"), WithdrawnError),
+        (told(409, "trust"), TrustError),
+        (told(403, "refused"), RefusedError),
+        (told(400, "version"), FormatError),
+        (told(409, "no such code"), ConflictError),
+        (Reply(401), RefusedError),
+        (Reply(500, b"<html>"), SourceError),
+        (Reply(404, b"[" * 60_000), NotFoundError),
+        (Reply(413, b"null"), RefusedError),
+        (Reply(503, b"", {"Retry-After": "7"}), ThrottledError),
+        (Reply(200, b""), FormatError),
+    ],
+)
+def test_errors_of_servers(reply: Reply, kind: type[IcnError]) -> None:
+    with serving(lambda _: reply) as server, Source(server.url) as source:
+        with pytest.raises(kind) as caught:
+            source.record(NAME)
+        assert str(caught.value).isprintable()
+        if isinstance(caught.value, ThrottledError):
+            assert caught.value.after_s == 7
+        source.close()
+
+
+def test_an_early_answer_to_a_long_request_is_heard() -> None:
+    """A server that refuses an upload before it has read it all resets what comes after."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        sock.recv(100)
+        sock.sendall(b"HTTP/1.1 403 No\r\nICN-Version: 1\r\nContent-Length: 0\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
+        sock.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Source(f"http://127.0.0.1:{listener.getsockname()[1]}") as source:
+        with pytest.raises(RefusedError):
+            source.upload([bytes(1_000_000)])
+    thread.join()
+    listener.close()
+
+
+def test_a_server_that_does_not_accept_is_given_up_in_time() -> None:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    fill = [socket.socket() for _ in range(3)]  # the queue is full: connecting hangs
+    for sock in fill:
+        sock.setblocking(False)
+        sock.connect_ex(listener.getsockname())
+    with Source(url, SourceOptions(connect_s=0.3)) as source:
+        with pytest.raises(SourceError, match=r"in time|does not answer"):
+            source.record(NAME)
+    for sock in [*fill, listener]:
+        sock.close()
+
+
+def test_closing_cuts_off_a_request_of_another_thread() -> None:
+    asked = threading.Event()
+    stop = threading.Event()
+
+    def respond(request):
+        asked.set()
+        stop.wait(10)
+        return Reply(200, b"late")
+
+    with serving(respond) as server, Source(server.url) as source:
+        failures = []
+
+        def ask() -> None:
+            try:
+                source.record(NAME)
+            except SourceError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert asked.wait(10)
+        source.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert len(failures) == 1
+        stop.set()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory):
+    """A throw-away authority, and a server's context that it has signed."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    folder = tmp_path_factory.mktemp("tls")
+    now = dt.datetime.now(dt.UTC)
+
+    def name(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    def build(subject: str, issuer: str, key, ca: bool):
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name(subject))
+            .issuer_name(name(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca = build("test authority", "test authority", ca_key, True).sign(ca_key, hashes.SHA256())
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    leaf = (
+        build("edge", "test authority", key, False)
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (folder / "edge.pem").write_bytes(
+        leaf.public_bytes(pem)
+        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "edge.pem")
+    return context, folder / "ca.pem"
+
+
+def test_tls_with_a_private_authority(tls) -> None:
+    context, ca_file = tls
+    block = bytes(range(256)) * 4000
+    want = Want(Digest.of(block), len(block))
+    with LyingServer({want.digest: block}, tls=context) as server:
+        with Source(server.url, SourceOptions(ca_file=ca_file)) as source:
+            connection = source.connect()
+            buffer = memoryview(bytearray(buffer_bytes(len(block))))
+            for _ in range(2):
+                got = [
+                    bytes(event.payload) if isinstance(event, Data) else event
+                    for event in source.bundle(BundleRequest((want,)), connection, buffer)
+                ]
+                assert got == [block, End()]
+            connection.drop()
+            assert server.connections == 1
+        with Source(server.url) as source, pytest.raises(RefusedError, match="not trusted"):
+            source.record(NAME)
+
+
+def test_a_ca_file_that_is_none_is_a_usage_error(tmp_path) -> None:
+    (tmp_path / "empty.pem").write_text("nothing")
+    for name in ("empty.pem", "absent.pem"):
+        with pytest.raises(UsageError, match="CA file"):
+            Source("https://edge", SourceOptions(ca_file=tmp_path / name))
+
+
+def test_https_to_an_http_server_is_a_clear_error() -> None:
+    with serving(lambda _: Reply(200, b"raw")) as server:
+        with Source(server.url.replace("http:", "https:"), QUICK) as source:
+            with pytest.raises(SourceError):
+                source.record(NAME)
+
+
+def test_an_http_proxy_is_asked_for_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda _: Reply(200, b"raw")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:pass%21@"))
+        with Source("http://far.example:81/x") as source:
+            assert source.record(NAME).raw == b"raw"
+        [request] = proxy.requests
+        assert request.path == "http://far.example:81/x/v1/records/acme/minilm/v1"
+        assert request.headers["host"] == "far.example:81"
+        assert request.headers["proxy-authorization"] == "Basic bWU6cGFzcyE="
+
+
+def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    far, near = Endpoint.parse("https://far.example"), Endpoint.parse("https://a.near.example")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "near.example")
+    proxy = proxy_for(far)
+    assert proxy is not None
+    assert (proxy.host, proxy.port) == ("proxy", 3128)
+    assert proxy_for(near) is None
+    assert proxy_for(Endpoint.parse("http://far.example")) is None
+    assert proxy_for(Endpoint.parse("https://127.0.0.1")) is None
+    assert proxy_for(Endpoint.parse("https://localhost")) is None
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy:1080")
+    with pytest.raises(UsageError):
+        proxy_for(far)
+
+
+def test_a_control_request_through_a_rechunking_proxy() -> None:
+    from random import Random
+
+    digest = Digest.of(bytes(100_000))
+    with serving(lambda _: Reply(200, bytes(100_000))) as server:
+        with RechunkingProxy(server.port, Random(0)) as proxy, Source(proxy.url) as source:
+            assert source.manifest(digest) == bytes(100_000)
