@@ -34,16 +34,24 @@ _ERASE_TRIES = 8
 class Reservation:
     """Room for one block that is on its way in. Made by `ContentStore.reserve` only.
 
-    Several who bring the same block share one reservation.
+    Several who bring the same block share one reservation. Once the block is here, it guards the
+    block like a lease, until the last of them is done: a block that was evicted before the
+    slowest of them puts it again would come back without room.
+
+    Attributes:
+        digest: of the block.
+        footprint: room kept; 0 once the block is here.
+        holders: who have not committed or released yet.
+        guard: set while the block is here.
     """
 
-    __slots__ = ("digest", "footprint", "holders", "open")
+    __slots__ = ("digest", "footprint", "guard", "holders")
 
-    def __init__(self, digest: Digest, footprint: int) -> None:
+    def __init__(self, digest: Digest, footprint: int, guard: Sending | None) -> None:
         self.digest = digest
         self.footprint = footprint
+        self.guard = guard
         self.holders = 1
-        self.open = True
 
 
 class ContentStore:
@@ -124,12 +132,18 @@ class ContentStore:
         self._counts["hit_bytes"] += lease.length
         if self._evicting:
             self._policy.hit(digest, self._time(now))
+        sending = self._guard(digest, self._store.footprint(lease.length))
+        return CountedLease(lease, lambda: self._closed(digest, sending))
+
+    def _guard(self, digest: Digest, footprint: int) -> Sending:
+        """Keep a block that is here from being evicted, until `_closed`."""
         sending = self._sending.get(digest)
         if sending is None:
-            sending = self._sending[digest] = Sending(self._store.footprint(lease.length))
+            sending = self._sending[digest] = Sending(footprint)
             if digest not in self._pinned:
-                self._leased_bytes += sending.footprint
-        return CountedLease(lease, sending, lambda: self._closed(digest, sending))
+                self._leased_bytes += footprint
+        sending.leases += 1
+        return sending
 
     def _closed(self, digest: Digest, sending: Sending) -> None:
         sending.leases -= 1
@@ -157,39 +171,41 @@ class ContentStore:
         if shared is not None:
             shared.holders += 1
             return shared
-        footprint = 0 if digest in self._store else self._store.footprint(length)
-        if footprint and not self._make_room(footprint, now):
+        footprint, guard = self._store.footprint(length), None
+        if digest in self._store:
+            footprint, guard = 0, self._guard(digest, footprint)
+        elif not self._make_room(footprint, now):
             self._counts["refused"] += 1
             return None
         self._reserved += footprint
-        reservation = self._reservations[digest] = Reservation(digest, footprint)
+        reservation = self._reservations[digest] = Reservation(digest, footprint, guard)
         return reservation
 
     def commit(self, reservation: Reservation, now: float) -> None:
         """The block was put into the store: its room is now used, and the policy is told."""
-        if not self._end(reservation) or not reservation.footprint:
-            return
         digest, footprint = reservation.digest, reservation.footprint
-        self._held += footprint
-        self._counts["inserted"] += 1
-        self._counts["inserted_bytes"] += footprint
-        if digest in self._pinned:
-            self._pinned_bytes += footprint
-        self._tell_inserted(digest, footprint, self._time(now))
+        if footprint:
+            reservation.footprint = 0
+            self._reserved -= footprint
+            self._held += footprint
+            self._counts["inserted"] += 1
+            self._counts["inserted_bytes"] += footprint
+            if digest in self._pinned:
+                self._pinned_bytes += footprint
+            self._tell_inserted(digest, footprint, self._time(now))
+            reservation.guard = self._guard(digest, footprint)
+        self.release(reservation)
 
     def release(self, reservation: Reservation) -> None:
         """The block did not come: give its room back, unless somebody else still brings it."""
+        if not reservation.holders:
+            return
         reservation.holders -= 1
         if not reservation.holders:
-            self._end(reservation)
-
-    def _end(self, reservation: Reservation) -> bool:
-        if not reservation.open:
-            return False
-        reservation.open = False
-        self._reserved -= reservation.footprint
-        del self._reservations[reservation.digest]
-        return True
+            del self._reservations[reservation.digest]
+            self._reserved -= reservation.footprint
+            if reservation.guard is not None:
+                self._closed(reservation.digest, reservation.guard)
 
     # --- blocks going out -----------------------------------------------------------------
 
@@ -205,8 +221,8 @@ class ContentStore:
         Raises:
             StorageError: if the disk refuses.
         """
-        length = self._length_counted(digest)
-        if length is None:
+        length = self._store.length(digest)
+        if length is None or digest in self._reservations:
             return False
         self._store.erase(digest)
         self._gone(digest, self._store.footprint(length))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Sending:
-    """A block that is leased: how often, its footprint, and whether it was erased meanwhile."""
+    """A block that must stay for a while: its footprint, for how many, and was it erased anyway."""
 
     footprint: int
     leases: int = 0
@@ -25,8 +25,7 @@ class CountedLease:
 
     __slots__ = ("_closed", "_lease")
 
-    def __init__(self, lease: Lease, sending: Sending, closed: Callable[[], None]) -> None:
-        sending.leases += 1
+    def __init__(self, lease: Lease, closed: Callable[[], None]) -> None:
         self._lease = lease
         self._closed: Callable[[], None] | None = closed
 

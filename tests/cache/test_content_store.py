@@ -113,6 +113,23 @@ def test_committing_what_was_shared_twice_counts_once(store, unit):
     assert content.stats().used_bytes == unit
 
 
+def test_a_block_stays_until_all_who_bring_it_are_done(store, unit):
+    """Evicted in between, it would come back without room when the slower one puts it."""
+    content = room_for(store, unit, 1)
+    digest, data = block(1)
+    fast, slow = (content.reserve(digest, 100, 0) for _ in range(2))
+    store.put(verify(digest, data))
+    content.commit(fast, 0)
+    assert content.reserve(block(2)[0], 100, 1) is None
+    store.put(verify(digest, data))
+    content.commit(slow, 1)
+    assert bring(content, 2, 2) is not None
+    late = content.reserve(block(2)[0], 100, 3)
+    assert content.reserve(block(3)[0], 100, 3) is None, "it may be put again"
+    content.release(late)
+    assert bring(content, 3, 4) is not None
+
+
 def test_reserving_a_block_that_is_here_takes_no_room(store, unit):
     content = room_for(store, unit, 1)
     digest = bring(content, 1, 0)
@@ -145,6 +162,30 @@ def test_a_leased_block_is_not_evicted(store, unit):
     assert content.contains(second), "closing one lease twice must not give up the other"
     assert not content.contains(first)
     again.close()
+
+
+def test_a_leased_block_is_passed_over_when_it_is_the_next_victim(store, unit):
+    content = room_for(store, unit, 2)
+    first, second = bring(content, 1, 0), bring(content, 2, 1)
+    with content.open(first, 2):
+        content.open(second, 3).close()
+        bring(content, 3, 4)
+        assert content.contains(first)
+        assert not content.contains(second)
+
+
+@pytest.mark.parametrize("guard", ["pin", "lease"])
+def test_room_that_cannot_be_made_evicts_nothing_on_the_way(store, unit, guard):
+    content = room_for(store, unit, 2)
+    first, second = bring(content, 1, 0), bring(content, 2, 1)
+    if guard == "pin":
+        content.pin(MODEL, [second])
+    else:
+        lease = content.open(second, 1)
+    assert content.reserve(block(3)[0], 2 * unit, 2) is None
+    assert content.contains(first)
+    if guard == "lease":
+        lease.close()
 
 
 def test_pinned_blocks_stay_and_are_refcounted(store, unit):
