@@ -22,10 +22,12 @@ from icnblocks.manifest.record import (
     check_time,
     fingerprint,
     open_record,
+    pack_rotations,
     public_bytes,
     rotate,
     sign_record,
     trusted_via,
+    unpack_rotations,
 )
 from icnblocks.naming import Digest, Name
 
@@ -159,7 +161,14 @@ def wire(rotation: Rotation) -> list[bytes]:
     return [rotation.statement(), rotation.signature]
 
 
+NUMBERED = Rotation(5, P0, P1, T0, b"")  # type: ignore[arg-type]
+NUMBERED = replace(NUMBERED, signature=K0.sign(ROTATION_PREFIX + NUMBERED.statement()))
+
 LIES = {
+    "rotation of publisher number 5": (
+        envelope(K1, key=P1, name="5/x", rotations=[wire(NUMBERED)]),
+        "publisher is not text",
+    ),
     "empty": (b"", "ends too early"),
     "a map": (pack({}), "is not \\[body"),
     "body is text": (pack(["", b"", []]), "is not \\[body"),
@@ -280,6 +289,16 @@ def test_a_key_cannot_be_rotated_to_half_a_key_or_to_itself():
         rotate(K0, P0, "acme", T0)
     with pytest.raises(FormatError):
         rotate(K0, P1, "a/b", T0)
+
+
+def test_rotations_alone_are_packed_and_read_like_those_of_a_record():
+    assert unpack_rotations(pack_rotations((R01, R12))) == (R01, R12)
+    assert unpack_rotations(pack_rotations(())) == ()
+    for bad in (b"", pack({}), pack(7), pack([7]), pack([wire(R01)] * 17)):
+        with pytest.raises(FormatError):
+            unpack_rotations(bad)
+    with pytest.raises(TrustError):
+        unpack_rotations(pack([[R01.statement(), R12.signature]]))
 
 
 def test_a_key_is_trusted_if_it_signed_or_stands_behind_the_rotations():
