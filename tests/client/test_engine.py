@@ -214,6 +214,16 @@ def test_sources_that_have_different_parts() -> None:
     assert all(isinstance(error, NotFoundError) for error in sink.refused.values())
 
 
+def test_a_head_that_never_ends_is_cut_off_in_time() -> None:
+    """Every line of it comes in time, so that only a limit on the whole head helps."""
+    blocks = blocks_of(2)
+    began = time.monotonic()
+    with LyingServer(blocks, Lie.ENDLESS_HEAD) as server:
+        sink, _ = fetch([server], blocks, EngineOptions(retry_s=0))
+    assert time.monotonic() - began < 3
+    assert set(sink.refused) == set(blocks)
+
+
 def test_nobody_listens() -> None:
     blocks = blocks_of(2)
     with LyingServer(blocks) as server:

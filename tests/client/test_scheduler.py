@@ -317,6 +317,7 @@ def test_cancelled_wants_end_and_what_is_on_its_way_is_not_asked_for_twice() -> 
     assert scheduler.cancel([want.digest]) == []
     scheduler.add([want], "other", 0.0)  # somebody wants it again while it is on its way
     assert scheduler.next_bundle(0, 0.0) is None
+    assert scheduler._waiting_bytes == 0, "what is on its way does not wait"
     assert scheduler.arrived(0, want.digest, 0.0) is True
     assert scheduler.arrived(0, want.digest, 0.0) is False
 

@@ -112,6 +112,24 @@ def test_an_endless_record_is_refused() -> None:
             source.record(NAME)
 
 
+def test_a_record_that_is_cut_off_is_no_record() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nICN-Version: 1\r\nContent-Length: 9\r\n\r\nhalf")
+        sock.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Source(f"http://127.0.0.1:{listener.getsockname()[1]}") as source:
+        with pytest.raises(SourceError, match="cut off"):
+            source.record(NAME)
+    thread.join()
+    listener.close()
+
+
 def test_a_manifest_is_hashed() -> None:
     good = Digest.of(b"manifest")
     with serving(lambda _: Reply(200, b"manifest")) as server, Source(server.url) as source:
