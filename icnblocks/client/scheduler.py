@@ -305,10 +305,12 @@ class Scheduler(Generic[HintT]):
         if reason not in _PASSING:
             self._well(source)
             return self._refused_by(source, digest, error, now)
-        self._setback(source, error, now, self._options.busy_s)
+        options = self._options
+        patience_s = options.busy_s if reason is Reason.BUSY else options.retry_s
+        self._setback(source, error, now, patience_s)
         if digest in self._open:
             since = self._setbacks.setdefault((digest, source), now)
-            if now - since >= self._options.retry_s:
+            if now - since >= options.retry_s:
                 return self._refused_by(source, digest, error, now)
         refusals = self._lost([digest], now)
         return refusals + (self._verdicts(now) if state.given_up else [])
