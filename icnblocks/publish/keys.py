@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from icnblocks.errors import StorageError, UsageError
+from icnblocks.limits import MAX_ROTATIONS
 from icnblocks.manifest.record import (
     Rotation,
     fingerprint,
@@ -106,12 +107,18 @@ def load_key(path: Path) -> PublisherKey | None:
         raise UsageError(f"{path} holds no unencrypted PEM key: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"{path} holds a key of another kind than Ed25519")
-    return PublisherKey(key, _load_chain(_chain_path(path)))
+    return PublisherKey(key, _leading_to(public_bytes(key), _load_chain(_chain_path(path))))
 
 
 def _load_chain(path: Path) -> tuple[Rotation, ...]:
     data = _read(path)
     return () if data is None else unpack_rotations(data)
+
+
+def _leading_to(public: bytes, chain: tuple[Rotation, ...]) -> tuple[Rotation, ...]:
+    """The part of a chain that ends in a key: a rotation that was cut off may have written more."""
+    ends = [number for number, step in enumerate(chain, 1) if step.new == public]
+    return chain[: ends[-1]] if ends else ()
 
 
 def load_or_make_key(path: Path) -> PublisherKey:
@@ -141,7 +148,8 @@ def rotate_key(path: Path, publisher: str, now: int) -> PublisherKey:
     fresh = Ed25519PrivateKey.generate()
     chain = (*old.rotations, rotate(old.private, public_bytes(fresh), publisher, now))
     _write_private(path.with_name(f"{path.name}.old-{old.fingerprint[:16]}"), _pem(old.private))
-    # The chain first: an old key with a chain that goes on is harmless, a new key without is lost.
+    chain = chain[-MAX_ROTATIONS:]
+    # The chain first: of one that goes on the old key takes its part, a new key without is lost.
     _write_private(_chain_path(path), pack_rotations(chain))
     _write_private(path, _pem(fresh))
     return PublisherKey(fresh, chain, made=True)

@@ -5,6 +5,7 @@ import stat
 import pytest
 
 from icnblocks.errors import TrustError, UsageError
+from icnblocks.limits import MAX_ROTATIONS
 from icnblocks.manifest.record import open_record, sign_record, trusted_via
 from icnblocks.naming import Digest, Name
 from icnblocks.publish.deliver import next_record
@@ -56,3 +57,25 @@ def test_another_key_may_not_go_on_with_a_name(tmp_path):
     first = next_record(NAME, ONE, load_or_make_key(tmp_path / "a"), None, 1)
     with pytest.raises(TrustError, match="another key"):
         next_record(NAME, TWO, load_or_make_key(tmp_path / "b"), first, 2)
+
+
+def test_a_key_can_be_rotated_more_often_than_a_record_can_tell(tmp_path):
+    path = tmp_path / "acme.pem"
+    load_or_make_key(path)
+    for time in range(MAX_ROTATIONS + 3):
+        rotate_key(path, "acme", time)
+    key = load_key(path)
+    assert len(key.rotations) == MAX_ROTATIONS
+    sign_record(next_record(NAME, ONE, key, None, 100), key.private)
+
+
+def test_a_rotation_cut_off_between_its_two_files_leaves_the_old_key_working(tmp_path):
+    path = tmp_path / "acme.pem"
+    load_or_make_key(path)
+    rotate_key(path, "acme", 1)
+    before = path.read_bytes()
+    rotate_key(path, "acme", 2)
+    path.write_bytes(before)  # the chain is written first: this is a kill before the key
+    key = load_key(path)
+    assert len(key.rotations) == 1
+    sign_record(next_record(NAME, ONE, key, None, 100), key.private)
