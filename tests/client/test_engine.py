@@ -330,10 +330,11 @@ def test_hints_travel_and_wants_may_come_any_time_from_any_thread() -> None:
 def test_cancelling_cuts_off_what_nobody_wants_and_the_engine_goes_on() -> None:
     stuck, more = blocks_of(10, seed=1), blocks_of(10, seed=2)
     sink, events = Keep(), []
+    one_lane = EngineOptions(connections=1)  # it must be free again for what comes next
     with (
         LyingServer({**stuck, **more}, Lie.STALL, times=1) as server,
         Source(server.url, SourceOptions(stall_s=60)) as source,
-        Engine([source], sink, OPTIONS, events.append) as engine,
+        Engine([source], sink, one_lane, events.append) as engine,
     ):
         engine.add(wants_of(stuck))
         eventually(lambda: server.bundles)
