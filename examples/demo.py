@@ -124,10 +124,12 @@ def same_embeddings(originals: Path, pull: Pull, task: str) -> bool:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="icn-demo-") as scratch:
         place = Path(scratch)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place / "torch")  # else a folder stays in /tmp
         originals = place / "originals"
         print("Training two LoRA adapters on a real sentence model ...")
         minilm_dir(originals / "minilm")
