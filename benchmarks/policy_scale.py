@@ -7,6 +7,9 @@ the state (with the Digest objects, whose only owner it is), and the mean time o
 rebuilding (`inserted`), `hit`, and turning over (a victim drawn and removed, a new block
 inserted), the digests made beforehand. `sharing` also learns its manifests first: bases of
 100,000 blocks, a half-frozen variant of each, and adapters of 100 blocks on them.
+
+`opening-NAME` is what a content store adds to the opening of its store: a policy rebuilt from
+`store.blocks()`, over a store that has its list of blocks ready.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.policy import POLICIES, make_policy
 from icnblocks.naming import Digest
+from icnblocks.store.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SIZE = 1 << 20
 OPERATIONS = 200_000
@@ -45,10 +50,10 @@ def digest(number: int) -> Digest:
 
 
 def timed(what: str, count: int, run: Callable[[], None]) -> None:
-    """Run it and print microseconds for each of `count` operations."""
-    start = time.perf_counter()
+    """Run it and print microseconds of CPU for each of `count` operations."""
+    start = time.process_time()
     run()
-    print(f"  {what:34} {1e6 * (time.perf_counter() - start) / count:8.2f} us", flush=True)
+    print(f"  {what:34} {1e6 * (time.process_time() - start) / count:8.2f} us", flush=True)
 
 
 def models(blocks: int) -> list[tuple[Digest, range, Digest | None]]:
@@ -113,16 +118,43 @@ def measure_policy(name: str, blocks: int) -> None:
     def turn_over() -> None:
         nonlocal slowest
         for one in fresh:
-            start = time.perf_counter()
+            start = time.process_time()
             for victim in policy.victims(now):
                 policy.removed(victim)
                 break
             policy.inserted(one, SIZE, now)
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
 
     timed("victim drawn, removed, and inserted", OPERATIONS, turn_over)
     print(f"  {'slowest of these':34} {1e6 * slowest:8.0f} us")
     print(f"  {'resident at the end':34} {rss() / 1e6:8.0f} MB")
+
+
+class ListedStore(MemoryStore):
+    """A store that only lists its blocks, at once."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self._listed = [(digest(number), SIZE) for number in range(blocks)]
+
+    def blocks(self) -> Iterator[tuple[Digest, int]]:
+        """The list."""
+        return iter(self._listed)
+
+    @property
+    def used_bytes(self) -> int:
+        """As if they were there."""
+        return len(self._listed) * SIZE
+
+
+def measure_opening(name: str, blocks: int) -> None:
+    """Rebuilding in a content store."""
+    store = ListedStore(blocks)
+
+    def rebuild() -> None:
+        ContentStore(store, make_policy(name), blocks * SIZE)
+
+    timed("content store opened, a block", blocks, rebuild)
 
 
 def measure_bare(name: str, blocks: int) -> None:
@@ -171,14 +203,19 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=1_000_000)
     options = parser.parse_args()
     make_policy("lru")
-    names = options.names or [*BARE, *sorted(POLICIES)]
+    policies = sorted(POLICIES)
+    names = options.names or [*BARE, *policies, *(f"opening-{name}" for name in policies)]
     if len(names) > 1:
         for name in names:
             command = [sys.executable, __file__, name, "--blocks", str(options.blocks)]
             subprocess.run(command, check=True)
         return
     print(f"{names[0]}, {options.blocks} blocks; {rss() / 1e6:.0f} MB before", flush=True)
-    (measure_bare if names[0] in BARE else measure_policy)(names[0], options.blocks)
+    kind, _, opened = names[0].partition("opening-")
+    if opened:
+        measure_opening(opened, options.blocks)
+    else:
+        (measure_bare if kind in BARE else measure_policy)(names[0], options.blocks)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NGINX = """
-daemon off; worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log;
+{user} daemon off; worker_processes 1; pid {root}/nginx.pid; error_log {root}/error.log;
 events {{ worker_connections 256; }}
 http {{
   access_log off; sendfile on; tcp_nopush on;
@@ -68,7 +68,8 @@ def nginx(files: Path, root: Path) -> Iterator[str]:
     port = free_port()
     root.mkdir()
     config = root / "nginx.conf"
-    config.write_text(NGINX.format(root=root, port=port, files=files))
+    user = "user root;" if os.geteuid() == 0 else ""  # its workers must be able to read the files
+    config.write_text(NGINX.format(user=user, root=root, port=port, files=files))
     process = subprocess.Popen(["nginx", "-p", str(root), "-c", str(config)])
     try:
         poll_until(lambda: _answers(port), what="nginx")
@@ -94,22 +95,28 @@ def touch_memory(size: int) -> None:
 def timed(who: str, command: list[str], environ: dict[str, str] | None = None) -> Run:
     """Run a command to its end and measure it."""
     began = time.perf_counter()
-    with open(os.devnull, "wb") as nowhere:
-        process = subprocess.Popen(command, stdout=nowhere, env=environ)
-        _, status, usage = os.wait4(process.pid, 0)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ
+    )
+    peak = 0.0
+    # The peak is read while it runs: what wait4 tells counts the parent before exec as well.
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        peak = max(peak, peak_mb(process.pid))
+        time.sleep(0.01)
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - began
     if process.returncode:
         raise SystemExit(f"{who} failed with {process.returncode}: {' '.join(command)}")
-    return Run(who, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Run(who, wall, usage.ru_utime + usage.ru_stime, peak)
 
 
 def peak_mb(pid: int) -> float:
-    """VmHWM of a running process in MB (10^6 bytes)."""
+    """VmHWM of a process in MB (10^6 bytes); 0 when it has just ended."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise SystemExit(f"no VmHWM of process {pid}")
+    return 0.0
 
 
 def measure(small: bool, runs: int) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def measure(small: bool, runs: int) -> dict[str, Any]:
             found: list[Run] = []
             for _ in range(runs):
                 found.append(_curl(root, url, files, size))
-                found.append(_fetch(root, edge.url, device, size))
+                found.append(_fetch(edge.url, device, size))
             edge_mb = peak_mb(edge.process.pid)
         return _summary(found, size, edge_mb)
 
@@ -146,14 +153,13 @@ def _curl(root: Path, url: str, files: list[str], size: int) -> Run:
     return run
 
 
-def _fetch(root: Path, url: str, device: Device, size: int) -> Run:
+def _fetch(url: str, device: Device, size: int) -> Run:
     shutil.rmtree(device.root / "models", ignore_errors=True)
     shutil.rmtree(device.root / "store")
     touch_memory(size)
     command = [sys.executable, "-m", "icnblocks_tools", "fetch", "acme/model"]
     command += ["--from", url, "--trust-first-use"]
-    with open(root / "fetch.err", "wb"):
-        return timed("icn-fetch", command, device.environ)
+    return timed("icn-fetch", command, device.environ)
 
 
 def _summary(found: list[Run], size: int, edge_mb: float) -> dict[str, Any]:
@@ -166,7 +172,7 @@ def _summary(found: list[Run], size: int, edge_mb: float) -> dict[str, Any]:
         "curl_wall_s": statistics.median(run.wall_s for run in curl),
         "fetch_wall_s": statistics.median(run.wall_s for run in fetch),
         "fetch_cpu_s": statistics.median(run.cpu_s for run in fetch),
-        "fetch_rss_mb": max(run.rss_mb for run in fetch) * 1024 * 1024 / 1e6,
+        "fetch_rss_mb": max(run.rss_mb for run in fetch),
         "edge_rss_mb": edge_mb,
         "ratio_median": statistics.median(ratios),
         "ratio_min": min(ratios),
@@ -188,7 +194,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     for run in result.pop("runs"):
-        print("{who:10} {wall_s:7.3f} s  {cpu_s:6.2f} CPU s  {rss_mb:7.1f} MiB".format(**run))
+        print("{who:10} {wall_s:7.3f} s  {cpu_s:6.2f} CPU s  {rss_mb:7.1f} MB".format(**run))
     for key, value in result.items():
         print(f"{key:14} {value:.6g}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 READY_S: Final = 30.0
@@ -95,6 +95,7 @@ def launch_edge(
     environ: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1:0",
     scheme: str = "http",
+    within: Sequence[str] = (),
 ) -> Edge:
     """Start an `icn-edge` and wait until it is ready; the caller stops it.
 
@@ -104,11 +105,12 @@ def launch_edge(
         environ: variables over the test's own; proxies are taken out.
         listen: `--listen`.
         scheme: `https` when `args` name a certificate.
+        within: words before the command, for example `ip netns exec NAME`.
 
     Raises:
         RuntimeError: if it does not become ready; the text has its log.
     """
-    command = [sys.executable, "-m", "icnblocks_daemon", "--store", str(store), *args]
+    command = [*within, sys.executable, "-m", "icnblocks_daemon", "--store", str(store), *args]
     full = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     full |= environ or {}
     log = store.with_name(f"{store.name}.log")
@@ -123,7 +125,8 @@ def launch_edge(
             process.stdout.close()
         raise RuntimeError(f"icn-edge ended with {code}: {log.read_text(errors='replace')}")
     port = int(json.loads(line)["port"])
-    return Edge(process, f"{scheme}://127.0.0.1:{port}", port, store, log, command, full)
+    host = listen.rpartition(":")[0]
+    return Edge(process, f"{scheme}://{host}:{port}", port, store, log, command, full)
 
 
 @contextmanager
@@ -133,9 +136,10 @@ def start_edge(
     environ: Mapping[str, str] | None = None,
     listen: str = "127.0.0.1:0",
     scheme: str = "http",
+    within: Sequence[str] = (),
 ) -> Iterator[Edge]:
     """`launch_edge` as a context: whatever happens, the process is gone at the end."""
-    edge = launch_edge(store, *args, environ=environ, listen=listen, scheme=scheme)
+    edge = launch_edge(store, *args, environ=environ, listen=listen, scheme=scheme, within=within)
     try:
         yield edge
     finally:
