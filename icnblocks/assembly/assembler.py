@@ -147,8 +147,7 @@ class Assembler:
             for index in noted
             if not any(spot.file in fresh for spot in self.spots(self.manifest.digest_at(index)))
         }
-        map_mtime = os.stat(self.directory.root / MAP_PATH).st_mtime_ns
-        if self._map.same_boot and self._partials.youngest <= map_mtime:
+        if self._map.same_boot and self._partials.youngest <= self._map.written_ns:
             return there
         there = {index for index in there if self._reads_right(self.manifest.digest_at(index))}
         self._map.rewrite(sorted(there))

@@ -41,17 +41,26 @@ class BlockMap:
     Attributes:
         manifest: the manifest that the notes speak of.
         noted: indexes of the blocks noted before, in range, without repeats.
-        same_boot: whether the notes can be believed without hashing again.
+        same_boot: whether they were written since this machine started.
+        written_ns: when the last of them was written, as the file system says.
     """
 
     def __init__(
-        self, fd: int, path: Path, manifest: Digest, noted: frozenset[int], *, same_boot: bool
+        self,
+        fd: int,
+        path: Path,
+        manifest: Digest,
+        noted: frozenset[int],
+        *,
+        same_boot: bool,
+        written_ns: int,
     ) -> None:
         self._fd = fd
         self._path = path
         self.manifest = manifest
         self.noted = noted
         self.same_boot = same_boot
+        self.written_ns = written_ns
 
     @classmethod
     def open(cls, directory: ModelDirectory, manifest: Digest, count: int) -> BlockMap:
@@ -65,19 +74,20 @@ class BlockMap:
         path = directory.root / PATH
         with storage_errors(path):
             fd = directory.open(PATH, os.O_RDWR | os.O_CREAT)
+            written_ns = os.fstat(fd).st_mtime_ns
             data = os.pread(fd, HEADER_BYTES + 4 * count, 0)
             head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
             if head[: len(MAGIC) + DIGEST_BYTES] != MAGIC + manifest or len(head) < HEADER_BYTES:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, MAGIC + manifest + boot_id(), 0)
                 os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
-                return cls(fd, path, manifest, frozenset(), same_boot=True)
+                return cls(fd, path, manifest, frozenset(), same_boot=True, written_ns=written_ns)
             whole = len(notes) // _NOTE.size * _NOTE.size
             noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
             os.ftruncate(fd, HEADER_BYTES + whole)
             os.lseek(fd, 0, os.SEEK_END)
         same = head[-BOOT_BYTES:] == boot_id()
-        return cls(fd, path, manifest, frozenset(noted), same_boot=same)
+        return cls(fd, path, manifest, frozenset(noted), same_boot=same, written_ns=written_ns)
 
     def rewrite(self, noted: list[int]) -> None:
         """Replace all notes by ones that were just verified, under this boot's id."""
