@@ -172,7 +172,10 @@ class Config:
         "A block for which nothing came from upstream for so long is refused (busy, or a loop).",
     )  # fmt: skip
     room_wait: float = _key(
-        30.0, _duration, "TIME", "How long a missing block waits for room in the budget."
+        30.0,
+        _duration,
+        "TIME",
+        "How long a missing block waits for room in the budget while nobody gets any.",
     )
     ca_file: Path | None = _key(None, _path, "FILE", "PEM file of private CAs for upstreams.")
     upstream_token: str | None = _key(None, _word, "TOKEN", "Bearer token for upstreams.")

@@ -103,7 +103,7 @@ class Forwarder:
         carrier: asks upstreams.
         metrics: counts.
         node_id: of this daemon; an Interest that came through it before is a loop.
-        room_wait_s: how long a miss waits for room in the budget.
+        room_wait_s: how long a miss waits for room in the budget while nobody gets any.
         clock: seconds that never go backward.
     """
 
@@ -133,6 +133,7 @@ class Forwarder:
         self._no_room: deque[_Pending] = deque()
         self._tick: asyncio.TimerHandle | None = None
         self._full_since: float | None = None
+        self._room_at = clock()  # when somebody last got room
 
     @property
     def pending(self) -> int:
@@ -241,7 +242,9 @@ class Forwarder:
                 continue
             room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
             if room is None:
-                if now - pending.since < self._room_wait_s and self._can_ever_fit(fetch.length):
+                # As long as others get room, the queue moves and patience begins anew.
+                waited = now - max(pending.since, self._room_at)
+                if waited < self._room_wait_s and self._can_ever_fit(fetch.length):
                     break
                 self._no_room.popleft()
                 del self._pending[fetch.serial]
@@ -250,6 +253,7 @@ class Forwarder:
                 continue
             self._no_room.popleft()
             pending.reservation = room
+            self._room_at = now
             self._carrier.begin(fetch)
         if self._no_room and self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(_TICK_S, self._on_tick)

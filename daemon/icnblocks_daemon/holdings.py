@@ -33,17 +33,29 @@ class Holdings:
         content: the blocks that the daemon itself stores.
         places: the blocks in model directories; other processes add to it.
         clock: seconds that never go backward.
+        evicts: whether the content store may evict.
     """
 
     def __init__(
-        self, content: ContentStore, places: InPlaceStore, clock: Callable[[], float]
+        self,
+        content: ContentStore,
+        places: InPlaceStore,
+        clock: Callable[[], float],
+        *,
+        evicts: bool,
     ) -> None:
         self.content = content
         self.places = places
         self._clock = clock
+        self._evicts = evicts
         self._pulls: OrderedDict[tuple[Digest, bytes], None] = OrderedDict()
         self._flushing: asyncio.Task[None] | None = None
         self._flush_next: asyncio.Task[None] | None = None
+
+    @property
+    def evicts(self) -> bool:
+        """Whether blocks may be evicted, so that what must stay has to be pinned."""
+        return self._evicts
 
     def contains(self, digest: Digest) -> bool:
         """Is it here? May be called from any thread."""

@@ -72,11 +72,14 @@ class Manifests:
         return len(self._sizes)
 
     def begin(self) -> Iterator[tuple[Digest, Manifest]]:
-        """After a start: every manifest that is kept, one in memory at a time."""
+        """Every manifest that is kept, one in memory at a time, for a policy that evicts.
+
+        After a start it is to be run through once, so that what is kept is counted.
+        """
         for digest, size in self._catalog.manifests():
-            data = self._catalog.manifest(digest)
+            self._count(digest, size)
+            data = self._catalog.manifest(digest) if self._holdings.evicts else None
             if data is not None:
-                self._count(digest, size)
                 yield digest, decode(data)
 
     def keep(self, digest: Digest) -> None:
@@ -112,7 +115,8 @@ class Manifests:
         self._own.add(digest)
         named = await asyncio.to_thread(manifest.lengths)
         self._uploads.named(named)
-        self._holdings.content.pin(digest, named)
+        if self._holdings.evicts:
+            self._holdings.content.pin(digest, named)
         return manifest
 
     async def _fetch(self, digest: Digest, route: Route, name: Name | None) -> bytes:

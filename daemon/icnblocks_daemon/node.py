@@ -70,16 +70,16 @@ class Node:
         self.store = DiskStore(config.store / "blocks", on_damage=damage)
         self.places = InPlaceStore(config.store / "places.sqlite")
         self.catalog = Catalog(config.store / "catalog.sqlite")
-        evict = bool(self.fib.upstreams)
+        evicts = bool(self.fib.upstreams) and config.capacity is not None
         content = ContentStore(
             self.store,
             make_policy(config.policy),
             config.capacity,
-            evict=evict,
-            pins=dict(self._published()),
+            evict=evicts,
+            pins=dict(self._published()) if evicts else None,
             now=self.clock(),
         )
-        self.holdings = Holdings(content, self.places, self.clock)
+        self.holdings = Holdings(content, self.places, self.clock, evicts=evicts)
         strategy = make_strategy(config.strategy)
         self.strategy = strategy
         self.upstreams = Upstreams(
@@ -127,7 +127,7 @@ class Node:
 
     async def keep_house(self) -> None:
         """Flush, expire uploads; until cancelled."""
-        if not self.fib.has_default and not (self.fib.upstreams and self.config.capacity):
+        if not self.fib.has_default and not self.holdings.evicts:
             await self.uploads.find_unnamed()
         sweep = self.clock()
         while True:

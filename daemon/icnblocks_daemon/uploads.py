@@ -147,10 +147,12 @@ class Uploads:
     def _note(self, digest: Digest) -> None:
         if digest not in self._unnamed:
             self._unnamed[digest] = self._clock()
-            self._holdings.content.pin(digest, [digest])
+            if self._holdings.evicts:
+                self._holdings.content.pin(digest, [digest])
 
     def _unpin(self, digest: Digest) -> None:
-        self._holdings.content.unpin(digest)
+        if self._holdings.evicts:
+            self._holdings.content.unpin(digest)
 
     def _erase(self, digest: Digest) -> int:
         try:

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import random
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,10 +70,11 @@ class Model:
         return sign_record(record, key)
 
 
-def make_model(name: str = "acme/tiny", *, size: int = 300_000, seed: int = 1) -> Model:
-    """A model of one file of `size` random bytes in blocks of 64 KiB."""
+def make_model(
+    name: str = "acme/tiny", *, size: int = 300_000, seed: int = 1, block_bytes: int = 64 * 1024
+) -> Model:
+    """A model of one file of `size` random bytes."""
     data = random.Random(seed).randbytes(size)
-    block_bytes = 64 * 1024
     pieces = [data[at : at + block_bytes] for at in range(0, size, block_bytes)]
     runs = cut_runs("weights.bin", size, None, block_bytes=block_bytes)
     digests = [Digest.of(piece) for piece in pieces]
@@ -113,6 +115,21 @@ def bundle(edge: Edge, wants: tuple[Want, ...], **fields: Any) -> tuple[Payloads
     reply = call(edge, "POST", "/v1/bundles", encode_request(request))
     assert reply.status == 200, reply.body
     return decode_answer(wants, reply.body)
+
+
+def begun(edge: Edge, wants: tuple[Want, ...]) -> socket.socket:
+    """A connection on which a bundle was asked for in HTTP/1.0; nothing of it is read yet.
+
+    The kernel takes little of the answer for a reader who does not read.
+    """
+    body = encode_request(BundleRequest(wants))
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+    sock.settimeout(30)
+    sock.connect(("127.0.0.1", edge.port))
+    head = f"POST /v1/bundles HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+    sock.sendall(head.encode() + body)
+    return sock
 
 
 def decode_answer(wants: tuple[Want, ...], body: bytes) -> tuple[Payloads, Refusals]:

@@ -18,6 +18,7 @@ NUMBERS = itertools.count(100)
 def origin(tmp_path_factory):
     with start_edge(tmp_path_factory.mktemp("shared") / "origin") as edge:
         yield edge
+        assert "Traceback" not in edge.logged()
 
 
 @pytest.fixture

@@ -1,13 +1,22 @@
 """An origin as a real process: what is published is served, to whoever asks, in every way."""
 
+import datetime as dt
 import http.client
+import ipaddress
 import json
 import os
 import socket
 import time
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from icnblocks.client.endpoint import SourceOptions
+from icnblocks.client.engine import Engine
+from icnblocks.client.source import Source
 from icnblocks.manifest.record import public_bytes, rotate
 from icnblocks.naming import Digest, Name
 from icnblocks.store.catalog import Catalog
@@ -15,6 +24,7 @@ from icnblocks.store.inplace import InPlaceStore
 from icnblocks.testing.exchange import (
     KEY,
     OTHER_KEY,
+    begun,
     bundle,
     call,
     decode_answer,
@@ -308,6 +318,91 @@ def test_uploads_that_nobody_names_expire(tmp_path, model):
         poll_until(lambda: edge.metric("icn_expired_uploads_total") == len(unnamed.blocks))
         assert len(missing(edge, unnamed.wants)) == len(unnamed.blocks)
         assert missing(edge, model.wants) == []  # a manifest names these
+
+
+def test_uploads_from_before_a_restart_expire_too(tmp_path, model):
+    store = tmp_path / "o"
+    unnamed = make_model(seed=9)
+    with start_edge(store) as edge:
+        publish(edge, model, record=False)
+        for body in pack_parts(unnamed.blocks.items()):
+            call(edge, "POST", "/v1/uploads", body)
+    with start_edge(store, "--upload-ttl", "1s") as edge:
+        poll_until(lambda: edge.metric("icn_expired_uploads_total") == len(unnamed.blocks))
+        assert missing(edge, model.wants) == []
+
+
+def test_a_file_that_is_cut_short_while_it_is_sent_cuts_the_answer(origin, tmp_path):
+    model = make_model("acme/inplace", size=16 << 20, seed=77, block_bytes=16 << 20)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"".join(model.blocks.values()))
+    add_in_place(origin.store, folder, model)
+    before = origin.metric("icn_cut_off_total", cause="changed")
+    with begun(origin, model.wants) as sock:
+        received = b""
+        while len(received) < 200_000:  # the block itself is under way
+            received += sock.recv(65536)
+        os.truncate(folder / "weights.bin", 1000)
+        try:
+            while piece := sock.recv(1 << 20):
+                received += piece
+        except ConnectionResetError:
+            pass
+    assert len(received) < model.size
+    poll_until(lambda: origin.metric("icn_cut_off_total", cause="changed") == before + 1)
+
+
+def test_tls_serves_the_same_bytes(tmp_path, model):
+    cert, key = make_certificate(tmp_path)
+    big = make_model("acme/tls", size=5 << 20, seed=78, block_bytes=2 << 20)
+    options = ("--tls-cert", str(cert), "--tls-key", str(key))
+    with start_edge(tmp_path / "o", *options, scheme="https") as edge:
+        with Source(edge.url, SourceOptions(ca_file=cert)) as source:
+            for each in (model, big):
+                source.upload(pack_parts(each.blocks.items()))
+            found = {}
+            with Engine([source], Collector(found)) as engine:
+                engine.add([*model.wants, *big.wants])
+                assert engine.wait(20)
+    assert found == {**model.blocks, **big.blocks}
+
+
+class Collector:
+    def __init__(self, found):
+        self.found = found
+
+    def accept(self, want, block):
+        self.found[want.digest] = bytes(block.data)
+
+    def refuse(self, want, error):
+        raise error
+
+
+def make_certificate(folder):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = dt.datetime.now(dt.UTC)
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(cert.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
 
 
 def test_a_full_capacity_refuses_uploads_and_keeps_what_there_is(tmp_path, model):

@@ -1,0 +1,148 @@
+"""Records at an edge with clocks of one's own: ages, jumps of the wall clock, one question each."""
+
+import asyncio
+
+import pytest
+
+from icnblocks.client.source import RecordAnswer
+from icnblocks.errors import SourceError
+from icnblocks.store.catalog import Catalog
+from icnblocks.testing.exchange import make_model
+from icnblocks_daemon.fib import Fib
+from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.records import Records
+
+MODEL = make_model()
+
+
+class Origin:
+    """An upstream in this process; None for what it says means that it is gone."""
+
+    def __init__(self, raw):
+        self.raw, self.asked, self.age_s, self.stale = raw, 0, 0.0, False
+        self.gate = None
+
+    async def record(self, route, name):
+        self.asked += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.raw is None:
+            raise SourceError("gone")
+        return RecordAnswer(self.raw, self.age_s, self.stale)
+
+
+class World:
+    def __init__(self, path):
+        self.now, self.wall = 100.0, 1_800_000_000.0
+        self.origin = Origin(MODEL.record(time=1_800_000_000))
+        self.catalog = Catalog(path / "catalog.sqlite")
+        self.begin()
+
+    def begin(self):
+        """As after a start of the process."""
+        self.metrics = Metrics()
+        self.records = Records(
+            self.catalog, Fib([("", "http://o")]), self.origin, self.metrics,
+            lifetime_cap_s=60.0, stale_max_s=1000.0,
+            clock=lambda: self.now, wall=lambda: self.wall,
+        )  # fmt: skip
+
+    async def get(self):
+        return await self.records.get(MODEL.name)
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.catalog.close()
+
+
+async def test_within_its_lifetime_it_is_served_from_here_with_its_age(world):
+    await world.get()
+    world.now += 59
+    served = await world.get()
+    assert (served.age_s, served.stale, world.origin.asked) == (59, False, 1)
+    world.now += 2
+    await world.get()
+    assert world.origin.asked == 2
+
+
+@pytest.mark.parametrize("jump", [-1e8, 1e8])
+async def test_a_jump_of_the_wall_clock_changes_nothing_in_a_running_process(world, jump):
+    await world.get()
+    world.wall += jump
+    world.now += 30
+    served = await world.get()
+    assert (served.stale, world.origin.asked) == (False, 1)
+    world.now += 31
+    world.origin.raw = None
+    assert (await world.get()).stale
+
+
+async def test_a_clock_that_was_set_back_before_a_restart_asks_anew_and_serves_stale(world):
+    await world.get()
+    world.begin()
+    world.wall -= 1e8
+    world.origin.raw = None
+    served = await world.get()
+    assert (served.stale, world.origin.asked) == (True, 2)
+
+
+async def test_after_a_restart_the_age_goes_on(world):
+    await world.get()
+    world.begin()
+    world.now, world.wall = 5.0, world.wall + 20
+    served = await world.get()
+    assert (served.age_s, world.origin.asked) == (20, 1)
+
+
+async def test_what_upstream_had_stale_is_as_old_here(world):
+    world.origin.age_s, world.origin.stale = 500.0, True
+    assert (await world.get()).stale
+    world.now += 1
+    served = await world.get()
+    assert (served.stale, world.origin.asked) == (True, 2)
+
+
+async def test_stale_ends_at_its_bound(world):
+    await world.get()
+    world.origin.raw = None
+    world.now += 999
+    assert (await world.get()).stale
+    world.now += 2
+    with pytest.raises(SourceError):
+        await world.get()
+
+
+async def test_while_upstream_fails_it_is_not_asked_by_everyone(world):
+    await world.get()
+    world.origin.raw = None
+    world.now += 61
+    for _ in range(5):
+        await world.get()
+    assert world.origin.asked == 2
+    world.now += 3
+    await world.get()
+    assert world.origin.asked == 3
+
+
+async def test_one_question_for_all_and_it_survives_those_who_leave(world):
+    world.origin.gate = asyncio.Event()
+    first, second = (asyncio.create_task(world.get()) for _ in range(2))
+    while not world.origin.asked:
+        await asyncio.sleep(0)
+    first.cancel()
+    world.origin.gate.set()
+    assert (await second).raw == world.origin.raw
+    assert world.origin.asked == 1
+    await world.records.close()
+
+
+async def test_a_slow_upstream_does_not_hold_back_who_can_be_served_stale(world, monkeypatch):
+    monkeypatch.setattr("icnblocks_daemon.records.PATIENCE_S", 0.01)
+    await world.get()
+    world.now += 61
+    world.origin.gate = asyncio.Event()
+    assert (await world.get()).stale
+    await world.records.close()
