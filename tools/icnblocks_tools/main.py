@@ -10,14 +10,11 @@ import json
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 
 from icnblocks.errors import IcnError, StorageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 COMMANDS: Final = {
     "fetch": ("fetch", "Pull a model into a directory, ready to run."),
@@ -56,7 +53,6 @@ def _command(name: str) -> click.Command:
 
 
 @click.group(cls=_Group)
-@click.version_option(package_name="icnblocks")
 def icn() -> None:
     """Named blocks of model parameters: publish, fetch, look, verify, serve."""
 
@@ -79,21 +75,26 @@ def report(error: IcnError, *, as_json: bool) -> None:
     click.echo(f"error: {error}{hint}", err=True)
 
 
-def run(command: Callable[..., object], name: str) -> NoReturn:
+def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command as a program and exit with its stable code."""
     as_json = "--json" in sys.argv[1:]
     try:
-        command(prog_name=name, standalone_mode=False)
-    except IcnError as error:
-        report(error, as_json=as_json)
-        sys.exit(error.exit_code)
+        _run(click.version_option(package_name="icnblocks")(command), name, as_json=as_json)
+    except BrokenPipeError:  # whoever read our output is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _run(command: click.Command, name: str, *, as_json: bool) -> None:
+    try:
+        command.main(prog_name=name, standalone_mode=False)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        refused = StorageError(f"{error.filename or 'the system'}: {error.strerror or error}")
-        report(refused, as_json=as_json)
-        sys.exit(refused.exit_code)
+        _fail(StorageError(f"{error.filename or 'the system'}: {error.strerror}"), as_json=as_json)
+    except IcnError as error:
+        _fail(error, as_json=as_json)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -102,7 +103,11 @@ def run(command: Callable[..., object], name: str) -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    sys.exit(0)
+
+
+def _fail(error: IcnError, *, as_json: bool) -> NoReturn:
+    report(error, as_json=as_json)
+    sys.exit(error.exit_code)
 
 
 def main() -> NoReturn:
