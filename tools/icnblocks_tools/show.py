@@ -67,7 +67,7 @@ def share(first: Manifest, second: Manifest) -> dict[str, int]:
     }
 
 
-def _tensor_lines(manifest: Manifest, every: bool) -> list[str]:
+def _tensor_lines(manifest: Manifest, *, every: bool) -> list[str]:
     lines = []
     for file in manifest.files:
         for run in file.runs:
@@ -81,19 +81,22 @@ def _tensor_lines(manifest: Manifest, every: bool) -> list[str]:
     return [*lines[:_LISTED], f"  … and {len(lines) - _LISTED} more (--tensors lists them)"]
 
 
-def _print(output: Output, title: str, resolved: Resolved, every: bool) -> None:
+def _print(
+    output: Output, title: str, resolved: Resolved, *, every: bool, brief: bool = False
+) -> None:
     facts = describe(resolved.manifest)
     text = [
         f"{title}: {facts['kind']}, {human_bytes(facts['bytes_model'])} in"
         f" {len(facts['files'])} files, {facts['tensors']} tensors",
         f"  manifest {resolved.digest}",
-        f"  {facts['blocks']} blocks of at most {human_bytes(facts['block_bytes'])},"
+        f"  {facts['blocks']} blocks of at most {facts['block_bytes']} bytes,"
         f" {facts['blocks_unique']} of them distinct ({human_bytes(facts['bytes_unique'])})",
     ]
     if "base" in facts:
         text.append(f"  base {facts['base']} (manifest {facts['base_manifest']})")
-    text += [f"  {file['path']}  {human_bytes(file['bytes'])}" for file in facts["files"]]
-    text += _tensor_lines(resolved.manifest, every)
+    if not brief:
+        text += [f"  {file['path']}  {human_bytes(file['bytes'])}" for file in facts["files"]]
+        text += _tensor_lines(resolved.manifest, every=every)
     tensors = [
         {
             "file": file.path,
@@ -172,12 +175,12 @@ def show(
         Puller(settings, make_trust(settings, None, None)) as puller,
     ):
         first = _resolve(puller, model)
-        _print(output, model, first, tensors)
+        _print(output, model, first, every=tensors, brief=other is not None and not tensors)
         _places(puller, output, first)
         if other is None:
             return
         second = _resolve(puller, other)
-        _print(output, other, second, tensors)
+        _print(output, other, second, every=tensors, brief=not tensors)
         _places(puller, output, second)
         facts = share(first.manifest, second.manifest)
         output.say(
