@@ -48,7 +48,7 @@ _FIRST_BYTES: Final = 8 * MIB  # from a source whose rate is not known
 _PROBE_BYTES: Final = MIB
 _PROBE_S: Final = 0.5
 _SECONDS: Final = 4.0  # what a bundle should take
-_PASSING: Final = frozenset({Reason.BUSY, Reason.NO_SPACE, Reason.UPSTREAM, Reason.OTHER})
+_PASSING: Final = frozenset({Reason.BUSY, Reason.UPSTREAM, Reason.OTHER})
 
 
 @dataclass(frozen=True, slots=True)
