@@ -1,6 +1,6 @@
 """Memory and time of eviction policies at a million blocks, beside the barest structures.
 
-    python benchmarks/policy_scale.py [--blocks N] [NAME...]
+    python -m benchmarks.policy_scale [--blocks N] [NAME...]
 
 Each subject runs in a process of its own. For a policy it prints the resident memory added by
 the state (with the Digest objects, whose only owner it is), and the mean time of each operation:

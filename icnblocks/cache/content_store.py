@@ -425,17 +425,23 @@ class ContentStore:
         self._known_blocks = 0
         for digest, manifest in manifests:
             self.learn(digest, manifest)
-        self._held = self._pinned_bytes = 0
-        footprint = self._store.footprint
+        now = self._time(now)
+        # What was put, but not committed yet: `commit` will tell.
+        coming = {digest for digest, one in self._reservations.items() if one.footprint}
+        footprint, held = self._store.footprint, 0
         for digest, length in self._store.blocks():
-            reservation = self._reservations.get(digest)
-            if reservation is not None and reservation.footprint:
-                continue  # put, but not committed yet: `commit` will tell
-            size = footprint(length)
-            self._held += size
-            if digest in self._pinned:
-                self._pinned_bytes += size
-            self._tell_inserted(digest, size, self._time(now))
+            if digest not in coming:
+                size = footprint(length)
+                held += size
+                if self._evicting:
+                    policy.inserted(digest, size, now)
+        self._held, self._pinned_bytes = held, 0
+        for digest in self._pinned:
+            length_here = self._length_counted(digest)
+            if length_here is not None:
+                self._pinned_bytes += footprint(length_here)
+                if self._evicting:
+                    policy.pinned(digest)
 
     def _tell_inserted(self, digest: Digest, footprint: int, now: float) -> None:
         if self._evicting:

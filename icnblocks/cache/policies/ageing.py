@@ -55,21 +55,21 @@ class Ageing:
             self.hit(digest, now)
             return
         slot = self._slots.add(digest)
-        self._tick += 1
+        self._tick = tick = self._tick + 1
         key = self._floor + self.value(1, size)
         if slot == len(self._uses):
             self._uses.append(1)
             self._sizes.append(size)
             self._keys.append(key)
-            self._ticks.append(self._tick)
+            self._ticks.append(tick)
             self._flags.append(_QUEUED)
         else:
             self._uses[slot] = 1
             self._sizes[slot] = size
             self._keys[slot] = key
-            self._ticks[slot] = self._tick
+            self._ticks[slot] = tick
             self._flags[slot] = _QUEUED
-        heappush(self._heap, self._entry(slot))
+        heappush(self._heap, (((key << _TICK_BITS) | tick) << _SLOT_BITS) | slot)
 
     def hit(self, digest: Digest, now: float) -> None:  # noqa: ARG002
         """Used once more; worth more, and later than its equals."""

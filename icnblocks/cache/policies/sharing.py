@@ -24,7 +24,8 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from icnblocks.cache.policies.partition import Group, Model, Partition
+from icnblocks.cache.policies.groups import Group, Model
+from icnblocks.cache.policies.partition import Partition
 from icnblocks.cache.policy import register
 from icnblocks.limits import MIB
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.naming import Digest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from icnblocks.naming import Digest
 
 NONE: Final = -1
 """No slot: the end of a chain."""
@@ -25,8 +25,9 @@ class Slots:
     __slots__ = ("_digests", "_free", "_numbers")
 
     def __init__(self) -> None:
-        self._numbers: dict[Digest, int] = {}
-        self._digests: list[Digest | None] = []
+        # Plain bytes: a Digest is 16 bytes larger, and each is looked at by the garbage collector.
+        self._numbers: dict[bytes, int] = {}
+        self._digests: list[bytes | None] = []
         self._free = array("i")
 
     def __len__(self) -> int:
@@ -34,9 +35,6 @@ class Slots:
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._numbers
-
-    def __iter__(self) -> Iterator[Digest]:
-        return iter(self._numbers)
 
     def find(self, digest: Digest) -> int | None:
         """The slot of a block, or None."""
@@ -51,17 +49,18 @@ class Slots:
         digest = self._digests[slot]
         if digest is None:
             raise LookupError(f"slot {slot} is empty")
-        return digest
+        return Digest(digest)
 
     def add(self, digest: Digest) -> int:
         """Give a new block a slot. Slots are dense: at most one above the highest so far."""
+        key = bytes(digest)
         if self._free:
             slot = self._free.pop()
-            self._digests[slot] = digest
+            self._digests[slot] = key
         else:
             slot = len(self._digests)
-            self._digests.append(digest)
-        self._numbers[digest] = slot
+            self._digests.append(key)
+        self._numbers[key] = slot
         return slot
 
     def drop(self, slot: int) -> None:
@@ -71,8 +70,10 @@ class Slots:
 
     def unname(self, slot: int) -> None:
         """Take the block out of its slot, which is not given away until `recycle`."""
-        del self._numbers[self.digest(slot)]
-        self._digests[slot] = None
+        digest = self._digests[slot]
+        if digest is not None:
+            del self._numbers[digest]
+            self._digests[slot] = None
 
     def recycle(self, slot: int) -> None:
         """Give away a slot that was `unname`d."""
