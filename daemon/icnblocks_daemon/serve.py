@@ -83,7 +83,7 @@ class _Daemon:
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=_KEEP_ALIVE_S,
-            shutdown_timeout=self._config.stop_timeout,
+            shutdown_timeout=max(self._config.stop_timeout, 0.01),  # 0 would be for ever
         )
         await runner.setup()
         site = web.SockSite(runner, sock, ssl_context=tls, backlog=_BACKLOG)

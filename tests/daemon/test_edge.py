@@ -237,6 +237,10 @@ def test_two_daemons_that_name_each_other_refuse_instead_of_waiting_for_ever(tmp
             _, refused = bundle(a, want)
             assert want[0].digest in refused
             assert time.monotonic() - began < 5
+            # What comes back is known by its ICN-Via (and asked for a few times more, since
+            # the refusal reads as one that may pass); by hops alone it would go round 8 times
+            # for each of these.
+            assert a.metric("icn_misses_total") <= 6
     finally:
         a.stop()
 
@@ -259,6 +263,15 @@ def test_clients_that_leave_end_the_transfer_upstream(tmp_path):
             poll_until(lambda: edge.metric("icn_pit_blocks") == 0)
             poll_until(lambda: edge.metric("icn_store_reserved_bytes") == 0)
         assert edge.metric("icn_requests_in_flight") == 0
+
+
+def test_a_bundle_has_no_more_than_its_window_pending(tmp_path):
+    wants = tuple(Want(Digest.of(bytes([n])), 1) for n in range(20))
+    options = ("--bundle-window", "4")
+    with Slow() as slow, start_edge(tmp_path / "e", "--upstream", slow.url, *options) as edge:
+        with begun(edge, wants):
+            poll_until(lambda: edge.metric("icn_misses_total") >= 4)
+            assert edge.metric("icn_pit_waiters") == 4
 
 
 def test_a_bundle_that_waits_says_that_it_lives(tmp_path):

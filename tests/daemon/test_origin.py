@@ -312,11 +312,15 @@ def test_uploads_that_nobody_names_expire(tmp_path, model):
     with start_edge(tmp_path / "o", "--upload-ttl", "1s") as edge:
         unnamed = make_model(seed=9)
         publish(edge, model, record=False)
-        for body in pack_parts(unnamed.blocks.items()):
+        elsewhere = make_model(seed=10)  # another process writes its manifest into the catalog
+        for body in pack_parts([*unnamed.blocks.items(), *elsewhere.blocks.items()]):
             call(edge, "POST", "/v1/uploads", body)
+        with Catalog(edge.store / "catalog.sqlite") as catalog:
+            catalog.put_manifest(elsewhere.digest, elsewhere.raw)
         # (asking for them with the missing-set query would renew them)
         poll_until(lambda: edge.metric("icn_expired_uploads_total") == len(unnamed.blocks))
         assert len(missing(edge, unnamed.wants)) == len(unnamed.blocks)
+        assert missing(edge, elsewhere.wants) == []
         assert missing(edge, model.wants) == []  # a manifest names these
 
 
@@ -433,6 +437,14 @@ def test_writing_from_elsewhere_needs_a_token(tmp_path, model):
         edge.process.send_signal(1)  # SIGHUP
         poll_until(lambda: call(edge, "POST", "/v1/uploads", body, **right).status == 403)
         assert "secret-token" not in edge.logged()
+
+
+def test_a_proxy_that_speaks_http_1_0_is_not_taken_for_loopback(origin, model):
+    (body,) = pack_parts(list(model.blocks.items())[:1])
+    with socket.create_connection(("127.0.0.1", origin.port), timeout=10) as sock:
+        head = f"POST /v1/uploads HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall(head.encode() + body)
+        assert sock.recv(100).startswith(b"HTTP/1.0 403")
 
 
 def test_a_graceful_stop_finishes_what_is_being_sent(tmp_path):

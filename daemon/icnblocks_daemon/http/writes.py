@@ -9,7 +9,7 @@ import tempfile
 import time
 from typing import IO, TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from icnblocks.errors import BusyError, ConflictError, FormatError, RefusedError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_REQUEST_BYTES
@@ -105,6 +105,8 @@ class Writes:
     def _writer(self, request: web.Request) -> Writer:
         peer = request.transport.get_extra_info("peername") if request.transport else None
         address = peer[0] if isinstance(peer, tuple) else None
+        if request.version < HttpVersion11:
+            address = None  # nginx before 1.29.7, which says nothing else of itself by default
         return self._node.access.writer(address, request.headers, request.host, time.time())
 
     def _check_origin(self) -> None:

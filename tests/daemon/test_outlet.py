@@ -1,0 +1,46 @@
+"""Writing to a client: what the file does not hold is not made up, and the connection is closed."""
+
+import os
+
+import pytest
+from aiohttp import ClientError, ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from icnblocks.store.lease import ExtentLease
+from icnblocks_daemon.http.outlet import CutOffError, Outlet
+
+
+class Trusting(ExtentLease):
+    """A lease that notices nothing by itself."""
+
+    __slots__ = ()
+
+    def check(self):
+        pass
+
+
+@pytest.mark.parametrize("length", [1000, 500_000])
+async def test_a_block_longer_than_its_file_closes_the_connection(tmp_path, length):
+    path, cuts = tmp_path / "file", []
+    path.write_bytes(bytes(length // 2))
+    fd = os.open(path, os.O_RDONLY)
+
+    async def answer(request):
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        writer = await response.prepare(request)
+        outlet = Outlet(request, writer, chunked=True, floor=1000, grace_s=5)
+        try:
+            await outlet.send(b"head", Trusting(fd, 0, length, lambda: None))
+        except CutOffError as cut:
+            cuts.append(cut.cause)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with TestServer(app) as server, ClientSession() as session:
+        with pytest.raises(ClientError):
+            async with session.get(server.make_url("/")) as got:
+                await got.read()
+    os.close(fd)
+    assert cuts == ["changed"]
