@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from icnblocks.cache.content_store import ContentStore
+    from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks.store.base import Lease
     from icnblocks.store.inplace import InPlaceStore
@@ -34,6 +35,7 @@ class Holdings:
         places: the blocks in model directories; other processes add to it.
         clock: seconds that never go backward.
         evicts: whether the content store may evict.
+        recall: a known manifest, for a policy that has forgotten it, or None.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Holdings:
         clock: Callable[[], float],
         *,
         evicts: bool,
+        recall: Callable[[Digest], Manifest | None],
     ) -> None:
         self.content = content
+        self._recall = recall
         self.places = places
         self._clock = clock
         self._evicts = evicts
@@ -85,7 +89,12 @@ class Holdings:
         self._pulls[manifest, pull] = None
         if len(self._pulls) > _PULLS_REMEMBERED:
             self._pulls.popitem(last=False)
-        self.content.requested(manifest, self._clock())
+        if self.content.requested(manifest, self._clock()):
+            return
+        known = self._recall(manifest)
+        if known is not None:
+            self.content.learn(manifest, known)
+            self.content.requested(manifest, self._clock())
 
     async def put(self, digest: Digest, data: bytes | bytearray | memoryview) -> None:
         """Verify and store a block that somebody brought; `flush` makes it last.

@@ -16,7 +16,6 @@ from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
@@ -60,6 +59,8 @@ class Manifests:
         self._sizes: OrderedDict[Digest, int] = OrderedDict()  # least recently used first
         self._bytes = 0
         self._own: set[Digest] = set()
+        for digest, size in catalog.manifests():
+            self._count(digest, size)
         self._fetches: Coalesced[Digest, bytes] = Coalesced()
 
     @property
@@ -70,17 +71,6 @@ class Manifests:
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._sizes)
-
-    def begin(self) -> Iterator[tuple[Digest, Manifest]]:
-        """Every manifest that is kept, one in memory at a time, for a policy that evicts.
-
-        After a start it is to be run through once, so that what is kept is counted.
-        """
-        for digest, size in self._catalog.manifests():
-            self._count(digest, size)
-            data = self._catalog.manifest(digest) if self._holdings.evicts else None
-            if data is not None:
-                yield digest, decode(data)
 
     def keep(self, digest: Digest) -> None:
         """This one was published here: it stays whatever the budget."""

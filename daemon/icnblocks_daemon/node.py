@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks_daemon.config import Config
 
@@ -76,10 +77,13 @@ class Node:
             make_policy(config.policy),
             config.capacity,
             evict=evicts,
+            manifests=self._known() if evicts else (),
             pins=dict(self._published()) if evicts else None,
             now=self.clock(),
         )
-        self.holdings = Holdings(content, self.places, self.clock, evicts=evicts)
+        self.holdings = Holdings(
+            content, self.places, self.clock, evicts=evicts, recall=self._manifest
+        )
         strategy = make_strategy(config.strategy)
         self.strategy = strategy
         self.upstreams = Upstreams(
@@ -103,12 +107,21 @@ class Node:
             clock=self.clock, wall=time.time,
         )  # fmt: skip
         self.records.trusted = trusted
-        for digest, manifest in self.manifests.begin():
-            content.learn(digest, manifest)
         for digest in content.pins():
             self.manifests.keep(digest)
         self.upstreams.attach(self.forwarder, self.store)
         self.metrics.observe(self._figures)
+
+    def _manifest(self, digest: Digest) -> Manifest | None:
+        data = self.catalog.manifest(digest)
+        return None if data is None else decode(data)
+
+    def _known(self) -> Iterator[tuple[Digest, Manifest]]:
+        """Every manifest that is kept, one in memory at a time, for a policy."""
+        for digest, _ in self.catalog.manifests():
+            manifest = self._manifest(digest)
+            if manifest is not None:
+                yield digest, manifest
 
     def _published(self) -> Iterator[tuple[Digest, list[Digest]]]:
         """The models whose origin this daemon is, with their blocks: they are never evicted."""
@@ -116,9 +129,9 @@ class Node:
             record = open_record(stored.raw)
             if record.manifest is None or self.fib.route(record.name):
                 continue
-            data = self.catalog.manifest(record.manifest)
-            if data is not None:
-                yield record.manifest, list(decode(data).lengths())
+            manifest = self._manifest(record.manifest)
+            if manifest is not None:
+                yield record.manifest, list(manifest.lengths())
 
     def absent(self, manifest: bytes) -> int:
         """How many blocks of an encoded manifest are not here. May be called from any thread."""
@@ -149,7 +162,7 @@ class Node:
         access, trusted = read_rules(config)
         if config.policy != self.config.policy:
             policy = make_policy(config.policy)
-            self.holdings.content.set_policy(policy, self.clock(), self.manifests.begin())
+            self.holdings.content.set_policy(policy, self.clock(), self._known())
         self.access, self.records.trusted = access, trusted
         self.config = config
 

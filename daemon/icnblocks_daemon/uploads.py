@@ -82,14 +82,16 @@ class Uploads:
         """
         stored = 0
         for part in unpack_parts(body):
+            if self._holdings.contains(part.digest):
+                self._parts.drop(part.digest)  # somebody else brought it, or this is a repeat
+                continue
             block = self._parts.add(part, self._clock())
             if block is None:
                 continue
             stored += 1
-            if not self._holdings.contains(part.digest):
-                await self._holdings.put(part.digest, block)
-                self._metrics.uploaded_bytes.inc(part.total)
-                self._note(part.digest)
+            await self._holdings.put(part.digest, block)
+            self._metrics.uploaded_bytes.inc(part.total)
+            self._note(part.digest)
         if stored:
             await self._holdings.flush()
         return stored

@@ -1,0 +1,67 @@
+"""What a daemon holds: requests counted once a pull, and uploads that come twice."""
+
+import os
+
+import pytest
+
+from icnblocks.cache.content_store import ContentStore
+from icnblocks.cache.policy import make_policy
+from icnblocks.manifest.codec import digest_of, encode
+from icnblocks.manifest.model import Kind
+from icnblocks.naming import Digest
+from icnblocks.publish.scan import scan
+from icnblocks.store.catalog import Catalog
+from icnblocks.store.inplace import InPlaceStore
+from icnblocks.store.memory import MemoryStore
+from icnblocks.wire.upload import pack_parts
+from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.uploads import Uploads
+
+
+class Counting:
+    """The lru policy, which also notes what it is told of requests."""
+
+    def __init__(self):
+        self._lru = make_policy("lru")
+        self.asked = []
+
+    def __getattr__(self, name):
+        return getattr(self._lru, name)
+
+    def requested(self, manifest, now):
+        self.asked.append(manifest)
+
+
+@pytest.fixture
+def world(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.bin").write_bytes(os.urandom(9000))
+    manifest = scan(tmp_path / "model", Kind.PACK).manifest
+    policy, digest = Counting(), digest_of(encode(manifest))
+    content = ContentStore(MemoryStore(), policy, 1 << 20)
+    with InPlaceStore(tmp_path / "p.sqlite") as places, Catalog(tmp_path / "c.sqlite") as catalog:
+        recall = {digest: manifest}.get
+        holdings = Holdings(content, places, lambda: 1.0, evicts=True, recall=recall)
+        yield policy, digest, holdings, catalog
+    content.store.close()
+
+
+async def test_a_model_that_the_policy_forgot_is_learnt_again_when_asked_for(world):
+    policy, digest, holdings, _ = world
+    holdings.requested(digest, b"p" * 16)
+    holdings.requested(digest, b"p" * 16)
+    holdings.requested(digest, b"q" * 16)
+    holdings.requested(Digest.of(b"unknown"), b"r" * 16)
+    assert policy.asked == [digest, digest]
+
+
+async def test_a_part_that_comes_again_holds_no_memory(world):
+    _, _, holdings, catalog = world
+    uploads = Uploads(holdings, catalog, Metrics(), ttl_s=60, clock=lambda: 1.0)
+    data = os.urandom(200_000)
+    bodies = list(pack_parts([(Digest.of(data), data)], body_bytes=150_000))
+    assert len(bodies) == 2
+    assert [await uploads.take(body) for body in bodies] == [0, 1]
+    assert await uploads.take(bodies[1]) == 0
+    assert uploads.open_parts == 0
