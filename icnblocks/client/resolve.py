@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from icnblocks.errors import IcnError, NotFoundError, SourceError, TrustError, WithdrawnError
 from icnblocks.manifest.codec import decode
-from icnblocks.manifest.record import check_follows, check_time, fingerprint, open_record
+from icnblocks.manifest.record import (
+    check_follows,
+    check_time,
+    fingerprint,
+    open_record,
+    trusted_via,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +97,15 @@ class Resolver:
             return None
         record = open_record(stored.raw)
         age = self._now() - stored.fetched_at
-        return record if 0 <= age <= min(max_age_s, record.lifetime) else None
+        fresh = 0 <= age <= min(max_age_s, record.lifetime)
+        return record if fresh and self._trusted(record) else None
+
+    def _trusted(self, record: Record) -> bool:
+        try:
+            self._trust.judge(record)
+        except TrustError:
+            return False
+        return True
 
     def _ask(self, name: Name) -> Record:
         """The newest believable record: of the sources, else the remembered one."""
@@ -126,6 +140,13 @@ class Resolver:
             raise TrustError(f"asked for {name}, got a record of {record.name}")
         check_time(record, self._now())
         self._trust.judge(record)
+        if known is not None and not (
+            trusted_via(record, fingerprint(known.key)) or self._trusted(known)
+        ):
+            self._warn(f"what was known of {name} is signed by a key that is trusted no more")
+            if record.seq <= known.seq:
+                return record  # not remembered: what the catalog has only goes forward
+            known = None
         if known is not None and record.seq < known.seq:
             self._warn(
                 f"the source has an older record of {name} (sequence {record.seq}, known"

@@ -1,0 +1,103 @@
+"""From a name to its manifest: what is remembered counts only while its key is trusted."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from icnblocks.client.resolve import Resolver
+from icnblocks.client.source import RecordAnswer
+from icnblocks.client.trust import KnownPublishers, Trust
+from icnblocks.errors import SourceError, TrustError
+from icnblocks.manifest.codec import digest_of, encode
+from icnblocks.manifest.cutting import build_manifest
+from icnblocks.manifest.model import Kind
+from icnblocks.manifest.record import Record, fingerprint, public_bytes, rotate, sign_record
+from icnblocks.naming import Name
+from icnblocks.store.catalog import Catalog
+
+OLD, NEW = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
+NAME = Name("acme", "m")
+MANIFESTS = {
+    digest_of(data): data
+    for data in (encode(build_manifest(kind, [])) for kind in (Kind.BASE, Kind.PACK))
+}
+ONE, TWO = MANIFESTS
+
+
+def signed(manifest, seq, key=OLD, rotations=()):
+    record = Record(NAME, manifest, seq, 100, public_bytes(key), 60, tuple(rotations))
+    return sign_record(record, key)
+
+
+class Origin:
+    """Answers with `raw`, or not at all."""
+
+    def __init__(self, raw=None):
+        self.raw = raw
+        self.asked = 0
+
+    def record(self, name):
+        self.asked += 1
+        if self.raw is None:
+            raise SourceError("gone")
+        return RecordAnswer(self.raw, 0.0, stale=False)
+
+    def manifest(self, digest):
+        return MANIFESTS[digest]
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "c.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def follow(catalog, tmp_path):
+    """Follow NAME, with the trust given; the manifest."""
+    warned = []
+
+    def run(origin, *, max_age_s=0.0, **trust):
+        known = KnownPublishers(tmp_path / "known")
+        judge = Trust(known, **trust)
+        resolver = Resolver([origin], catalog, judge, lambda: 100.0, warned.append)
+        return resolver.resolve(NAME, max_age_s=max_age_s).digest
+
+    run.warned = warned
+    return run
+
+
+def only(key):
+    return {"provisioned": {"acme": (fingerprint(public_bytes(key)),)}}
+
+
+def test_a_fresh_record_is_used_without_asking(follow):
+    follow(Origin(signed(ONE, 5)), first_use=True)
+    silent = Origin()
+    assert follow(silent, max_age_s=60.0) == ONE
+    assert not silent.asked
+
+
+def test_a_fresh_record_by_a_key_trusted_no_more_is_not_used(follow):
+    follow(Origin(signed(ONE, 5)), first_use=True)
+    with pytest.raises(TrustError):
+        follow(Origin(signed(ONE, 5)), max_age_s=60.0, **only(NEW))
+    with pytest.raises(TrustError):
+        follow(Origin(), max_age_s=60.0, **only(NEW))
+
+
+@pytest.mark.parametrize("seq", [1, 5, 9])
+def test_where_trust_has_moved_to_another_key_the_old_record_is_no_obstacle(follow, seq):
+    follow(Origin(signed(ONE, 5)), first_use=True)
+    for _ in range(2):
+        assert follow(Origin(signed(TWO, seq, NEW)), **only(NEW)) == TWO
+    assert "trusted no more" in follow.warned[0]
+
+
+def test_an_older_record_is_not_followed(follow):
+    follow(Origin(signed(ONE, 5)), first_use=True)
+    assert follow(Origin(signed(TWO, 4))) == ONE
+    rotation = rotate(OLD, public_bytes(NEW), "acme", 50)
+    assert follow(Origin(signed(TWO, 4, NEW, [rotation]))) == ONE
+    with pytest.raises(TrustError, match="two different"):
+        follow(Origin(signed(TWO, 5, NEW, [rotation])))
+    assert follow(Origin(signed(TWO, 6, NEW, [rotation]))) == TWO
