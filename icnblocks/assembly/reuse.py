@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.assembler import read_all, write_all
-from icnblocks.errors import ChangedError, CorruptError
+from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 
 if TYPE_CHECKING:
@@ -99,16 +99,11 @@ class LocalReuse:
         try:
             block = verify(want.digest, lease.read())
             lease.check()
-        except (CorruptError, ChangedError):
+        except (CorruptError, StorageError):  # rotten, changed, or the disk cannot read it
             return
         spots = self._assembler.spots(want.digest)
-        facts = os.fstat(lease.fd)
-        inode = (facts.st_dev, facts.st_ino)
-        if (
-            len(spots) != 1
-            or facts.st_dev in self._cannot
-            or (lease.offset - spots[0].offset) % PAGE
-        ):
+        inode = _inode(lease)
+        if len(spots) != 1 or inode[0] in self._cannot or (lease.offset - spots[0].offset) % PAGE:
             self._assembler.accept(block)
             self._count(want.length)
             return
@@ -124,19 +119,27 @@ class LocalReuse:
         self._progress(length)
 
     def _flush(self) -> None:
-        """Clone the stretch and note its blocks; copy them one by one where that fails."""
+        """Clone the stretch and note its blocks; copy them one by one where that fails.
+
+        They stay missing if the file was changed since they were read there.
+        """
         stretch, self._stretch = self._stretch, None
         if stretch is None:
             return
-        lease = self._store.open(stretch.wants[0].digest)
-        if lease is None:
-            return
-        with lease:
-            if not self._clone(stretch, lease):
-                self._cannot.add(stretch.inode[0])
-                self.take(stretch.wants)
+        try:
+            lease = self._store.open(stretch.wants[0].digest)
+            if lease is None:
                 return
-            lease.check()
+            with lease:
+                if (_inode(lease), lease.offset) != (stretch.inode, stretch.source):
+                    return
+                if not self._clone(stretch, lease):
+                    self._cannot.add(stretch.inode[0])
+                    self.take(stretch.wants)
+                    return
+                lease.check()
+        except ChangedError:
+            return
         for want in stretch.wants:
             self._assembler.note(want.digest)
             self._count(want.length)
@@ -162,3 +165,8 @@ class LocalReuse:
             for low, high in ((stretch.target, min(first, end)), (max(last, stretch.target), end)):
                 write_all(fd, read_all(lease.fd, high - low, low + shift), low)
         return True
+
+
+def _inode(lease: Lease) -> tuple[int, int]:
+    facts = os.fstat(lease.fd)
+    return facts.st_dev, facts.st_ino

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+import icnblocks.assembly.reuse as reuse_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.errors import StorageError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.placement.plan import Plan
 from icnblocks.publish.scan import scan
-from icnblocks.store.inplace import InPlaceStore
+from icnblocks.store.inplace import InPlaceLease, InPlaceStore
 from icnblocks.testing.models import half_frozen, write_llama
 
 BLOCK = 64 * 1024
@@ -94,6 +96,54 @@ def test_a_source_that_rotted_is_not_taken(base_and_variant, tmp_path):
         assert {want.digest for want in assembler.missing()} == rotten
         assembler.close()
         directory.close()
+
+
+class Meddled:
+    """A store in which something happens before the `last` opening of a block."""
+
+    def __init__(self, store, last, happens):
+        self.store, self.left, self.happens = store, last, happens
+
+    def open(self, digest):
+        self.left -= 1
+        if not self.left:
+            self.happens()
+        return self.store.open(digest)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_source_that_changes_before_it_is_cloned_is_not_taken(tmp_path, monkeypatch, elsewhere):
+    """Also where the same blocks lie in another file, at other offsets."""
+
+    def clone(fd, _, request):
+        source, at, length, to = reuse_module._RANGE.unpack(request)
+        os.pwrite(fd, os.pread(source, length, at), to)
+
+    monkeypatch.setattr(reuse_module.fcntl, "ioctl", clone)
+    data = os.urandom(4 * BLOCK)
+    for name, content in [("one", data), ("two", os.urandom(BLOCK) + data)]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.bin").write_bytes(content)
+    with index(tmp_path / "p.sqlite", tmp_path / "one") as places:
+        if elsewhere:
+            index(tmp_path / "p.sqlite", tmp_path / "two").close()
+        meddled = Meddled(places, 5, lambda: os.utime(tmp_path / "one" / "a.bin"))
+        local, assembler = reuse(tmp_path / "one", tmp_path / "out", meddled)
+    assert not local.taken_bytes
+    assert len(assembler.missing()) == 4
+    compare(tmp_path / "one", tmp_path / "out", {want.digest for want in assembler.missing()})
+
+
+def test_a_source_that_cannot_be_read_is_not_taken(base_and_variant, tmp_path, monkeypatch):
+    base, _ = base_and_variant(tmp_path)
+
+    def fail(*_):
+        raise StorageError("Input/output error")
+
+    with index(tmp_path / "p.sqlite", base) as places:
+        monkeypatch.setattr(InPlaceLease, "read", fail)
+        local, _ = reuse(base, tmp_path / "out", places)
+    assert not local.taken_bytes
 
 
 @pytest.fixture
