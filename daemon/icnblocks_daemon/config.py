@@ -198,6 +198,10 @@ class Config:
     upload_ttl: float = _key(
         86400.0, _duration, "TIME", "Uploaded blocks that no manifest names are erased after this."
     )
+    scrub_rate: int = _key(
+        4 * 1024 * 1024, _size, "SIZE",
+        "Stored blocks are hashed again at this many bytes a second, round after round; 0: never.",
+    )  # fmt: skip
     max_requests: int = _key(
         1024, _count(1, 100_000), "N", "Requests in work at once; more get 429."
     )

@@ -16,7 +16,6 @@ from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 
 if TYPE_CHECKING:
-
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
     from icnblocks.store.catalog import Catalog

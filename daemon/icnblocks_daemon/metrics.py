@@ -63,6 +63,9 @@ class Metrics:
         self.refused_records = self._counter(
             "icn_refused_records", "Records of upstreams that were not accepted", "why"
         )
+        self.corrupt_blocks = self._counter(
+            "icn_corrupt_blocks", "Stored blocks that had rotted, found by scrubbing"
+        )
         self.expired_uploads = self._counter(
             "icn_expired_uploads", "Uploaded blocks erased because no manifest names them"
         )

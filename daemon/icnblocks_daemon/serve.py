@@ -22,6 +22,7 @@ from icnblocks_daemon.http.app import make_app
 from icnblocks_daemon.logs import set_up_logs
 from icnblocks_daemon.node import VERSION, Node
 from icnblocks_daemon.notify import Notifier
+from icnblocks_daemon.scrub import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,9 @@ class _Daemon:
         chores = [
             asyncio.create_task(self._notifier.feed_watchdog(), name="watchdog"),
             asyncio.create_task(node.keep_house(), name="house"),
+            asyncio.create_task(
+                scrub(node.holdings.content, node.metrics, self._config.scrub_rate), name="scrub"
+            ),
         ]
         try:
             self._say_ready(sock)
