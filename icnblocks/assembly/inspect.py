@@ -6,6 +6,7 @@ a user changed is never overwritten unasked. This module must not change any fil
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -69,10 +70,21 @@ def _cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
             yield manifest.digest_at(index), min(manifest.block_bytes, end - offset), offset
 
 
+def _read_right(fd: int, digest: Digest, length: int, offset: int) -> bytes | None:
+    """A block's bytes, or None where they are others or the disk cannot read them."""
+    try:
+        data = read_all(fd, length, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
+    return data if Digest.of(data) == digest else None
+
+
 def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
     """(offset, length) of every block of the open file whose bytes are not as named."""
     for digest, length, offset in _cut(file, manifest):
-        if Digest.of(read_all(fd, length, offset)) != digest:
+        if _read_right(fd, digest, length, offset) is None:
             yield offset, length
 
 
@@ -131,8 +143,8 @@ def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
             continue
         try:
             for digest, length, offset in _cut(file, manifest):
-                data = read_all(fd, length, offset)
-                if Digest.of(data) == digest:
+                data = _read_right(fd, digest, length, offset)
+                if data is not None:
                     assembler.accept(verify(digest, data))
         finally:
             os.close(fd)

@@ -1,0 +1,46 @@
+"""What lies in a directory: what is whole, whose it is, and what cannot be read."""
+
+import errno
+import os
+
+import pytest
+
+import icnblocks.assembly.inspect as inspect_module
+from icnblocks.assembly.assembler import Assembler, read_all
+from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.assembly.inspect import salvage
+from icnblocks.assembly.recheck import recheck_directory
+from icnblocks.manifest.codec import digest_of, encode
+from icnblocks.manifest.model import Kind
+from icnblocks.placement.plan import Plan
+from icnblocks.publish.scan import scan
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def model(tmp_path):
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "a.bin").write_bytes(os.urandom(4 * BLOCK + 3))
+    (root / "empty.txt").touch()
+    return root
+
+
+def test_a_sector_that_cannot_be_read_is_a_wrong_block(model, monkeypatch):
+    def read(fd, length, offset):
+        if offset == BLOCK:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_all(fd, length, offset)
+
+    manifest = scan(model, Kind.PACK, block_bytes=BLOCK).manifest
+    monkeypatch.setattr(inspect_module, "read_all", read)
+    [wrong] = recheck_directory(model, manifest)
+    assert (wrong.path, wrong.blocks) == ("a.bin", 1)
+    directory = ModelDirectory(model)
+    plan = Plan(manifest)
+    assembler = Assembler(directory, digest_of(encode(manifest)), manifest, plan, frozenset())
+    salvage(assembler, (0,))
+    assert [want.length for want in assembler.missing()] == [BLOCK]
+    assembler.close()
+    directory.close()
