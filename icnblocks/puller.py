@@ -213,16 +213,20 @@ class Puller:
         folder = name.model if name.tag == "main" else f"{name.model}@{name.tag}"
         return self._settings.models / name.publisher / folder
 
-    def _pull_one(self, resolved: Resolved, path: Path, base: Pulled | None) -> Pulled:
+    def _pull_one(
+        self, resolved: Resolved, path: Path, base: Pulled | None, *, thorough: bool = False
+    ) -> Pulled:
         began = time.monotonic()
-        directory = ModelDirectory(path.absolute())
+        directory = ModelDirectory(Path(os.path.abspath(path)))
         fetched = 0
         try:
             directory.lock(
                 wait=True,
                 waiting=lambda: self._listener.warned(f"waiting for another pull into {path}"),
             )
-            found = inspect(directory, resolved.digest, resolved.manifest, self.places)
+            found = inspect(
+                directory, resolved.digest, resolved.manifest, self.places, thorough=thorough
+            )
             self._refuse_conflicts(found, resolved, directory)
             if not found.indexed:
                 fetched = self._gather(resolved, directory, found)
@@ -244,7 +248,14 @@ class Puller:
     def _refuse_conflicts(
         self, found: Inspection, resolved: Resolved, directory: ModelDirectory
     ) -> None:
-        if found.foreign and not self._overwrite:
+        if self._overwrite:
+            return
+        if found.owner and found.owner.repo != resolved.name.repo and (found.spoilt or found.stale):
+            raise ConflictError(
+                f"{directory.root} holds {found.owner}",
+                hint="use another directory with --to, or --overwrite to replace the model",
+            )
+        if found.foreign:
             listed = ", ".join(found.foreign[:3]) + (" …" if len(found.foreign) > 3 else "")
             raise ConflictError(
                 f"{directory.root} holds files that are not those of {resolved.name}: {listed}"
@@ -306,7 +317,7 @@ class Puller:
             NotFoundError: if the directory was not made by a pull.
         """
         name, digest, manifest = manifest_of(root)
-        return self._pull_one(Resolved(name, digest, manifest, 0), root, None)
+        return self._pull_one(Resolved(name, digest, manifest, 0), root, None, thorough=True)
 
 
 def make_trust(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.assembler import read_all
 from icnblocks.assembly.directory import STATE, storage_errors
-from icnblocks.errors import ConflictError, NotFoundError
+from icnblocks.errors import ConflictError, NotFoundError, UsageError
+from icnblocks.limits import MAX_MANIFEST_BYTES
 from icnblocks.manifest.codec import decode, digest_of, encode
 from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
@@ -33,6 +34,7 @@ MANIFEST: Final = "manifest"
 """Name below `.icnblocks/` of the manifest of what lies in the directory."""
 NAME: Final = "name"
 """Name below `.icnblocks/` of the name that it was pulled by."""
+_NAME_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Inspection:
         whole: indexes of the manifest's files that are there and right.
         foreign: paths where a file stands that neither is right nor was put there by a pull.
         spoilt: indexes of files that stand there and are not right; blocks of theirs may be.
-        stale: paths of files of an earlier manifest, unchanged since, that are not in this one.
+        stale: paths of files of an earlier pull, unchanged since, that are not in this manifest.
+        owner: the name of that earlier pull, if it was of another manifest.
         indexed: whether all is there and the index says so already.
     """
 
@@ -51,6 +54,7 @@ class Inspection:
     foreign: tuple[str, ...]
     spoilt: tuple[int, ...]
     stale: tuple[str, ...]
+    owner: Name | None
     indexed: bool
 
 
@@ -89,16 +93,31 @@ def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, i
 
 
 def inspect(
-    directory: ModelDirectory, digest: Digest, manifest: Manifest, places: InPlaceStore
+    directory: ModelDirectory,
+    digest: Digest,
+    manifest: Manifest,
+    places: InPlaceStore,
+    *,
+    thorough: bool = False,
 ) -> Inspection:
     """Compare a locked directory with a manifest.
+
+    Args:
+        directory: what to look at.
+        digest: the manifest's digest.
+        manifest: what shall be there.
+        places: knows what was put there.
+        thorough: hash what seems unchanged, too.
 
     Raises:
         ConflictError: if a link or a directory stands where a file belongs.
         StorageError: if something cannot be read.
     """
     known = places.facts(directory.root)
-    same_manifest = places.manifest_at(directory.root) == digest
+    listed = places.manifest_at(directory.root)
+    believed = listed == digest and not thorough
+    # What is listed was pulled, or published in place: then it is the user's.
+    owner = None if listed is None or believed else _owner(directory, listed)
     whole: set[int] = set()
     spoilt: list[int] = []
     foreign: list[str] = []
@@ -109,24 +128,36 @@ def inspect(
         try:
             with storage_errors(directory.root / file.path):
                 unchanged = known.get(file.path) == FileFacts.of(os.fstat(fd))
-                if (same_manifest and unchanged) or file_is_right(fd, file, manifest):
+                if (believed and unchanged) or file_is_right(fd, file, manifest):
                     whole.add(number)
                 else:
                     spoilt.append(number)
-                    if not unchanged:
+                    if not unchanged or owner is None:
                         foreign.append(file.path)
         finally:
             os.close(fd)
-    indexed = same_manifest and all(
+    indexed = believed and all(
         known.get(file.path) == _facts(directory, file.path) for file in manifest.files
     )
     paths = {file.path for file in manifest.files}
     stale = tuple(
         path
         for path, facts in known.items()
-        if path not in paths and facts == _facts(directory, path)
+        if owner is not None and path not in paths and facts == _facts(directory, path)
     )
-    return Inspection(frozenset(whole), tuple(foreign), tuple(spoilt), stale, indexed)
+    return Inspection(frozenset(whole), tuple(foreign), tuple(spoilt), stale, owner, indexed)
+
+
+def _owner(directory: ModelDirectory, listed: Digest) -> Name | None:
+    """The name by which the manifest that is listed was pulled here, or None if it was not."""
+    manifest = directory.read_state(MANIFEST, MAX_MANIFEST_BYTES)
+    name = directory.read_state(NAME, _NAME_BYTES)
+    if manifest is None or name is None or Digest.of(manifest) != listed:
+        return None
+    try:
+        return Name.parse(name.decode(errors="replace").strip())
+    except UsageError:
+        return None
 
 
 def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
@@ -194,8 +225,8 @@ def remember(
         if fact is None or fact.size != file.size:
             raise ConflictError(f"{directory.root / file.path} was changed during the pull")
         facts[file.path] = fact
+    for path in found.stale:  # while the index knows them: it is done again if this is cut off
+        directory.remove(path)
     directory.write_state(NAME, f"{resolved.name}\n".encode())
     directory.write_state(MANIFEST, encode(resolved.manifest))
     places.add_directory(directory.root, resolved.digest, resolved.manifest, facts)
-    for path in found.stale:
-        directory.remove(path)

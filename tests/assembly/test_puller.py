@@ -1,0 +1,134 @@
+"""Pulls on one machine, without a network: what is published in place there is pulled from there."""
+
+import os
+import sqlite3
+
+import pytest
+
+from icnblocks.client.settings import load_settings
+from icnblocks.client.trust import KnownPublishers, Trust
+from icnblocks.errors import ConflictError
+from icnblocks.manifest.model import Kind
+from icnblocks.naming import Name
+from icnblocks.publish.facade import publish
+from icnblocks.puller import Puller
+from icnblocks.store.facts import FileFacts
+
+SIZE = 3_000_000
+
+
+@pytest.fixture
+def settings(tmp_path):
+    keys = ("models", "store", "keys", "trust_file", "known_publishers")
+    return load_settings({f"ICN_{key.upper()}": str(tmp_path / "m" / key) for key in keys})
+
+
+@pytest.fixture
+def put(tmp_path, settings):
+    """Publish files in place."""
+
+    def run(name, where=None, **files):
+        root = tmp_path / (where or name.replace("/", "-"))
+        root.mkdir(exist_ok=True)
+        for file, data in files.items():
+            (root / file).write_bytes(data)
+        publish(root, name, store=settings.store, kind=Kind.PACK, settings=settings)
+        return root
+
+    return run
+
+
+@pytest.fixture
+def puller(settings):
+    def make(*, overwrite=False):
+        trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
+        return Puller(settings, trust, overwrite=overwrite)
+
+    return make
+
+
+@pytest.fixture
+def pull(puller):
+    def run(name, to=None, *, overwrite=False):
+        with puller(overwrite=overwrite) as one:
+            return one.pull(Name.parse(name), to)
+
+    return run
+
+
+def contents(root):
+    return {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
+
+
+def rot(settings, path):
+    """Flip a bit as a failing disk does: the file's facts stay what the index says."""
+    with path.open("r+b") as file:
+        byte = file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+    facts = FileFacts.of(path.stat())
+    with sqlite3.connect(settings.store / "places.sqlite") as db:
+        db.execute(
+            "UPDATE files SET mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ? AND root ="
+            " (SELECT id FROM roots WHERE path = ?)",
+            (*facts[1:], os.fsencode(path.name), os.fsencode(path.parent)),
+        )
+    db.close()
+
+
+def test_a_model_without_a_block_is_pulled(put, pull):
+    root = put("acme/empty", one=b"", two=b"")
+    assert contents(pull("acme/empty").path) == contents(root)
+
+
+def test_repair_finds_what_rotted_under_unchanged_facts(put, pull, puller, settings):
+    root = put("acme/a", file=os.urandom(SIZE))
+    pulled = pull("acme/a").path
+    rot(settings, pulled / "file")
+    assert contents(pull("acme/a").path) != contents(root)
+    with puller() as one:
+        one.repair(pulled)
+    assert contents(pulled) == contents(root)
+
+
+def test_a_directory_published_in_place_is_not_overwritten_unasked(put, pull):
+    mine = put("acme/mine", config=b"mine", other=b"too")
+    put("acme/a", config=b"theirs")
+    with pytest.raises(ConflictError):
+        pull("acme/a", mine)
+    assert contents(mine) == {"config": b"mine", "other": b"too"}
+    pull("acme/a", mine, overwrite=True)
+    assert contents(mine) == {"config": b"theirs", "other": b"too"}
+
+
+def test_a_pulled_directory_that_was_changed_and_published_is_its_users(put, pull):
+    put("acme/a", config=b"theirs")
+    pulled = pull("acme/a").path
+    put("me/tuned", pulled, config=b"mine")
+    with pytest.raises(ConflictError):
+        pull("acme/a")
+    assert contents(pulled) == {"config": b"mine"}
+
+
+def test_another_model_does_not_take_a_directory_unasked_but_another_tag_does(put, pull, tmp_path):
+    put("acme/a", config=b"one", extra=b"one")
+    put("acme/a@v2", where="v2", config=b"two")
+    put("acme/b", config=b"three")
+    to = tmp_path / "to"
+    pull("acme/a", to)
+    with pytest.raises(ConflictError, match="acme/a"):
+        pull("acme/b", to)
+    assert contents(to) == {"config": b"one", "extra": b"one"}
+    pull("acme/a@v2", to)
+    assert contents(to) == {"config": b"two"}
+    pull("acme/b", to, overwrite=True)
+    assert contents(to) == {"config": b"three"}
+
+
+def test_a_path_with_dots_is_one_place(put, pull, tmp_path):
+    root = put("acme/a", config=b"one")
+    (tmp_path / "far" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "below")
+    pulled = pull("acme/a", tmp_path / "link" / ".." / "to")
+    assert contents(pulled.path) == contents(root)
+    assert ".." not in pulled.path.parts
