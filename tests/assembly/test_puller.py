@@ -1,4 +1,4 @@
-"""Pulls on one machine, without a network: what is published in place there is pulled from there."""
+"""Pulls on one machine, without a network: what is published in place there is pulled."""
 
 import os
 import sqlite3

@@ -12,6 +12,7 @@ from icnblocks_tools.output import human_bytes, make_output
 
 if TYPE_CHECKING:
     from icnblocks.puller import Puller
+    from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
 
 
@@ -80,14 +81,29 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
             count += 1
             output.say("wrong", f"wrong: manifest {digest}", digest=str(digest))
     for entry in puller.places.directories():
+        if repair and not entry.root.exists():
+            puller.places.remove_directory(entry.root)
+            output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
+            continue
         changed = puller.places.recheck(entry.root, everything=True)
         for file in changed:
             output.say("wrong", f"wrong: {entry.root / file}", path=str(entry.root / file))
-        if changed and repair and (entry.root / ".icnblocks").is_dir():
+        if changed and repair and _was_pulled(entry):
             _repair(puller, entry.root, output)
         else:
             count += len(changed)
     return count
+
+
+def _was_pulled(entry: Directory) -> bool:
+    """Whether what is listed of a directory is what a pull put there, not its user since."""
+    from icnblocks.assembly.inspect import manifest_of
+    from icnblocks.errors import FormatError, NotFoundError
+
+    try:
+        return manifest_of(entry.root)[1] == entry.manifest
+    except (NotFoundError, FormatError):
+        return False
 
 
 @click.command()
@@ -105,7 +121,8 @@ def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) ->
     """Recheck a pulled directory, or a store with all that it holds.
 
     Every block is read and hashed again. With --repair what is wrong is fetched again into new
-    files, which replace the old ones when they are whole; nothing else is touched.
+    files, which replace the old ones when they are whole; nothing else is touched. What a store
+    knows of directories that are gone is forgotten.
     """
     from icnblocks.client.settings import load_settings
     from icnblocks.errors import CorruptError, UsageError
