@@ -187,10 +187,11 @@ class Puller:
             IcnError: as its class says; what arrived is kept.
         """
         resolved = self.resolver.resolve(name, max_age_s=max_age_s)
-        base = self._pull_base(resolved, to)
-        return self._pull_one(resolved, to or self._default_path(resolved), base)
+        path = self._default_path(resolved) if to is None else Path(os.path.abspath(to))
+        base = self._pull_base(resolved, path, beside=to is not None)
+        return self._pull_one(resolved, path, base)
 
-    def _pull_base(self, resolved: Resolved, to: Path | None) -> Pulled | None:
+    def _pull_base(self, resolved: Resolved, adapter: Path, *, beside: bool) -> Pulled | None:
         ref = resolved.manifest.base
         if ref is None:
             return None
@@ -198,7 +199,11 @@ class Puller:
         for root in self.places.roots_of(ref.manifest):
             if not self.places.check(root):
                 return self._there(base, root)
-        path = self._default_path(base) if to is None else to.parent / ref.name.model
+        path = adapter.parent / ref.name.model if beside else self._default_path(base)
+        lies_there = self.places.manifest_at(path) if path.exists() else None
+        if path == adapter or lies_there not in {None, ref.manifest}:
+            # An adapter says which version it needs: that must not replace another model.
+            path = path.with_name(f"{path.name}--{str(ref.manifest)[:16]}")
         return self._pull_one(base, path, None)
 
     def _there(self, resolved: Resolved, root: Path) -> Pulled:
@@ -211,13 +216,13 @@ class Puller:
     def _default_path(self, resolved: Resolved) -> Path:
         name = resolved.name
         folder = name.model if name.tag == "main" else f"{name.model}@{name.tag}"
-        return self._settings.models / name.publisher / folder
+        return Path(os.path.abspath(self._settings.models / name.publisher / folder))
 
     def _pull_one(
         self, resolved: Resolved, path: Path, base: Pulled | None, *, thorough: bool = False
     ) -> Pulled:
         began = time.monotonic()
-        directory = ModelDirectory(Path(os.path.abspath(path)))
+        directory = ModelDirectory(path)
         fetched = 0
         try:
             directory.lock(
@@ -316,6 +321,7 @@ class Puller:
         Raises:
             NotFoundError: if the directory was not made by a pull.
         """
+        root = Path(os.path.abspath(root))
         name, digest, manifest = manifest_of(root)
         return self._pull_one(Resolved(name, digest, manifest, 0), root, None, thorough=True)
 

@@ -43,3 +43,42 @@ def test_repair_of_a_store_forgets_directories_that_are_gone(put, tmp_path, devi
     repaired = device.run("verify", store, "--repair")
     assert repaired.code == 0, repaired.events
     assert device.run("verify", store).code == 0
+
+
+@pytest.fixture
+def published(tmp_path, origin, publisher):
+    """A base, and an adapter to it."""
+    for name, args in [("base", ()), ("adapter", ("--base", "acme/base"))]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(f"{name} one".encode())
+        publisher.publish(tmp_path / name, f"acme/{name}", origin.url, *args)
+    return tmp_path / "base", tmp_path / "adapter"
+
+
+def test_a_base_does_not_take_the_place_of_a_newer_version(
+    published, origin, publisher, device, same
+):
+    base, adapter = published
+    shutil.copytree(base, base.with_name("older"))
+    (base / "file").write_bytes(b"base two")
+    publisher.publish(base, "acme/base", origin.url)
+    newer = device.fetch("acme/base", origin.url)["path"]
+    for _ in range(2):
+        done = device.fetch("acme/adapter", origin.url)
+        assert same(base.with_name("older"), done["base_path"])
+        assert same(adapter, done["path"])
+        assert same(base, newer)
+
+
+@pytest.mark.parametrize("to", ["base", ".", "x/../base"])
+def test_a_base_beside_an_adapter_has_a_place_of_its_own(
+    published, tmp_path, origin, device, same, monkeypatch, to
+):
+    base, adapter = published
+    (tmp_path / "site" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "site" / ("base" if to == "." else ""))
+    done = device.fetch("acme/adapter", origin.url, "--to", to)
+    assert same(base, done["base_path"])
+    assert same(adapter, done["path"])
+    assert Path(done["path"]) == tmp_path / "site" / "base"
+    assert Path(done["base_path"]).parent == tmp_path / "site"
