@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
+from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.inspect import Inspection, inspect, manifest_of, remember, salvage
@@ -197,8 +198,11 @@ class Puller:
             return None
         base = self.resolver.manifest(ref.name, ref.manifest)
         for root in self.places.roots_of(ref.manifest):
-            if not self.places.check(root):
-                return self._there(base, root)
+            if self.places.check(root):
+                continue
+            if flushed.is_doubtful(root) or (self._settings.durable and flushed.is_marked(root)):
+                return self._pull_one(base, root, None)
+            return self._there(base, root)
         path = adapter.parent / ref.name.model if beside else self._default_path(base)
         lies_there = self.places.manifest_at(path) if path.exists() else None
         if path == adapter or lies_there not in {None, ref.manifest}:
@@ -229,12 +233,21 @@ class Puller:
                 wait=True,
                 waiting=lambda: self._listener.warned(f"waiting for another pull into {path}"),
             )
+            doubtful = flushed.is_doubtful(path)
             found = inspect(
-                directory, resolved.digest, resolved.manifest, self.places, thorough=thorough
+                directory,
+                resolved.digest,
+                resolved.manifest,
+                self.places,
+                thorough=thorough or doubtful,
             )
             self._refuse_conflicts(found, resolved, directory)
             if not found.indexed:
                 fetched = self._gather(resolved, directory, found)
+            if doubtful and len(found.whole) == len(resolved.manifest.files):
+                flushed.unmark(directory)
+            if self._settings.durable:
+                flushed.flush(directory, [file.path for file in resolved.manifest.files])
         finally:
             directory.close()
         size = resolved.manifest.size
@@ -278,7 +291,7 @@ class Puller:
             self._listener.begun(resolved.name, size, size - sum(want.length for want in missing))
             LocalReuse(assembler, self.places, self._listener.moved).take(missing)
             fetched = self._fetch(resolved, assembler)
-            assembler.finish(durable=self._settings.durable)
+            assembler.finish()
             remember(directory, resolved, self.places, found)
             assembler.forget_map()
         finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from icnblocks.assembly import flushed
 from icnblocks.assembly.blockmap import PATH as MAP_PATH
 from icnblocks.assembly.blockmap import BlockMap
 from icnblocks.assembly.directory import PARTIAL, storage_errors
@@ -196,13 +197,10 @@ class Assembler:
         self._map.note(index)
         self._have[index] = 1
 
-    def finish(self, *, durable: bool) -> None:
-        """Rename the files to their final names.
+    def finish(self) -> None:
+        """Rename the files to their final names; they may not be on disk yet (see `flushed`).
 
         The block map stays until `forget_map`, so that a kill in between is taken up again.
-
-        Args:
-            durable: flush to disk first.
 
         Raises:
             IncompleteError: if blocks are missing; everything is kept.
@@ -211,14 +209,11 @@ class Assembler:
         missing = len(self.missing())
         if missing:
             raise IncompleteError(f"{missing} blocks are missing in {self.directory.root}")
-        partials = [self._partials.path(file) for file in self._todo]
-        if durable:
-            self.directory.sync(partials)
         self._partials.close()
-        for file, partial in zip(self._todo, partials, strict=True):
-            self.directory.rename(partial, self.manifest.files[file].path)
-        if durable:
-            self.directory.sync([self.manifest.files[file].path for file in self._todo])
+        if self._todo:
+            flushed.mark(self.directory)
+        for file in self._todo:
+            self.directory.rename(self._partials.path(file), self.manifest.files[file].path)
 
     def forget_map(self) -> None:
         """The pull is recorded elsewhere now."""

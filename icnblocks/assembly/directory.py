@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 STATE: Final = ".icnblocks"
 PARTIAL: Final = ".partial"
+MANIFEST: Final = "manifest"
+"""Name below `.icnblocks/` of the manifest of what lies in the directory."""
+NAME: Final = "name"
+"""Name below `.icnblocks/` of the name that it was pulled by."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.assembler import read_all
-from icnblocks.assembly.directory import STATE, storage_errors
+from icnblocks.assembly.directory import MANIFEST, NAME, STATE, storage_errors
 from icnblocks.errors import ConflictError, NotFoundError, UsageError
 from icnblocks.limits import MAX_MANIFEST_BYTES
 from icnblocks.manifest.codec import decode, digest_of, encode
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from icnblocks.manifest.model import File, Manifest
     from icnblocks.store.inplace import InPlaceStore
 
-MANIFEST: Final = "manifest"
-"""Name below `.icnblocks/` of the manifest of what lies in the directory."""
-NAME: Final = "name"
-"""Name below `.icnblocks/` of the name that it was pulled by."""
 _NAME_BYTES: Final = 512
 
 

@@ -2,9 +2,11 @@
 
 import os
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
+from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.client.settings import load_settings
 from icnblocks.client.trust import KnownPublishers, Trust
 from icnblocks.errors import ConflictError
@@ -132,3 +134,62 @@ def test_a_path_with_dots_is_one_place(put, pull, tmp_path):
     pulled = pull("acme/a", tmp_path / "link" / ".." / "to")
     assert contents(pulled.path) == contents(root)
     assert ".." not in pulled.path.parts
+
+
+@pytest.fixture
+def reboot(monkeypatch):
+    """Another start of the machine."""
+
+    def run(number):
+        monkeypatch.setattr("icnblocks.assembly.flushed.boot_id", lambda: b"boot %d" % number)
+
+    run(1)
+    return run
+
+
+def test_after_another_boot_what_was_not_flushed_is_hashed_again_once(
+    put, pull, settings, reboot, monkeypatch
+):
+    root = put("acme/a", file=os.urandom(SIZE))
+    pulled = pull("acme/a").path
+    rot(settings, pulled / "file")
+    assert contents(pull("acme/a").path) != contents(root)
+    reboot(2)
+    assert contents(pull("acme/a").path) == contents(root)
+    reboot(3)
+    pull("acme/a")
+    rot(settings, pulled / "file")
+    reboot(4)
+    assert contents(pull("acme/a").path) != contents(root)
+
+
+def test_after_another_boot_the_base_of_an_adapter_is_hashed_again(
+    put, pull, settings, reboot, tmp_path
+):
+    root = put("acme/base", file=os.urandom(SIZE))
+    base = pull("acme/base").path
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "file").write_bytes(b"delta")
+    publish(adapter, "acme/adapter", store=settings.store, base="acme/base", settings=settings)
+    rot(settings, base / "file")
+    reboot(2)
+    assert contents(pull("acme/adapter").base.path) == contents(root)
+    assert contents(base) == contents(root)
+
+
+def test_durable_flushes_what_was_pulled_without_it(put, pull, settings, puller, monkeypatch):
+    put("acme/a", file=b"1", other=b"2")
+    flushed = []
+    monkeypatch.setattr(
+        ModelDirectory, "sync", lambda directory, paths: flushed.extend(map(str, paths))
+    )
+    path = pull("acme/a").path
+    assert not {"file", "other"} & set(flushed)
+    for times in (1, 1):
+        with Puller(
+            replace(settings, durable=True), Trust(KnownPublishers(settings.known_publishers))
+        ) as one:
+            one.pull(Name.parse("acme/a"))
+        assert [flushed.count(file) for file in ("file", "other")] == [times, times]
+    assert not (path / ".icnblocks" / "unflushed").exists()
