@@ -7,6 +7,7 @@ into every record it signs. This module must not sign anything else than rotatio
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,19 +60,32 @@ def _chain_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.chain")
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, at once or not at all."""
-    fresh = path.with_name(f"{path.name}.new")
+def _write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
+    """Write a file that only its owner can read, at once or not at all.
+
+    Returns:
+        False if it was there already and was not to be replaced.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as fresh:
+            fresh.write(data)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+            if not replace:
+                os.link(fresh.name, path)  # fails where another process was first
+                return True
+            beside = f"{fresh.name}.whole"
+            os.link(fresh.name, beside)
+            os.replace(beside, path)
+            return True
+    except FileExistsError:
+        return False
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}",
+            hint="make the directory writable, or name another place",
+        ) from error
 
 
 def _read(path: Path) -> bytes | None:
@@ -127,8 +141,9 @@ def load_or_make_key(path: Path) -> PublisherKey:
     if found is not None:
         return found
     key = Ed25519PrivateKey.generate()
-    _write_private(path, _pem(key))
-    return PublisherKey(key, made=True)
+    if _write_private(path, _pem(key), replace=False):
+        return PublisherKey(key, made=True)
+    return load_or_make_key(path)  # another process made one at this moment: that is the key
 
 
 def rotate_key(path: Path, publisher: str, now: int) -> PublisherKey:

@@ -1,6 +1,8 @@
 """Publisher keys: private to their owner, rotated with a trail that records carry."""
 
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -79,3 +81,24 @@ def test_a_rotation_cut_off_between_its_two_files_leaves_the_old_key_working(tmp
     key = load_key(path)
     assert len(key.rotations) == 1
     sign_record(next_record(NAME, ONE, key, None, 100), key.private)
+
+
+def test_two_processes_that_need_a_first_key_at_once_get_the_same_one(tmp_path):
+    """The loser of the race must not replace a key that may have signed already."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from icnblocks.publish.keys import load_or_make_key\n"
+        "sys.stdin.read()\n"
+        "print(load_or_make_key(Path(sys.argv[1])).fingerprint)\n"
+    )
+    for attempt in range(4):
+        path = tmp_path / str(attempt) / "k.pem"
+        command = [sys.executable, "-c", code, str(path)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        racers = [subprocess.Popen(command, **pipes) for _ in range(4)]
+        for racer in racers:
+            racer.stdin.close()
+            racer.stdin = None
+        prints = {racer.communicate(timeout=30)[0].strip() for racer in racers}
+        assert prints == {load_key(path).fingerprint}
+        assert [p.name for p in path.parent.iterdir()] == ["k.pem"]
