@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
-from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.assembly.directory import PARTIAL, ModelDirectory
 from icnblocks.assembly.inspect import Inspection, inspect, manifest_of, remember, salvage
 from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.endpoint import SourceOptions
@@ -29,6 +29,7 @@ from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
 from icnblocks.errors import ConflictError, IncompleteError, NotFoundError, StorageError
 from icnblocks.limits import MAX_LIFETIME_S
+from icnblocks.manifest.codec import decode
 from icnblocks.naming import Name
 from icnblocks.placement.plan import Plan
 from icnblocks.store.catalog import Catalog
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from icnblocks.errors import IcnError
+    from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks.store.base import Verified
     from icnblocks.wire.bundle import Want
@@ -285,6 +287,8 @@ class Puller:
             directory, resolved.digest, resolved.manifest, Plan(resolved.manifest), found.whole
         )
         try:
+            if assembler.former is not None:
+                self._remove_partials(directory, assembler.former, resolved.manifest)
             salvage(assembler, found.spoilt)
             missing = assembler.missing()
             size = resolved.manifest.size
@@ -297,6 +301,18 @@ class Puller:
         finally:
             assembler.close()
         return fetched
+
+    def _remove_partials(
+        self, directory: ModelDirectory, former: Digest, manifest: Manifest
+    ) -> None:
+        """Remove what an earlier pull left of files that the model does not have any more."""
+        data = self.catalog.manifest(former)
+        if data is None:
+            return
+        kept = {file.path for file in manifest.files}
+        for file in decode(data).files:
+            if file.path not in kept:
+                directory.remove(file.path + PARTIAL)
 
     def _fetch(self, resolved: Resolved, assembler: Assembler) -> int:
         """Fetch what is still missing; returns the bytes of payload that arrived."""

@@ -3,7 +3,8 @@
 A block goes straight to every place where it belongs, so memory does not grow with the model.
 When all are there the files are renamed. What a killed run left is taken up again: its notes are
 believed only when they are of this boot and no partial file is younger than they are; else the
-noted blocks are hashed again. This module must not fetch anything.
+noted blocks are hashed again, as is all that a pull of another version left. This module must not
+fetch anything.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ class Assembler:
         self._whole = whole
         self._todo = [file for file in range(len(manifest.files)) if file not in whole]
         self._map = BlockMap.open(directory, digest, manifest.block_count)
+        self.former = self._map.former
+        """The manifest of an earlier pull that did not end and whose partial files are left."""
         try:
             self._partials = _Partials(directory, manifest, self._todo)
             self._have = bytearray(manifest.block_count)
@@ -140,8 +143,6 @@ class Assembler:
     def _believed(self) -> set[int]:
         """The noted blocks (by first index in the manifest) that are really there."""
         noted = self._map.noted
-        if not noted:
-            return set()
         fresh = self._partials.fresh
         there = {
             index

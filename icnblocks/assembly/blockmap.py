@@ -20,6 +20,8 @@ from icnblocks.errors import StorageError
 from icnblocks.naming import DIGEST_BYTES, Digest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from icnblocks.assembly.directory import ModelDirectory
 
 MAGIC: Final = b"ICNMAP\x01\n"
@@ -40,7 +42,9 @@ class BlockMap:
 
     Attributes:
         manifest: the manifest that the notes speak of.
-        noted: indexes of the blocks noted before, in range, without repeats.
+        noted: indexes of the blocks that may be there: those noted before, in range, without
+            repeats; all of them, where the map was another manifest's and partial files are left.
+        former: that other manifest, or None.
         same_boot: whether they were written since this machine started.
         written_ns: when the last of them was written, as the file system says.
     """
@@ -50,10 +54,11 @@ class BlockMap:
         fd: int,
         path: Path,
         manifest: Digest,
-        noted: frozenset[int],
+        noted: Collection[int],
         *,
         same_boot: bool,
         written_ns: int,
+        former: Digest | None = None,
     ) -> None:
         self._fd = fd
         self._path = path
@@ -61,6 +66,7 @@ class BlockMap:
         self.noted = noted
         self.same_boot = same_boot
         self.written_ns = written_ns
+        self.former = former
 
     @classmethod
     def open(cls, directory: ModelDirectory, manifest: Digest, count: int) -> BlockMap:
@@ -77,11 +83,17 @@ class BlockMap:
             written_ns = os.fstat(fd).st_mtime_ns
             data = os.pread(fd, HEADER_BYTES + 4 * count, 0)
             head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
-            if head[: len(MAGIC) + DIGEST_BYTES] != MAGIC + manifest or len(head) < HEADER_BYTES:
+            if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, MAGIC + manifest + boot_id(), 0)
                 os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
-                return cls(fd, path, manifest, frozenset(), same_boot=True, written_ns=written_ns)
+                return cls(fd, path, manifest, (), same_boot=True, written_ns=written_ns)
+            former = Digest(head[len(MAGIC) : -BOOT_BYTES])
+            if former != manifest:
+                return cls(
+                    fd, path, manifest, range(count),
+                    same_boot=False, written_ns=written_ns, former=former,
+                )  # fmt: skip
             whole = len(notes) // _NOTE.size * _NOTE.size
             noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
             os.ftruncate(fd, HEADER_BYTES + whole)

@@ -9,7 +9,7 @@ import pytest
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.client.settings import load_settings
 from icnblocks.client.trust import KnownPublishers, Trust
-from icnblocks.errors import ConflictError
+from icnblocks.errors import ConflictError, NotFoundError
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Name
 from icnblocks.publish.facade import publish
@@ -193,3 +193,16 @@ def test_durable_flushes_what_was_pulled_without_it(put, pull, settings, puller,
             one.pull(Name.parse("acme/a"))
         assert [flushed.count(file) for file in ("file", "other")] == [times, times]
     assert not (path / ".icnblocks" / "unflushed").exists()
+
+
+def test_partial_files_of_an_earlier_version_do_not_stay(put, pull, puller, settings, tmp_path):
+    root = put("acme/a", file=b"1", old=os.urandom(SIZE))
+    to = tmp_path / "to"
+    (root / "old").unlink()  # so that the pull cannot end
+    with pytest.raises(NotFoundError):
+        pull("acme/a", to)
+    (to / "mine.partial").write_bytes(b"mine")
+    assert (to / "old.partial").exists()
+    put("acme/a", file=b"2")
+    pull("acme/a", to)
+    assert contents(to) == {"file": b"2", "mine.partial": b"mine"}
