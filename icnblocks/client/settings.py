@@ -67,7 +67,10 @@ def _sources(value: Any) -> tuple[str, ...]:
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError("a path is expected")
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _flag(value: Any) -> bool:
@@ -126,9 +129,17 @@ _SPELLED: Final = {"sources": "from"}
 """Keys that people write differently (`from` is a word of Python's)."""
 
 
+def _of_user(folder: Callable[[str], str]) -> Path:
+    """A directory of the user; a relative path where there is no home."""
+    try:
+        return Path(folder(APP))
+    except RuntimeError:
+        return Path("~")
+
+
 def _defaults() -> Settings:
-    data = Path(platformdirs.user_data_dir(APP))
-    config = Path(platformdirs.user_config_dir(APP))
+    data = _of_user(platformdirs.user_data_dir)
+    config = _of_user(platformdirs.user_config_dir)
     return Settings(
         sources=(),
         models=data / "models",
@@ -142,7 +153,7 @@ def _defaults() -> Settings:
 def config_path(environ: Mapping[str, str] = os.environ) -> Path:
     """The config file: ICN_CONFIG, else `config.toml` in the user's config directory."""
     named = environ.get("ICN_CONFIG")
-    return Path(named) if named else Path(platformdirs.user_config_dir(APP)) / "config.toml"
+    return Path(named) if named else _of_user(platformdirs.user_config_dir) / "config.toml"
 
 
 def read_toml(path: Path, *, required: bool) -> dict[str, Any]:
@@ -169,7 +180,8 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         UsageError: naming the file or variable and the value that cannot be meant.
     """
     path = config_path(environ)
-    table = read_toml(path, required="ICN_CONFIG" in environ)
+    named = bool(environ.get("ICN_CONFIG"))
+    table = read_toml(path, required=named) if named or path.is_absolute() else {}
     known = {_SPELLED.get(field.name, field.name): field.name for field in fields(Settings)}
     for key in table:
         if key not in known:
@@ -186,4 +198,8 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             values[name] = _READERS[name](raw)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{where} = {raw!r}: {error}") from error
-    return replace(_defaults(), **values)
+    settings = replace(_defaults(), **values)
+    for name in ("models", "store", "keys", "known_publishers"):
+        if not getattr(settings, name).is_absolute():  # `~` stands for nothing here
+            raise UsageError(f"there is no home directory: name a place with ICN_{name.upper()}")
+    return settings

@@ -1,5 +1,7 @@
 """Settings: file, then environment; a value that cannot be meant is named with its place."""
 
+import os
+
 import pytest
 
 from icnblocks.client.settings import load_settings
@@ -43,3 +45,25 @@ def test_a_bad_value_is_named(tmp_path, text, environ, named):
 def test_a_named_config_file_must_be_there(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         load_settings({"ICN_CONFIG": str(tmp_path / "absent")})
+
+
+def test_without_a_home_what_needs_one_must_be_named(tmp_path, monkeypatch):
+    def nobody(path):
+        return path
+
+    monkeypatch.setattr(os.path, "expanduser", nobody)
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="ICN_MODELS"):
+        settings(tmp_path)
+    with pytest.raises(UsageError, match="ICN_STORE"):
+        settings(tmp_path, ICN_STORE="~/store")
+    with pytest.raises(UsageError, match="ICN_MODELS"):
+        load_settings({})
+    rest = ("MODELS", "STORE", "KEYS", "KNOWN_PUBLISHERS")
+    assert settings(tmp_path, **{f"ICN_{key}": str(tmp_path) for key in rest})
+
+
+def test_an_empty_name_of_a_config_file_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_settings({"ICN_CONFIG": ""}).sources == ()
