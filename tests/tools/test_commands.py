@@ -100,3 +100,13 @@ def test_a_closed_pipe_ends_quietly(tmp_path):
     os.close(writer)
     _, err = process.communicate(timeout=60)
     assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", ">&-"])
+def test_a_closed_stream_is_no_matter(tmp_path, closed):
+    words = f"{sys.executable} -m icnblocks_tools fetch acme/x --offline {closed}"
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    ran = subprocess.run(
+        words, shell=True, env=environ, capture_output=True, timeout=60, check=False
+    )
+    assert ran.returncode == 4, ran.stderr

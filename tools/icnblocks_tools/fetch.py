@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from icnblocks_tools.output import human_bytes, make_output
+from icnblocks_tools.output import human_bytes, is_terminal, make_output
 
 if TYPE_CHECKING:
     from icnblocks.naming import Name
@@ -157,7 +157,8 @@ def fetch(
         durable=durable or settings.durable,
         trust_first_use=trust_first_use or settings.trust_first_use,
     )
-    asks = _ask if sys.stdin.isatty() and sys.stderr.isatty() and not as_json else None
+    person = is_terminal(sys.stdin) and is_terminal(sys.stderr) and not as_json
+    asks = _ask if person else None
     judge = make_trust(settings, trust, asks)
     with (
         make_output(as_json=as_json) as output,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
 
 import click
 
@@ -26,6 +26,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits there; a stream that was closed from the start is None."""
+    return stream is not None and stream.isatty()
 
 
 class Output(Protocol):
@@ -149,4 +154,4 @@ def make_output(*, as_json: bool) -> Output:
     """The right way to talk, given where standard error goes."""
     if as_json:
         return _Json()
-    return _Bar() if sys.stderr.isatty() else _Plain()
+    return _Bar() if is_terminal(sys.stderr) else _Plain()
