@@ -121,11 +121,18 @@ class _Reader:
 
 
 def known_record(source: Source, name: Name) -> Record | None:
-    """The record that a source has of a name, opened, or None."""
+    """The record that a source has of a name, opened, or None.
+
+    Raises:
+        TrustError: if it is a record of another name.
+    """
     try:
-        return open_record(source.record(name).raw)
+        record = open_record(source.record(name).raw)
     except NotFoundError:
         return None
+    if record.name != name:
+        raise TrustError(f"asked {source} for {name}, got a record of {record.name}")
+    return record
 
 
 def send(

@@ -14,11 +14,12 @@ from icnblocks.client.access import sign_access
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.settings import load_settings
 from icnblocks.client.source import Source
+from icnblocks.client.trust import KnownPublishers, Trust, read_trust_file
 from icnblocks.errors import NotFoundError, UsageError
 from icnblocks.manifest.model import BaseRef, Kind
 from icnblocks.manifest.record import open_record
 from icnblocks.naming import Name
-from icnblocks.publish.deliver import known_record, place, send
+from icnblocks.publish.deliver import known_record, next_record, place, send
 from icnblocks.publish.keys import load_or_make_key
 from icnblocks.publish.scan import scan, size_of
 from icnblocks.store.catalog import Catalog
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from icnblocks.client.settings import Settings
+    from icnblocks.manifest.record import Record
     from icnblocks.publish.deliver import Published
     from icnblocks.publish.keys import PublisherKey
     from icnblocks.publish.scan import Scan
@@ -128,7 +130,12 @@ def publish(
     signer = publisher_key(settings, wanted.publisher, key, heard)
     if to is not None:
         with open_origin(settings, to, wanted.publisher, signer) as origin:
-            ref = None if base_name is None else _base_at(origin, base_name)
+            ref = None
+            if base_name is not None:
+                record = known_record(origin, base_name)
+                if record is not None:
+                    check_base(record, wanted, signer, settings)
+                ref = _base_ref(record, base_name)
             found = _scan(directory, size, kind, ref, heard)
             return send(
                 origin,
@@ -157,16 +164,31 @@ def _scan(
     return scan(directory, kind, base, progress=listener.moved)
 
 
-def _base_at(origin: Source, name: Name) -> BaseRef:
-    record = known_record(origin, name)
-    if record is None or record.manifest is None:
-        raise NotFoundError(f"the base {name} is not published there", hint="publish it first")
-    return BaseRef(name, record.manifest)
+def check_base(record: Record, name: Name, signer: PublisherKey, settings: Settings) -> None:
+    """Refuse to bind an adapter to a base that somebody else may have signed.
+
+    One's own base must be signed by one's own key, and one of a publisher known here by the key
+    that is known. A publisher never met is believed: nothing here tells better.
+
+    Raises:
+        TrustError: saying what is wrong.
+    """
+    publisher = record.name.publisher
+    if publisher == name.publisher:
+        next_record(record.name, record.manifest, signer, record, record.time)
+        return
+    known = KnownPublishers(settings.known_publishers)
+    provisioned = read_trust_file(settings.trust_file)
+    if publisher in provisioned or known.get(publisher) is not None:
+        Trust(known, provisioned).judge(record)
 
 
 def _base_in(catalog: Catalog, name: Name) -> BaseRef:
     stored = catalog.record(name)
-    record = open_record(stored.raw) if stored else None
+    return _base_ref(open_record(stored.raw) if stored else None, name)
+
+
+def _base_ref(record: Record | None, name: Name) -> BaseRef:
     if record is None or record.manifest is None:
         raise NotFoundError(f"the base {name} is not published there", hint="publish it first")
     return BaseRef(name, record.manifest)

@@ -1,0 +1,60 @@
+"""What an origin says of names is not believed just because it says so."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from icnblocks.client.settings import load_settings
+from icnblocks.client.source import RecordAnswer
+from icnblocks.client.trust import KnownPublishers
+from icnblocks.errors import TrustError
+from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
+from icnblocks.naming import Digest, Name
+from icnblocks.publish.deliver import known_record
+from icnblocks.publish.facade import check_base
+from icnblocks.publish.keys import PublisherKey
+
+MINE, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
+BASE = Name("acme", "base")
+
+
+def record(key, name=BASE):
+    return Record(name, Digest.of(b"1"), 1, 0, public_bytes(key))
+
+
+class Origin:
+    def __init__(self, raw):
+        self.raw = raw
+
+    def record(self, name):
+        return RecordAnswer(self.raw, 0.0, stale=False)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    keys = ("models", "store", "keys", "trust_file", "known_publishers")
+    return load_settings({f"ICN_{key.upper()}": str(tmp_path / key) for key in keys})
+
+
+def test_a_record_of_another_name_is_not_taken_for_the_one_asked_for():
+    origin = Origin(sign_record(record(MINE), MINE))
+    assert known_record(origin, BASE) == record(MINE)
+    with pytest.raises(TrustError, match="acme/base"):
+        known_record(origin, Name("acme", "other"))
+
+
+def test_a_base_of_ones_own_is_signed_by_ones_own_key(settings):
+    check_base(record(MINE), Name("acme", "x"), PublisherKey(MINE), settings)
+    with pytest.raises(TrustError):
+        check_base(record(OTHER), Name("acme", "x"), PublisherKey(MINE), settings)
+
+
+def test_a_base_of_a_publisher_known_here_is_signed_by_the_key_known(settings):
+    check_base(record(OTHER), Name("me", "x"), PublisherKey(MINE), settings)
+    KnownPublishers(settings.known_publishers).remember("acme", fingerprint(public_bytes(OTHER)))
+    check_base(record(OTHER), Name("me", "x"), PublisherKey(MINE), settings)
+    with pytest.raises(TrustError):
+        check_base(record(MINE), Name("me", "x"), PublisherKey(MINE), settings)
+    settings.trust_file.write_text(f'acme = "{fingerprint(public_bytes(MINE))}"')
+    check_base(record(MINE), Name("me", "x"), PublisherKey(MINE), settings)
+    with pytest.raises(TrustError):
+        check_base(record(OTHER), Name("me", "x"), PublisherKey(MINE), settings)
