@@ -92,6 +92,12 @@ class SourceError(IcnError):
     advice = "check the source's URL and the network; what arrived is kept, so try again"
 
 
+class UntrustedError(SourceError):
+    """The certificate of a source is not trusted, so nothing was said to it."""
+
+    code, fault, retry = "untrusted", Fault.USER, False
+
+
 class IncompleteError(SourceError):
     """Some blocks could not be had from any source; the verified ones are kept."""
 

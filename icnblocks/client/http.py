@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.endpoint import Endpoint, SourceOptions, proxy_for, ssl_context
-from icnblocks.errors import FormatError, IcnError, RefusedError, SourceError
+from icnblocks.errors import FormatError, IcnError, SourceError, UntrustedError
 from icnblocks.limits import KIB
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class Connection:
 
         Raises:
             SourceError: if the server cannot be reached, or there is no answer.
-            RefusedError: if its certificate is not trusted.
+            UntrustedError: if its certificate is not trusted.
             FormatError: if what answers does not speak HTTP.
         """
         head = {"User-Agent": self._options.user_agent, "ICN-Version": PROTOCOL, **(headers or {})}
@@ -444,9 +444,9 @@ class Connection:
 def _explain(where: str, error: BaseException) -> IcnError:
     match error:
         case ssl.SSLCertVerificationError():
-            return RefusedError(
+            return UntrustedError(
                 f"the certificate of {where} is not trusted: {error.verify_message}",
-                hint="name the CA file of your network in the settings",
+                hint="if its CA is your network's own, name the CA file in the settings (ca_file)",
             )
         case TimeoutError():
             return SourceError(f"{where} does not answer, or stalled")

@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icnblocks.errors import IcnError, NotFoundError, SourceError, TrustError, WithdrawnError
+from icnblocks.errors import (
+    FormatError,
+    IcnError,
+    NotFoundError,
+    SourceError,
+    TrustError,
+    VersionError,
+    WithdrawnError,
+)
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import (
     check_follows,
@@ -101,8 +109,9 @@ class Resolver:
         return record if fresh and self._trusted(record) else None
 
     def _trusted(self, record: Record) -> bool:
+        """Whether a record that was accepted once may still be believed."""
         try:
-            self._trust.judge(record)
+            self._trust.judge(record, accepted=True)
         except TrustError:
             return False
         return True
@@ -114,8 +123,7 @@ class Resolver:
         failures: list[IcnError] = []
         for source in self._sources:
             try:
-                raw = source.record(name).raw
-                return self._take(name, raw, known)
+                return self._take(name, self._get(source, name), known)
             except IcnError as error:
                 failures.append(error)
         distrusted = [error for error in failures if isinstance(error, TrustError)]
@@ -124,22 +132,39 @@ class Resolver:
         if known is not None:
             for failure in failures:
                 self._warn(f"using what is known of {name}: {failure}")
-            self._trust.judge(known)
+            self._trust.judge(known, accepted=True)
             return known
         unreached = [error for error in failures if isinstance(error, SourceError)]
         if failures:
-            raise (unreached or failures)[0]
+            first = (unreached or failures)[0]
+            others = [str(failure) for failure in failures if failure is not first]
+            raise type(first)("; ".join([str(first), *others]), hint=first.hint)
         raise NotFoundError(
-            f"{name} is not on this machine and no source was named",
+            f"{name} is not on this machine and no source was asked",
             hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
         )
+
+    def _get(self, source: Source, name: Name) -> bytes:
+        """A source's record; one that is none is told as the source's fault."""
+        raw = source.record(name).raw
+        try:
+            open_record(raw)
+        except VersionError:
+            raise
+        except FormatError as error:
+            raise SourceError(
+                f"{source.url} gave no valid record of {name}: {error}",
+                hint="check the URL: is it an icnblocks server?",
+            ) from error
+        return raw
 
     def _take(self, name: Name, raw: bytes, known: Record | None) -> Record:
         record = open_record(raw)
         if record.name != name:
             raise TrustError(f"asked for {name}, got a record of {record.name}")
-        check_time(record, self._now())
-        self._trust.judge(record)
+        if record != known:  # the clock may have been set back since it was accepted
+            check_time(record, self._now())
+        self._trust.judge(record, accepted=record == known)
         if known is not None and not (
             trusted_via(record, fingerprint(known.key)) or self._trusted(known)
         ):

@@ -27,6 +27,7 @@ from icnblocks.errors import (
     IncompleteError,
     NotFoundError,
     RefusedError,
+    UntrustedError,
     UsageError,
 )
 from icnblocks.limits import BLOCK_BYTES, BUNDLE_WANTS, KIB, MAX_WANTS, MIB
@@ -357,7 +358,7 @@ class Scheduler(Generic[HintT]):
         """
         state = self.sources[source]
         options = self._options
-        lasting = isinstance(error, (RefusedError, UsageError)) or (
+        lasting = isinstance(error, (RefusedError, UntrustedError, UsageError)) or (
             isinstance(error, FormatError) and not state.good
         )
         self._setback(

@@ -18,7 +18,7 @@ from icnblocks.errors import StorageError, TrustError, UsageError
 from icnblocks.manifest.record import fingerprint, trusted_via
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from icnblocks.manifest.record import Record
@@ -49,22 +49,38 @@ def read_trust_file(path: Path) -> dict[str, tuple[str, ...]]:
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise UsageError(f"{path}: {publisher}: a fingerprint or a list of them is expected")
-        trusted[publisher] = tuple(check_fingerprint(text) for text in texts)
+        try:
+            trusted[publisher] = tuple(check_fingerprint(text) for text in texts)
+        except UsageError as error:
+            raise UsageError(f"{path}: {publisher}: {error}") from None
     return trusted
 
 
 class KnownPublishers:
-    """The file of keys met before: one `publisher fingerprint` a line, `#` for comments."""
+    """The file of keys met before, a line each: `publisher fingerprint`, `#` for comments.
+
+    Behind the fingerprint stand those of keys that it has replaced, by rotations.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def get(self, publisher: str) -> str | None:
         """The fingerprint remembered for a publisher."""
-        return self._read().get(publisher)
+        known = self._read().get(publisher)
+        return known[0] if known else None
 
-    def remember(self, publisher: str, key: str) -> None:
+    def replaced(self, publisher: str) -> tuple[str, ...]:
+        """The fingerprints of keys that the publisher had before, and signed over from."""
+        return self._read().get(publisher, ())[1:]
+
+    def remember(self, publisher: str, key: str, replaced: Iterable[str] = ()) -> None:
         """Set a publisher's fingerprint, keeping all other lines (safe between processes).
+
+        Args:
+            publisher: whose.
+            key: the fingerprint to know from now on.
+            replaced: the fingerprints of keys before it.
 
         Raises:
             StorageError: if the file cannot be written.
@@ -76,7 +92,8 @@ class KnownPublishers:
                 lines = self._lines()
                 kept = [line for line in lines if line.split()[:1] != [publisher]]
                 fresh = self._path.with_name(f"{self._path.name}.new")
-                fresh.write_text("\n".join([*kept, f"{publisher} {key}"]) + "\n")
+                line = " ".join([publisher, key, *(old for old in replaced if old != key)])
+                fresh.write_text("\n".join([*kept, line]) + "\n")
                 os.replace(fresh, self._path)
         except OSError as error:
             raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
@@ -89,15 +106,16 @@ class KnownPublishers:
         except (OSError, UnicodeDecodeError) as error:
             raise StorageError(f"cannot read {self._path}: {error}") from error
 
-    def _read(self) -> dict[str, str]:
-        known: dict[str, str] = {}
+    def _read(self) -> dict[str, tuple[str, ...]]:
+        known: dict[str, tuple[str, ...]] = {}
         for number, line in enumerate(self._lines(), 1):
             words = line.split("#", 1)[0].split()
             if not words:
                 continue
-            if len(words) != 2:
-                raise UsageError(f"{self._path}, line {number}: not `publisher fingerprint`")
-            known[words[0]] = check_fingerprint(words[1])
+            try:
+                known[words[0]] = tuple(map(check_fingerprint, words[1:] or [""]))
+            except UsageError as error:
+                raise UsageError(f"{self._path}, line {number}: {error}") from None
         return known
 
 
@@ -121,8 +139,13 @@ class Trust:
     ask: Callable[[str, str], bool] | None = None
     met: dict[str, str] = field(default_factory=dict)
 
-    def judge(self, record: Record) -> None:
+    def judge(self, record: Record, *, accepted: bool = False) -> None:
         """Accept the record's key, remembering it where it is new or rotated.
+
+        Args:
+            record: opened, so its signatures hold.
+            accepted: this very record was accepted before; then it may be signed by a key that
+                was replaced since. A new record may not: the old key may be in wrong hands.
 
         Raises:
             TrustError: if this key may not sign for the publisher; nothing is remembered then.
@@ -135,11 +158,17 @@ class Trust:
                     f" for {publisher}"
                 )
             return
+        known, replaced = self.known.get(publisher), self.known.replaced(publisher)
+        if key in replaced:
+            if accepted and self.expected in {None, key}:
+                return
+            raise TrustError(
+                f"{record.name} is signed with a key that {publisher} has replaced since",
+                hint=f"ask {publisher} to publish {record.name} again with the new key",
+            )
         if self.expected is not None:
             self._judge_expected(record, publisher, key)
-            return
-        known = self.known.get(publisher)
-        if known is None:
+        elif known is None:
             self._judge_first(publisher, key)
         elif not trusted_via(record, known):
             raise TrustError(
@@ -148,13 +177,13 @@ class Trust:
                 hint=f"if the publisher confirms the new key: --trust {key}",
             )
         elif key != known:
-            self._remember(publisher, key)
+            self._remember(publisher, key, record)
 
     def _judge_expected(self, record: Record, publisher: str, key: str) -> None:
         if self.expected is None or not trusted_via(record, self.expected):
             raise TrustError(f"{record.name} is signed by {key}, not by {self.expected}")
         if self.known.get(publisher) != key:
-            self._remember(publisher, key)
+            self._remember(publisher, key, record)
 
     def _judge_first(self, publisher: str, key: str) -> None:
         if not (self.first_use or (self.ask is not None and self.ask(publisher, key))):
@@ -164,6 +193,9 @@ class Trust:
             )
         self._remember(publisher, key)
 
-    def _remember(self, publisher: str, key: str) -> None:
-        self.known.remember(publisher, key)
+    def _remember(self, publisher: str, key: str, record: Record | None = None) -> None:
+        """Remember a key, and those that it replaced: known here and signed over from."""
+        before = [self.known.get(publisher), *self.known.replaced(publisher)]
+        led_from = [fingerprint(step.old) for step in record.rotations] if record else []
+        self.known.remember(publisher, key, [old for old in before if old in led_from])
         self.met[publisher] = key

@@ -25,6 +25,7 @@ from icnblocks.errors import (
     RefusedError,
     SourceError,
     TrustError,
+    UntrustedError,
     UsageError,
     WithdrawnError,
 )
@@ -348,7 +349,7 @@ def test_tls_with_a_private_authority(tls) -> None:
                 assert got == [block, End()]
             connection.drop()
             assert server.connections == 1
-        with Source(server.url) as source, pytest.raises(RefusedError, match="not trusted"):
+        with Source(server.url) as source, pytest.raises(UntrustedError, match="not trusted"):
             source.record(NAME)
 
 

@@ -99,3 +99,31 @@ def test_a_bad_trust_file_is_a_clear_error(tmp_path, text):
     (tmp_path / "t").write_text(text)
     with pytest.raises(UsageError):
         read_trust_file(tmp_path / "t")
+
+
+def test_a_record_accepted_before_its_key_was_replaced_stays_usable_and_a_new_one_does_not(known):
+    """The old key may be in wrong hands now: it must not make new records."""
+    Trust(known, first_use=True).judge(record())
+    Trust(known).judge(ROTATED)
+    Trust(known).judge(record(), accepted=True)
+    with pytest.raises(TrustError, match="has replaced since") as error:
+        Trust(known).judge(record())
+    assert "publish acme/m again" in error.value.hint
+    with pytest.raises(TrustError):  # nor does naming the old key bring it back
+        Trust(known, expected=print_of(OLD)).judge(record())
+    assert known.get("acme") == print_of(NEW)
+
+
+def test_a_lost_key_that_was_replaced_by_hand_is_no_predecessor(known):
+    Trust(known, first_use=True).judge(record())
+    Trust(known, expected=print_of(OTHER)).judge(record(OTHER))
+    with pytest.raises(TrustError, match="HAS CHANGED"):
+        Trust(known).judge(record(), accepted=True)
+
+
+def test_a_line_that_is_no_fingerprint_is_named_with_its_file(known):
+    known.remember("b", "1" * 64)
+    with open(known._path, "a") as file:
+        file.write("acme zz\n")
+    with pytest.raises(UsageError, match="known_publishers, line 2"):
+        known.get("acme")

@@ -246,3 +246,24 @@ def test_a_rotated_key_is_followed_and_a_stranger_is_not(
         loud = device.run("fetch", "acme/model", "--from", other.url)
         assert (loud.code, loud.last["error"]) == (5, "trust")
         assert "HAS CHANGED" in loud.last["message"]
+
+
+def test_after_a_rotation_the_publishers_other_models_stay_usable(
+    published, tmp_path, origin, publisher, device
+):
+    """Only what is signed anew follows the new key; what was pulled before needs no network."""
+    publisher.publish(published, "acme/other", origin.url)
+    device.fetch("acme/model", origin.url)
+    device.fetch("acme/other", origin.url)
+    publisher.run("rotate-key", "acme").done()
+    (published / "config.json").write_text('{"version": 2}')
+    publisher.publish(published, "acme/model", origin.url)
+    device.run("fetch", "acme/model", "--from", origin.url).done()
+    device.run("fetch", "acme/other", "--offline").done()
+    device.run("fetch", "acme/other", "--from", origin.url).done()
+    fresh = Device(tmp_path / "fresh")
+    fresh.fetch("acme/model", origin.url)
+    refused = fresh.run("fetch", "acme/other", "--from", origin.url)
+    assert (refused.code, refused.last["error"]) == (5, "trust")
+    publisher.publish(published, "acme/other", origin.url)
+    fresh.run("fetch", "acme/other", "--from", origin.url).done()
