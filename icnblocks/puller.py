@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import PARTIAL, ModelDirectory
-from icnblocks.assembly.inspect import Inspection, inspect, manifest_of, remember, salvage
+from icnblocks.assembly.inspect import (
+    Inspection,
+    inspect,
+    is_unchanged,
+    manifest_of,
+    remember,
+    salvage,
+)
 from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Engine, EngineOptions, Hint
@@ -200,24 +207,14 @@ class Puller:
             return None
         base = self.resolver.manifest(ref.name, ref.manifest)
         for root in self.places.roots_of(ref.manifest):
-            if self.places.check(root):
-                continue
-            if flushed.is_doubtful(root) or (self._settings.durable and flushed.is_marked(root)):
+            if is_unchanged(root, base.manifest, self.places):
                 return self._pull_one(base, root, None)
-            return self._there(base, root)
         path = adapter.parent / ref.name.model if beside else self._default_path(base)
         lies_there = self.places.manifest_at(path) if path.exists() else None
         if path == adapter or lies_there not in {None, ref.manifest}:
             # An adapter says which version it needs: that must not replace another model.
             path = path.with_name(f"{path.name}--{str(ref.manifest)[:16]}")
         return self._pull_one(base, path, None)
-
-    def _there(self, resolved: Resolved, root: Path) -> Pulled:
-        """A model that lies on this machine, whole and unchanged."""
-        size = resolved.manifest.size
-        return Pulled(
-            resolved.name, root, resolved.digest, size, 0, size, resolved.network_bytes, 0.0
-        )
 
     def _default_path(self, resolved: Resolved) -> Path:
         name = resolved.name
@@ -228,6 +225,33 @@ class Puller:
         self, resolved: Resolved, path: Path, base: Pulled | None, *, thorough: bool = False
     ) -> Pulled:
         began = time.monotonic()
+        fetched = 0
+        if thorough or not self._is_settled(resolved, path):
+            fetched = self._assemble(resolved, path, thorough=thorough)
+        size = resolved.manifest.size
+        return Pulled(
+            resolved.name,
+            path,
+            resolved.digest,
+            size,
+            fetched,
+            size - fetched,
+            resolved.network_bytes,
+            time.monotonic() - began,
+            base,
+        )
+
+    def _is_settled(self, resolved: Resolved, path: Path) -> bool:
+        """Whether a model lies there, and nothing is to be done; seen without writing anything."""
+        return not (
+            self.places.manifest_at(path) != resolved.digest
+            or flushed.is_doubtful(path)
+            or (self._settings.durable and flushed.is_marked(path))
+            or not is_unchanged(path, resolved.manifest, self.places)
+        )
+
+    def _assemble(self, resolved: Resolved, path: Path, *, thorough: bool) -> int:
+        """Make the directory what it shall be. Returns the bytes of blocks that were fetched."""
         directory = ModelDirectory(path)
         fetched = 0
         try:
@@ -252,18 +276,7 @@ class Puller:
                 flushed.flush(directory, [file.path for file in resolved.manifest.files])
         finally:
             directory.close()
-        size = resolved.manifest.size
-        return Pulled(
-            resolved.name,
-            directory.root,
-            resolved.digest,
-            size,
-            fetched,
-            size - fetched,
-            resolved.network_bytes,
-            time.monotonic() - began,
-            base,
-        )
+        return fetched
 
     def _refuse_conflicts(
         self, found: Inspection, resolved: Resolved, directory: ModelDirectory

@@ -32,7 +32,7 @@ def is_doubtful(root: Path) -> bool:
     with storage_errors(path):
         try:
             return path.read_bytes() != boot_id()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
 

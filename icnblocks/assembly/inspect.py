@@ -88,6 +88,18 @@ def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, i
             yield offset, length
 
 
+def is_unchanged(root: Path, manifest: Manifest, places: InPlaceStore) -> bool:
+    """Whether all files of the model are what they were when the index learnt of them."""
+    known = places.facts(root)
+    try:
+        return all(
+            known.get(file.path) == FileFacts.of(os.stat(root / file.path))
+            for file in manifest.files
+        )
+    except OSError:
+        return False
+
+
 def inspect(
     directory: ModelDirectory,
     digest: Digest,

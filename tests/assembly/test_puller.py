@@ -15,6 +15,7 @@ from icnblocks.naming import Name
 from icnblocks.publish.facade import publish
 from icnblocks.puller import Puller
 from icnblocks.store.facts import FileFacts
+from icnblocks.store.inplace import InPlaceStore
 
 SIZE = 3_000_000
 
@@ -206,3 +207,23 @@ def test_partial_files_of_an_earlier_version_do_not_stay(put, pull, puller, sett
     put("acme/a", file=b"2")
     pull("acme/a", to)
     assert contents(to) == {"file": b"2", "mine.partial": b"mine"}
+
+
+def test_a_model_that_is_there_is_only_looked_at(put, pull, settings, monkeypatch, tmp_path):
+    """So that it may lie where this user cannot write."""
+    put("acme/base", file=b"1")
+    base = pull("acme/base").path
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "file").write_bytes(b"delta")
+    kwargs = {"store": settings.store, "base": "acme/base", "settings": settings}
+    publish(tmp_path / "adapter", "acme/adapter", **kwargs)
+    pull("acme/adapter")
+    (base / "file").write_bytes(b"2")
+    with InPlaceStore(settings.store / "places.sqlite") as places:
+        assert places.recheck(base) == ["file"]
+    monkeypatch.delattr("icnblocks.puller.ModelDirectory")
+    done = pull("acme/adapter")
+    assert (done.bytes_network, done.bytes_reused) == (0, 5)
+    assert done.base.path == tmp_path / "acme-base"
+    with pytest.raises(NameError):
+        pull("acme/base")
