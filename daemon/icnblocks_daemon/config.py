@@ -8,6 +8,7 @@ the settings.
 # ruff: noqa: RUF009  (_key is dataclasses.field with our documentation in it)
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from icnblocks_daemon.quantities import (
     parse_duration,
     parse_size,
 )
+from icnblocks_daemon.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +58,7 @@ def _path(value: Any) -> Path:
 
 
 def _word(value: Any) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError("a printable word is expected")
     return value
 
@@ -94,6 +96,12 @@ def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise ValueError("a list of words is expected")
     return tuple(parts)
+
+
+def _tokens(value: Any) -> tuple[str, ...]:
+    """Tokens; an empty text is a wrong one, since it may come from a variable that was not set."""
+    parts = value.split() or [value] if isinstance(value, str) else value
+    return tuple(check_token(text) for text in _words(parts))
 
 
 def _upstreams(value: Any) -> tuple[tuple[str, str], ...]:
@@ -182,8 +190,11 @@ class Config:
     tls_cert: Path | None = _key(None, _path, "FILE", "PEM certificate chain to serve TLS with.")
     tls_key: Path | None = _key(None, _path, "FILE", "PEM key of the certificate.")
     token: tuple[str, ...] = _key(
-        (), _words, "TOKEN", "Bearer token that allows writing; better in a token file.", many=True
-    )
+        (), _tokens, "TOKEN",
+        "Bearer token that allows writing: at least 16 printable ASCII characters without blanks;"
+        " better in a token file.",
+        many=True,
+    )  # fmt: skip
     token_file: Path | None = _key(
         None, _path, "FILE", "File of such tokens, one a line, `#` for comments; SIGHUP rereads."
     )
@@ -308,9 +319,11 @@ def _checked(config: Config) -> Config:
     """What concerns several keys at once."""
     if (config.tls_cert is None) != (config.tls_key is None):
         raise UsageError("tls_cert and tls_key go together")
-    for path in (config.tls_cert, config.tls_key, config.ca_file, config.token_file):
-        if path is not None and not path.is_file():
-            raise UsageError(f"no such file: {path}")
+    for name in ("tls_cert", "tls_key", "ca_file", "token_file", "trust_file"):
+        path = getattr(config, name)
+        if path is not None and not os.path.isfile(path):
+            what = "not a file" if os.path.lexists(path) else "no such file"
+            raise UsageError(f"{name}: {what}: {path}")
     if config.send_floor < 1:
         raise UsageError("send_floor is at least 1 byte a second")
     return config

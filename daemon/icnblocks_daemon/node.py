@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.policy import make_policy
-from icnblocks.client.trust import read_trust_file
-from icnblocks.errors import UsageError
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
 from icnblocks.store.disk import DiskStore
 from icnblocks.store.inplace import InPlaceStore
-from icnblocks_daemon.access import Access, read_tokens
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
@@ -29,13 +26,13 @@ from icnblocks_daemon.manifests import Manifests
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.pit import Pit
 from icnblocks_daemon.records import Records
+from icnblocks_daemon.rules import read_rules
 from icnblocks_daemon.strategy import make_strategy
 from icnblocks_daemon.uploads import Uploads
 from icnblocks_daemon.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
@@ -241,25 +238,3 @@ class Node:
         await self.upstreams.close()
         await asyncio.to_thread(self.holdings.close)
         self.catalog.close()
-
-
-def read_rules(config: Config) -> tuple[Access, dict[str, tuple[str, ...]]]:
-    """Who may write, and whose keys are trusted, with the files read anew.
-
-    Raises:
-        UsageError: if a file is wrong.
-    """
-    tokens = config.token
-    if config.token_file is not None:
-        tokens += _tokens_of(config.token_file)
-    trusted = read_trust_file(config.trust_file) if config.trust_file is not None else {}
-    return Access(tokens, config.publisher), trusted
-
-
-def _tokens_of(path: Path) -> tuple[str, ...]:
-    try:
-        return read_tokens(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}", hint=error.hint) from None

@@ -9,7 +9,8 @@ from icnblocks.client.access import sign_access
 from icnblocks.errors import IcnError, RefusedError, UsageError
 from icnblocks.manifest.record import fingerprint, public_bytes
 from icnblocks.naming import Name
-from icnblocks_daemon.access import Access, Quota, is_loopback, read_tokens
+from icnblocks_daemon.access import Access, Quota, is_loopback
+from icnblocks_daemon.tokens import read_tokens
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 PRINT = fingerprint(public_bytes(KEY))
@@ -54,6 +55,12 @@ def test_a_token_writes_every_name():
     writer.check(Name.parse("any/name"))
 
 
+@pytest.mark.parametrize("value", ["Bearer ", "Bearer", "Bearer    ", "bearer \udce9"])
+def test_an_empty_bearer_value_matches_nothing_even_if_an_empty_token_got_in(value):
+    with pytest.raises(RefusedError):
+        may(Access(("",)), Authorization=value)
+
+
 def test_a_publisher_key_writes_under_its_prefix_only():
     access = Access((), (("acme/llm", PRINT),))
     writer = may(access, Authorization=sign_access("acme", KEY, "edge:1", NOW))
@@ -94,6 +101,7 @@ def test_no_header_makes_more_than_a_refusal(value):
 
 def test_token_files():
     assert read_tokens("# c\n\nabcdefghijklmnop # mine\n") == ("abcdefghijklmnop",)
+    assert read_tokens("abcdefghijklmnop#rs\n") == ("abcdefghijklmnop#rs",)  # whole, not cut
     for text in ("short", "two words-of-sixteen-chars", "abcdefghijklmnop\x07qr"):
         with pytest.raises(UsageError, match="line 1"):
             read_tokens(text)

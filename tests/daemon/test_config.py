@@ -67,6 +67,29 @@ def test_mistakes_name_where_they_are(tmp_path, text, environ, flags, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "token", ["", " ", "x", "fifteen-letters", "sixteen letters!", "\u00e9" * 20]
+)
+def test_a_token_that_anybody_can_guess_is_refused_wherever_it_is_written(tmp_path, token):
+    """An empty one, from a variable that was not set, let everybody write."""
+    for text, environ, flags in [
+        ("", {}, {"token": (token,)}),
+        (f'token = "{token}"', {}, {}),
+        (f'token = ["{token}"]', {}, {}),
+        ("", {"ICN_EDGE_TOKEN": token}, {}),
+    ]:
+        with pytest.raises(UsageError, match="at least 16 printable") as caught:
+            load(tmp_path, text, environ, **flags)
+        assert not token.strip() or token not in str(caught.value).replace("16 printable", "")
+    assert load(tmp_path, token=("0123456789abc,ef",)).token == ("0123456789abc,ef",)
+
+
+def test_a_trust_file_that_is_named_must_be_there(tmp_path):
+    """Without it, any publisher's key would be taken."""
+    with pytest.raises(UsageError, match="trust_file: no such file"):
+        load(tmp_path, trust_file=str(tmp_path / "none.toml"))
+
+
 def run(*args, **environ):
     command = [sys.executable, "-m", "icnblocks_daemon", *args]
     return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
