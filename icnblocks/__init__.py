@@ -7,6 +7,7 @@ and the command line start fast. This module must not do work of its own.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from icnblocks.loader import load, open_model
     from icnblocks.puller import pull
 
@@ -16,6 +17,10 @@ _HOMES = {"load": "icnblocks.loader", "open_model": "icnblocks.loader", "pull": 
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("icnblocks")
     if name not in _HOMES:
         raise AttributeError(f"module 'icnblocks' has no attribute {name!r}")
     from importlib import import_module

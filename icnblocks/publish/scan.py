@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import ChangedError, StorageError, UsageError
+from icnblocks.errors import ChangedError, FormatError, StorageError, UsageError
 from icnblocks.limits import BLOCK_BYTES, MAX_FILES, MAX_HEADER_BYTES
 from icnblocks.manifest.cutting import CutFile, blocks_in, build_manifest, cut_runs, is_safetensors
 from icnblocks.naming import DIGEST_BYTES, Digest
@@ -77,8 +77,13 @@ def _walk(root: Path) -> Iterator[str]:
                 elif entry.is_file():
                     yield path
                 else:
+                    what = (
+                        "is a link to a directory or to nothing"
+                        if entry.is_symlink()
+                        else ("is not a regular file")
+                    )
                     raise UsageError(
-                        f"{root / path} is not a regular file",
+                        f"{root / path} {what}",
                         hint="remove it, or publish a directory without it",
                     )
 
@@ -164,9 +169,12 @@ class _Hashing:
 def _paths(root: Path) -> list[str]:
     if not root.is_dir():
         raise UsageError(f"no such directory: {root}")
-    paths = sorted(
-        islice(_walk(root), MAX_FILES + 1), key=lambda path: path.encode(errors="surrogateescape")
-    )
+    paths = sorted(islice(_walk(root), MAX_FILES + 1))
+    for path in paths:
+        if any("\ud800" <= char <= "\udfff" for char in path):  # how Python shows other bytes
+            raise FormatError(
+                f"{root}: the file name {path!r} is not UTF-8", hint="rename the file"
+            )
     if not paths:
         raise UsageError(f"{root} holds no files")
     if len(paths) > MAX_FILES:

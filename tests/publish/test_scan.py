@@ -73,5 +73,5 @@ def test_what_is_not_a_file_is_refused(tmp_path):
 def test_a_name_that_is_not_text_is_a_clear_error(tmp_path):
     with open(os.fsencode(tmp_path) + b"/\xff.bin", "wb") as file:
         file.write(b"x")
-    with pytest.raises(FormatError):
-        encode(scan(tmp_path, Kind.PACK).manifest)
+    with pytest.raises(FormatError, match="file name"):
+        scan(tmp_path, Kind.PACK)

@@ -52,6 +52,7 @@ def test_the_list_of_commands_is_complete():
         (("fetch", "a/../b"), 2),
         (("fetch", "a/b", "--from", "ftp://x"), 2),
         (("fetch", "a/b", "--trust", "zz"), 2),
+        (("fetch", "a/b", "--to", ""), 2),
         (("fetch", "a/b"), 4),
         (("fetch",), 2),
         (("publish", "/nowhere", "a/b", "--store", "s"), 2),

@@ -92,7 +92,7 @@ def _summary(output: Output, pulled: Pulled, seconds: float) -> None:
 )
 @click.option(
     "--to",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(file_okay=False),
     metavar="DIR",
     help="The directory to make. Default: NAME under the models directory.",
 )
@@ -117,7 +117,7 @@ def _summary(output: Output, pulled: Pulled, seconds: float) -> None:
 def fetch(
     name: str,
     sources: tuple[str, ...],
-    to: Path | None,
+    to: str | None,
     trust_first_use: bool,
     trust: str | None,
     offline: bool,
@@ -142,9 +142,12 @@ def fetch(
     import time
 
     from icnblocks.client.settings import load_settings
+    from icnblocks.errors import UsageError
     from icnblocks.naming import Name
     from icnblocks.puller import Puller, make_trust
 
+    if to == "":  # an unset variable in a script, not the current directory
+        raise UsageError("--to names no directory", hint="leave it out, or give a directory")
     began = time.monotonic()
     wanted = Name.parse(name)
     settings = load_settings()
@@ -164,7 +167,7 @@ def fetch(
         make_output(as_json=as_json) as output,
         Puller(settings, judge, _Listener(output), overwrite=overwrite) as puller,
     ):
-        pulled = puller.pull(wanted, to)
+        pulled = puller.pull(wanted, None if to is None else Path(to))
         output.end()
         for publisher, key in judge.met.items():
             output.say(

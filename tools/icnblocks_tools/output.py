@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.progress import Progress, TaskID
 
 LINE_EVERY_S: Final = 10.0
@@ -57,14 +59,15 @@ class Output(Protocol):
 
 
 class _Plain:
-    """Lines on standard error, now and then one about progress; the summary on standard output."""
+    """Lines on standard error, now and then one about progress; results on standard output."""
 
-    def __init__(self) -> None:
+    def __init__(self, results: frozenset[str]) -> None:
+        self._results = results
         self._what, self._total, self._done = "", 0, 0
         self._began = self._last = 0.0
 
     def say(self, event: str, text: str, **facts: object) -> None:  # noqa: ARG002
-        click.echo(text, err=event != "done")
+        click.echo(text, err=event not in self._results)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         self._what, self._total, self._done = what, total, done
@@ -112,8 +115,8 @@ class _Json(_Plain):
 class _Bar(_Plain):
     """A progress bar on a terminal."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, results: frozenset[str]) -> None:
+        super().__init__(results)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -150,8 +153,12 @@ class _Bar(_Plain):
         self._progress = self._task = None
 
 
-def make_output(*, as_json: bool) -> Output:
-    """The right way to talk, given where standard error goes."""
-    if as_json:
-        return _Json()
-    return _Bar() if is_terminal(sys.stderr) else _Plain()
+def make_output(*, as_json: bool, results: Iterable[str] = ("done",)) -> Output:
+    """The right way to talk, given where standard error goes.
+
+    Args:
+        as_json: for scripts: everything as JSON lines on standard output.
+        results: events that the command was run for, so that they go to standard output.
+    """
+    kind = _Json if as_json else _Bar if is_terminal(sys.stderr) else _Plain
+    return kind(frozenset(results))

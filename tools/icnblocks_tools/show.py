@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from icnblocks_tools.output import Output
 
 _LISTED = 20
+_RESULTS = ("model", "share", "place", "changed")
 
 
 def _resolve(puller: Puller, text: str) -> Resolved:
@@ -76,9 +77,13 @@ def _tensor_lines(manifest: Manifest, *, every: bool) -> list[str]:
                 lines.append(
                     f"  {run.tensor.name}  {run.tensor.dtype}  {shape}  {human_bytes(run.length)}"
                 )
+    return _shortened(lines, every=every)
+
+
+def _shortened(lines: list[str], *, every: bool) -> list[str]:
     if every or len(lines) <= _LISTED:
         return lines
-    return [*lines[:_LISTED], f"  … and {len(lines) - _LISTED} more (--tensors lists them)"]
+    return [*lines[:_LISTED], f"  … and {len(lines) - _LISTED} more (--all lists them)"]
 
 
 def _print(
@@ -95,7 +100,8 @@ def _print(
     if "base" in facts:
         text.append(f"  base {facts['base']} (manifest {facts['base_manifest']})")
     if not brief:
-        text += [f"  {file['path']}  {human_bytes(file['bytes'])}" for file in facts["files"]]
+        files = [f"  {file['path']}  {human_bytes(file['bytes'])}" for file in facts["files"]]
+        text += _shortened(files, every=every)
         text += _tensor_lines(resolved.manifest, every=every)
     tensors = [
         {
@@ -143,7 +149,7 @@ def _places(puller: Puller, output: Output, resolved: Resolved) -> None:
 @click.option(
     "--trust-first-use", is_flag=True, help="Accept the key of a publisher never met before."
 )
-@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--all", "every", is_flag=True, help="List every file and every tensor.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def show(
     model: str,
@@ -151,7 +157,7 @@ def show(
     sources: tuple[str, ...],
     store: Path | None,
     trust_first_use: bool,
-    tensors: bool,
+    every: bool,
     as_json: bool,
 ) -> None:
     """Say what a model is made of, and with a second one, what the two share.
@@ -171,16 +177,16 @@ def show(
         settings = replace(settings, store=store)
     settings = replace(settings, trust_first_use=trust_first_use or settings.trust_first_use)
     with (
-        make_output(as_json=as_json) as output,
+        make_output(as_json=as_json, results=_RESULTS) as output,
         Puller(settings, make_trust(settings, None, None)) as puller,
     ):
         first = _resolve(puller, model)
-        _print(output, model, first, every=tensors, brief=other is not None and not tensors)
+        _print(output, model, first, every=every, brief=other is not None and not every)
         _places(puller, output, first)
         if other is None:
             return
         second = _resolve(puller, other)
-        _print(output, other, second, every=tensors, brief=not tensors)
+        _print(output, other, second, every=every, brief=not every)
         _places(puller, output, second)
         facts = share(first.manifest, second.manifest)
         output.say(

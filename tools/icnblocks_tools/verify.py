@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
 
+_RESULTS = ("wrong", "repaired", "checked", "forgotten", "done")
+
 
 def _directory(root: Path, output: Output) -> int:
     """Recheck one pulled directory; how many files are wrong."""
@@ -137,7 +139,7 @@ def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) ->
     if is_store:
         settings = replace(settings, store=path)
     with (
-        make_output(as_json=as_json) as output,
+        make_output(as_json=as_json, results=_RESULTS) as output,
         Puller(settings, make_trust(settings), overwrite=True) as puller,
     ):
         if is_store:
