@@ -381,14 +381,17 @@ class Connection:
         """As socket.create_connection, but `abort` reaches the socket while it connects."""
         until = time.monotonic() + timeout
         failure = OSError("the host has no address")
-        for family, kind, proto, _, where in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        for number, (family, kind, proto, _, where) in enumerate(found):
             sock = socket.socket(family, kind, proto)
             with self._lock:
                 self._socket = sock
                 if self._aborted:
                     raise SourceError("cancelled")
             try:
-                sock.settimeout(max(until - time.monotonic(), 0.01))
+                # An even share: an address that swallows packets leaves time for the next.
+                share = (until - time.monotonic()) / (len(found) - number)
+                sock.settimeout(max(share, 0.01))
                 sock.connect(where)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return sock

@@ -401,3 +401,35 @@ def test_a_control_request_through_a_rechunking_proxy() -> None:
     with serving(lambda _: Reply(200, bytes(100_000))) as server:
         with RechunkingProxy(server.port, Random(0)) as proxy, Source(proxy.url) as source:
             assert source.manifest(digest) == bytes(100_000)
+
+
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        # Its queue is full, so that it answers nobody, as a network does that loses IPv6.
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        with serving(lambda _: Reply(status=404)) as server:
+            end = Endpoint.parse(server.url)
+            good = socket.getaddrinfo(end.host, end.port, type=socket.SOCK_STREAM)
+            bad = [(*found[:4], full.getsockname()) for found in good]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: bad + good)
+            # The second server is far away.
+            connect = socket.socket.connect
+
+            def slowly(sock: socket.socket, where: tuple[str, int]) -> None:
+                if where == good[0][4] and (sock.gettimeout() or 0.0) < 0.3:
+                    raise TimeoutError
+                connect(sock, where)
+
+            monkeypatch.setattr(socket.socket, "connect", slowly)
+            with Source(server.url, SourceOptions(connect_s=1.0)) as source:
+                connection = source.connect()
+                answer = connection.request("GET", "/x")
+                assert answer.status == 404
+                connection.drop()
+        for one in waiting:
+            one.close()
