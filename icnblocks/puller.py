@@ -34,7 +34,13 @@ from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, load_settings
 from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
-from icnblocks.errors import ConflictError, IncompleteError, NotFoundError, StorageError
+from icnblocks.errors import (
+    ConflictError,
+    IcnError,
+    IncompleteError,
+    NotFoundError,
+    StorageError,
+)
 from icnblocks.limits import MAX_LIFETIME_S
 from icnblocks.manifest.codec import decode
 from icnblocks.naming import Name
@@ -46,8 +52,7 @@ from icnblocks.wire.bundle import PULL_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from icnblocks.errors import IcnError
-    from icnblocks.manifest.model import Manifest
+    from icnblocks.manifest.model import BaseRef, Manifest
     from icnblocks.naming import Digest
     from icnblocks.store.base import Verified
     from icnblocks.wire.bundle import Want
@@ -61,7 +66,11 @@ class Listener(Protocol):
         ...
 
     def moved(self, count: int) -> None:
-        """`count` more bytes are in place."""
+        """`count` more bytes came over the network and are in place."""
+        ...
+
+    def reused(self, count: int) -> None:
+        """`count` more bytes were taken from another model on this machine."""
         ...
 
     def warned(self, text: str) -> None:
@@ -74,6 +83,9 @@ class _Deaf:
         pass
 
     def moved(self, count: int) -> None:
+        pass
+
+    def reused(self, count: int) -> None:
         pass
 
     def warned(self, text: str) -> None:
@@ -211,10 +223,20 @@ class Puller:
                 return self._pull_one(base, root, None)
         path = adapter.parent / ref.name.model if beside else self._default_path(base)
         lies_there = self.places.manifest_at(path) if path.exists() else None
-        if path == adapter or lies_there not in {None, ref.manifest}:
-            # An adapter says which version it needs: that must not replace another model.
+        free = path != adapter and lies_there in {None, ref.manifest}
+        if not free or not (beside or self._vouched(ref)):
+            # An adapter says which bytes it needs. They must not replace another model, nor lie
+            # under a name whose own publisher does not say that they are it.
             path = path.with_name(f"{path.name}--{str(ref.manifest)[:16]}")
         return self._pull_one(base, path, None)
+
+    def _vouched(self, ref: BaseRef) -> bool:
+        """Whether a believed record of the base's publisher says that the name is these bytes."""
+        try:
+            return self.resolver.resolve(ref.name, max_age_s=MAX_LIFETIME_S).digest == ref.manifest
+        except IcnError as error:
+            self._listener.warned(f"nobody vouches for the name of the base {ref.name}: {error}")
+            return False
 
     def _default_path(self, resolved: Resolved) -> Path:
         name = resolved.name
@@ -306,7 +328,7 @@ class Puller:
             missing = assembler.missing()
             size = resolved.manifest.size
             self._listener.begun(resolved.name, size, size - sum(want.length for want in missing))
-            LocalReuse(assembler, self.places, self._listener.moved).take(missing)
+            LocalReuse(assembler, self.places, self._listener.reused).take(missing)
             fetched = self._fetch(resolved, assembler)
             assembler.finish()
             remember(directory, resolved, self.places, found)

@@ -22,12 +22,22 @@ class _Listener:
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._name = ""
+        self._reused = 0
 
     def begun(self, name: Name, total: int, done: int) -> None:
-        self._output.begin(str(name), total, done)
+        self._name, self._reused = str(name), done
+        self._output.begin(self._title(), total, done)
 
     def moved(self, count: int) -> None:
         self._output.advance(count)
+
+    def reused(self, count: int) -> None:
+        self._reused += count
+        self._output.advance(count, self._title())
+
+    def _title(self) -> str:
+        return f"{self._name} (reused {human_bytes(self._reused)})" if self._reused else self._name
 
     def warned(self, text: str) -> None:
         self._output.say("warning", f"warning: {text}")

@@ -46,8 +46,8 @@ class Output(Protocol):
         """A long piece of work begins: `total` bytes, of which `done` are done."""
         ...
 
-    def advance(self, count: int) -> None:
-        """`count` more bytes are done."""
+    def advance(self, count: int, what: str = "") -> None:
+        """`count` more bytes are done; `what` names the work anew."""
         ...
 
     def end(self) -> None:
@@ -73,8 +73,9 @@ class _Plain:
         self._what, self._total, self._done = what, total, done
         self._began = self._last = time.monotonic()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, what: str = "") -> None:
         self._done += count
+        self._what = what or self._what
         now = time.monotonic()
         if now - self._last >= LINE_EVERY_S:
             self._last = now
@@ -143,9 +144,9 @@ class _Bar(_Plain):
         self._progress.start()
         self._task = self._progress.add_task(what, total=total, completed=done)
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, what: str = "") -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, count)
+            self._progress.update(self._task, advance=count, description=what or None)
 
     def end(self) -> None:
         if self._progress is not None:
