@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from icnblocks.errors import IcnError, UsageError
+from icnblocks.errors import IcnError, StorageError, UsageError
 from icnblocks_daemon.config import ENV_PREFIX, Config, default_text, keys, load_config
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def icn_edge(
     def read() -> Config:
         config = load_config(_config_path(config_file, os.environ), os.environ, flags)
         _check_names(config)
+        from icnblocks_daemon.preflight import preflight
+
+        preflight(config)
         return config
 
     config = read()
@@ -86,12 +90,14 @@ def print_unit(path: str | None) -> None:
 
 def _config_path(flag: str | None, environ: Mapping[str, str]) -> Path | None:
     """--config, else ICN_EDGE_CONFIG, else edge.toml in systemd's ConfigurationDirectory."""
+    if flag == "":  # an unset variable in a script must not mean other settings
+        raise UsageError("--config names no file")
     named = flag or environ.get(f"{ENV_PREFIX}CONFIG")
     if named:
         return Path(named)
     folder = environ.get("CONFIGURATION_DIRECTORY")
     found = Path(folder) / "edge.toml" if folder else None
-    return found if found is not None and found.is_file() else None
+    return found if found is not None and os.path.lexists(found) else None
 
 
 def _check_names(config: Config) -> None:
@@ -116,10 +122,23 @@ def main() -> None:
         sys.exit(130)
     except IcnError as error:
         _fail(error)
+    except OSError as error:
+        what = error.filename or "the output"
+        _fail(StorageError(f"cannot write or read {what}: {error.strerror or error}"))
 
 
 def _fail(error: IcnError) -> None:
     hint = f" ({error.hint})" if error.hint else ""
     message = f"icn-edge: {error}{hint}".replace("\n", " ")
-    click.echo(message, err=True)
+    with contextlib.suppress(OSError):  # nobody can be told, but the exit code
+        click.echo(message, err=True)
+    _abandon_output()
     sys.exit(error.exit_code)
+
+
+def _abandon_output() -> None:
+    """What could not be written goes nowhere, so that Python does not try it again at the exit."""
+    with contextlib.suppress(OSError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(sink, stream)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.errors import UsageError
+from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks_daemon.fib import check_prefix, parse_upstream
 from icnblocks_daemon.quantities import (
     Address,
@@ -44,7 +45,12 @@ def _duration(value: Any) -> float:
 
 
 def _capacity(value: Any) -> int | None:
-    return None if value in {"none", "unlimited"} else parse_size(str(value))
+    if str(value) in {"none", "unlimited"}:
+        return None
+    size = parse_size(str(value))
+    if size < MAX_BLOCK_BYTES:
+        raise ValueError(f"at least {format_size(MAX_BLOCK_BYTES)} is expected: a block's size")
+    return size
 
 
 def _address(value: Any) -> Address:
@@ -54,7 +60,14 @@ def _address(value: Any) -> Address:
 def _path(value: Any) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("a path is expected")
-    return Path(value).expanduser().absolute()
+    if "\0" in str(value):
+        raise ValueError("a path has no NUL character")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{str(value)[:120]!r}: there is no such home directory") from None
+    except FileNotFoundError:
+        raise ValueError("the current directory is gone; give an absolute path") from None
 
 
 def _word(value: Any) -> str:
@@ -145,7 +158,10 @@ class Config:
     )  # fmt: skip
     strategy: str = _key("fail-over", _word, "NAME", "How one upstream of several is picked.")
     capacity: int | None = _key(
-        None, _capacity, "SIZE", "Byte budget of cached blocks, e.g. 20GB; `none`: no limit."
+        None,
+        _capacity,
+        "SIZE",
+        "Byte budget of cached blocks, e.g. 20GB; 16MiB at least; `none`: no limit.",
     )
     policy: str = _key("sharing", _word, "NAME", "Which cached blocks leave first.")
     manifest_capacity: int = _key(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.policy import make_policy
+from icnblocks.errors import StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
@@ -63,7 +64,10 @@ class Node:
         self.access, trusted = read_rules(config)
         self.node_id = secrets.token_hex(8)
         self.spool = str(config.store)
-        config.store.mkdir(parents=True, exist_ok=True)
+        try:
+            config.store.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"store: cannot make {config.store}: {error.strerror}") from None
         damage: Literal["empty", "refuse"] = "empty" if self.fib.has_default else "refuse"
         self.store = DiskStore(config.store / "blocks", on_damage=damage)
         self.places = InPlaceStore(config.store / "places.sqlite")

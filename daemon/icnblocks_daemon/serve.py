@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -22,9 +21,11 @@ from icnblocks_daemon.http.app import make_app
 from icnblocks_daemon.logs import set_up_logs
 from icnblocks_daemon.node import VERSION, Node
 from icnblocks_daemon.notify import Notifier
+from icnblocks_daemon.preflight import server_tls
 from icnblocks_daemon.scrub import scrub
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
     from pathlib import Path
 
@@ -65,7 +66,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._stop.set)
         sock = _listen(self._config)
         try:
-            tls = _tls(self._config)
+            tls = server_tls(self._config)
             node = Node(self._config)
         except BaseException:
             sock.close()
@@ -157,18 +158,6 @@ def _listen(config: Config) -> socket.socket:
         ) from None
     sock.setblocking(False)
     return sock
-
-
-def _tls(config: Config) -> ssl.SSLContext | None:
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"cannot use the TLS certificate: {error}") from None
-    return context
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -103,31 +103,33 @@ def test_a_chain_of_edges_tells_each_only_once(fresh, fresh_edge, model, tmp_pat
     assert fresh.metric("icn_sent_bytes_total") == model.size
 
 
-@pytest.mark.parametrize("capacity", ["192KiB", "1MiB"])
-def test_a_cache_smaller_than_the_model_still_passes_all_of_it(origin, tmp_path, capacity):
-    model = make_model(f"acme/small{capacity}", size=3_000_000, seed=len(capacity))
+@pytest.mark.parametrize("block_mib", [1, 5])
+def test_a_cache_smaller_than_the_model_still_passes_all_of_it(origin, tmp_path, block_mib):
+    model = make_big(f"acme/small{block_mib}", 40, seed=block_mib, block_mib=block_mib)
     publish(origin, model)
-    options = ("--upstream", origin.url, "--capacity", capacity, "--policy", "lru")
+    options = ("--upstream", origin.url, "--capacity", "16MiB", "--policy", "lru")
     with start_edge(tmp_path / "edge", *options) as edge:
         for _ in range(2):
             assert bundle(edge, model.wants)[0] == model.blocks
         store = edge.status()["store"]
-        assert store["used_bytes"] <= (192 if capacity == "192KiB" else 1024) * 1024
+        assert store["used_bytes"] <= 16 << 20
         assert edge.metric("icn_evicted_blocks_total") > 0
 
 
 def test_several_readers_share_a_cache_smaller_than_the_model(origin, tmp_path):
-    model = make_model("acme/sized22", size=2_000_000, seed=22)
+    model = make_big("acme/sized22", 40, seed=22)
     publish(origin, model)
-    options = ("--upstream", origin.url, "--capacity", "512KiB", "--policy", "lru")
+    options = ("--upstream", origin.url, "--capacity", "16MiB", "--policy", "lru")
     with start_edge(tmp_path / "edge", *options) as edge:
         pull_at_once(edge, model, 4)
 
 
-def test_a_block_that_can_never_fit_is_refused_and_says_so(origin, tmp_path, model):
+def test_a_block_that_can_never_fit_is_refused_and_says_so(origin, tmp_path):
+    own, model = make_big("local/own12", 12, seed=12), make_big("acme/fat", 8, seed=8, block_mib=8)
     publish(origin, model)
-    options = ("--upstream", origin.url, "--capacity", "32KiB", "--room-wait", "200ms")
+    options = ("--upstream", f"acme={origin.url}", "--capacity", "16MiB", "--room-wait", "200ms")
     with start_edge(tmp_path / "edge", *options) as edge:
+        publish(edge, own)  # what is published here stays, so that 4 MiB are left
         _, refused = bundle(edge, model.wants)
         assert {reason for reason, _ in refused.values()} >= {Reason.NO_SPACE}
         assert edge.status()["budget"]["reserved_bytes"] == 0
@@ -193,7 +195,7 @@ def test_an_upstream_that_is_no_icnblocks_server_is_passed_over(published, model
 
 def test_routes_go_by_prefix_and_the_rest_is_published_here(published, model, tmp_path):
     own = make_model("local/own", seed=3)
-    options = ("--upstream", f"acme={published.url}", "--capacity", "10MB")
+    options = ("--upstream", f"acme={published.url}", "--capacity", "20MB")
     with start_edge(tmp_path / "edge", *options) as edge:
         publish(edge, own)
         assert bundle(edge, own.wants, name=own.name)[0] == own.blocks
@@ -205,9 +207,9 @@ def test_routes_go_by_prefix_and_the_rest_is_published_here(published, model, tm
 
 
 def test_what_is_published_here_is_never_evicted_by_what_is_cached(published, tmp_path):
-    own, big = make_model("local/own", seed=3), make_model("acme/big", size=2_000_000, seed=4)
+    own, big = make_big("local/own", 5, seed=3), make_big("acme/big", 40, seed=4)
     publish(published, big)
-    options = ("--upstream", f"acme={published.url}", "--capacity", "1MB", "--policy", "lru")
+    options = ("--upstream", f"acme={published.url}", "--capacity", "16MiB", "--policy", "lru")
     for _ in range(2):  # the second time, what to keep is read from the catalog
         with start_edge(tmp_path / "edge", *options) as edge:
             if missing(edge, own.wants):
@@ -331,8 +333,8 @@ def test_a_reader_that_falls_behind_is_left_and_served_again_afterwards(origin, 
         assert edge.metric("icn_refetched_bytes_total", cause="evicted") > 0
 
 
-def make_big(name, count, seed):
-    return make_model(name, size=count << 20, seed=seed, block_bytes=1 << 20)
+def make_big(name, mib, seed, block_mib=1):
+    return make_model(name, size=mib << 20, seed=seed, block_bytes=block_mib << 20)
 
 
 def test_an_edge_killed_in_the_middle_serves_right_bytes_afterwards(published, tmp_path):

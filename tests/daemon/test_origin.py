@@ -410,8 +410,9 @@ def make_certificate(folder):
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_a_full_capacity_refuses_uploads_and_keeps_what_there_is(tmp_path, model):
-    with start_edge(tmp_path / "o", "--capacity", "200KiB") as edge:
+def test_a_full_capacity_refuses_uploads_and_keeps_what_there_is(tmp_path):
+    model = make_model(size=18 << 20, block_bytes=512 << 10)
+    with start_edge(tmp_path / "o", "--capacity", "16MiB") as edge:
         replies = [
             call(edge, "POST", "/v1/uploads", body)
             for item in model.blocks.items()
@@ -419,7 +420,7 @@ def test_a_full_capacity_refuses_uploads_and_keeps_what_there_is(tmp_path, model
         ]
         assert replies[0].status == 200
         assert (replies[-1].status, replies[-1].json["error"]) == (507, "storage")
-        assert edge.status()["store"]["used_bytes"] <= 200 * 1024
+        assert edge.status()["store"]["used_bytes"] <= 16 << 20
 
 
 def test_writing_from_elsewhere_needs_a_token(tmp_path, model):
