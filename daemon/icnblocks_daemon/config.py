@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +34,13 @@ ENV_PREFIX: Final = "ICN_EDGE_"
 DEFAULT_PORT: Final = 4260
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
+
+
+RELOADED: Final = frozenset({
+    "token", "token_file", "publisher", "trust_file", "policy", "bundle_window", "send_floor",
+    "send_grace", "alive_interval", "log_level", "log_format",
+})  # fmt: skip
+"""Keys that SIGHUP takes over; a daemon must be restarted for the others."""
 
 
 def _size(value: Any) -> int:
@@ -88,7 +95,12 @@ def _flag(value: Any) -> bool:
 def _count(least: int, most: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         text = str(value)
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        if (
+            not text.isascii()
+            or not text.isdigit()
+            or len(text) > 9
+            or not least <= int(text) <= most
+        ):
             raise ValueError(f"a whole number from {least} to {most} is expected")
         return int(text)
 
@@ -148,7 +160,8 @@ class Config:
     )
     listen: Address = _key(
         Address("127.0.0.1", DEFAULT_PORT), _address, "HOST:PORT",
-        "Where to listen; port 0 takes a free one. Beyond loopback only if you say so.",
+        "Where to listen; port 0 takes a free one. Beyond loopback only if you say so: `0.0.0.0` or"
+        " `[::]` for all addresses.",
     )  # fmt: skip
     upstream: tuple[tuple[str, str], ...] = _key(
         (), _upstreams, "[PREFIX=]URL",
@@ -273,6 +286,20 @@ def default_text(key: Field[Any]) -> str:
     return str(spell(value))
 
 
+def taken_over(running: Config, read: Config) -> tuple[Config, tuple[str, ...]]:
+    """What SIGHUP makes of newly read settings.
+
+    Returns:
+        The running settings with the new values of the keys that can change; and the keys that
+        differ and cannot.
+    """
+    differing = [
+        key.name for key in keys() if getattr(running, key.name) != getattr(read, key.name)
+    ]
+    fresh = {name: getattr(read, name) for name in differing if name in RELOADED}
+    return replace(running, **fresh), tuple(name for name in differing if name not in RELOADED)
+
+
 def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
     """Read the file, put the environment and then the flags over it.
 
@@ -327,8 +354,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not TOML: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, a deep nest
+        raise UsageError(f"{path} is not TOML that can be meant") from None
 
 
 def _checked(config: Config) -> Config:

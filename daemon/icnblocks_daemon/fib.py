@@ -28,13 +28,26 @@ def parse_upstream(text: str) -> tuple[str, str]:
     Raises:
         UsageError: for anything else.
     """
-    prefix, url = "", text.strip()
-    if not url.startswith(("http://", "https://")):
-        prefix, _, url = url.partition("=")
+    prefix, equals, url = text.partition("=")
+    if not equals or "://" in prefix:
+        prefix, url = "", text
+    url = url.strip()
     try:
-        return check_prefix(prefix.strip()), str(Endpoint.parse(url.strip()))
+        _check_url(url)
+        return check_prefix(prefix.strip()), str(Endpoint.parse(url))
     except UsageError as error:
         raise UsageError(f"not an upstream: {error}", hint=_HINT) from None
+
+
+def _check_url(url: str) -> None:
+    """Say what is wrong with the usual mistakes; everything else is left to Endpoint."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes or scheme.lower() not in {"http", "https"}:
+        shown = "" if "@" in url else f": {url[:120]!r}"
+        raise UsageError(f"http:// or https:// is expected{shown}")
+    port = rest.partition("/")[0].rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+    if port and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise UsageError(f"the port is a number from 1 to 65535, not {port[:20]!r}")
 
 
 def check_prefix(prefix: str) -> str:

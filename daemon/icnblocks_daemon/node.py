@@ -20,6 +20,7 @@ from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
 from icnblocks.store.disk import DiskStore
 from icnblocks.store.inplace import InPlaceStore
+from icnblocks_daemon.config import taken_over
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
@@ -154,8 +155,11 @@ class Node:
             except Exception:
                 _LOG.exception("keeping house failed; it is tried again")
 
-    def reload(self, config: Config) -> None:
-        """Take over what may change while running: access, trust, policy and log level.
+    def reload(self, config: Config) -> tuple[str, ...]:
+        """Take over what may change while running (config.RELOADED).
+
+        Returns:
+            The keys that changed and need a restart.
 
         Raises:
             UsageError: if something in it is wrong; nothing is changed then.
@@ -165,7 +169,8 @@ class Node:
             policy = make_policy(config.policy)
             self.holdings.content.set_policy(policy, self.clock(), self._known())
         self.access, self.records.trusted = access, trusted
-        self.config = config
+        self.config, left = taken_over(self.config, config)
+        return left
 
     def status(self) -> dict[str, Any]:
         """What /v1/status says; docs/operations.md has the fields."""

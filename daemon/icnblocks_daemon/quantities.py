@@ -70,18 +70,25 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_address(text: str) -> Address:
-    """`HOST:PORT`, `[IPV6]:PORT` or `:PORT` (all addresses).
+    """`HOST:PORT` or `[IPV6]:PORT`.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, also without a host: all addresses must be said.
     """
     host, colon, port = text.strip().rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{text!r}: an IPv6 address is written [::1]:PORT")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not colon:
         raise ValueError(f"{text!r} is not HOST:PORT")
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+        raise ValueError(f"{text!r}: the port is a number from 0 to 65535")
+    if not host:
+        raise ValueError(
+            f"{text!r} names no host: 127.0.0.1:{port} for this machine alone,"
+            f" 0.0.0.0:{port} or [::]:{port} for everybody"
+        )
     if not host.isprintable() or " " in host or "/" in host:
         raise ValueError(f"{text!r} is not HOST:PORT")
     return Address(host, int(port))

@@ -125,12 +125,14 @@ class _Daemon:
         self._notifier.reloading()
         try:
             config = self._reread()
-            node.reload(config)
+            left = node.reload(config)
             set_up_logs(config.log_level, config.log_format)
-        except IcnError as error:
+        except (IcnError, OSError) as error:
             _LOG.error("nothing was reloaded: %s", error)
         else:
-            _LOG.info("reloaded tokens, trust, policy and log level")
+            _LOG.info("reloaded tokens, trust, policy, sending limits and log settings")
+            if left:
+                _LOG.warning("changed, but in effect only after a restart: %s", ", ".join(left))
         self._notifier.ready("reloaded")
 
 
@@ -139,9 +141,8 @@ def _listen(config: Config) -> socket.socket:
     address = config.listen
     try:
         found = socket.getaddrinfo(
-            address.host or None, address.port,
-            type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
-        )  # fmt: skip
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
         family, kind, proto, _, place = found[0]
         sock = socket.socket(family, kind, proto)
     except (OSError, UnicodeError) as error:
@@ -149,7 +150,7 @@ def _listen(config: Config) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(address.host)))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
     except OSError as error:
         sock.close()

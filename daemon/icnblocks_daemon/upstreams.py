@@ -110,7 +110,7 @@ class Upstreams:
             NotFoundError: if every upstream of the route says so.
             IcnError: as the upstream that might have had it.
         """
-        return await self._ask(route, lambda source: source.record(name))
+        return await self._ask(route, f"record of {name}", lambda source: source.record(name))
 
     async def manifest(self, route: Route, digest: Digest, name: Name | None) -> bytes:
         """A manifest's bytes, hashed.
@@ -119,7 +119,9 @@ class Upstreams:
             NotFoundError, IcnError: as `record`.
         """
         headers = {} if name is None else {NAME_HEADER: str(name)}
-        return await self._ask(route, lambda source: source.manifest(digest, headers=headers))
+        return await self._ask(
+            route, f"manifest {digest}", lambda source: source.manifest(digest, headers=headers)
+        )
 
     def status(self) -> list[dict[str, Any]]:
         """How each upstream is doing."""
@@ -143,7 +145,7 @@ class Upstreams:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask(self, route: Route, question: Callable[[Source], T]) -> T:
+    async def _ask(self, route: Route, what: str, question: Callable[[Source], T]) -> T:
         """Ask the upstreams of a route in turn until one answers."""
         loop, tried = asyncio.get_running_loop(), set[str]()
         worst: IcnError | None = None
@@ -151,8 +153,9 @@ class Upstreams:
             tried.add(url)
             try:
                 answer = await loop.run_in_executor(self._threads, question, self._sources[url])
-            except NotFoundError as error:
-                worst = worst or error
+            except NotFoundError:
+                # In words of our own, or each daemon on the way would put its line before it.
+                worst = worst or NotFoundError(f"no {what} here or upstream")
                 self._strategy.succeeded(url, self._clock())
             except IcnError as error:
                 if worst is None or isinstance(worst, NotFoundError):

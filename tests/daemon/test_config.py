@@ -1,5 +1,6 @@
 """Settings: one table of keys, later ones win, every mistake one line with exit code 2."""
 
+import re
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from icnblocks.errors import UsageError
-from icnblocks_daemon.config import keys, load_config
+from icnblocks_daemon.config import keys, load_config, taken_over
 from icnblocks_daemon.quantities import (
     Address,
     format_duration,
@@ -82,6 +83,56 @@ def test_a_token_that_anybody_can_guess_is_refused_wherever_it_is_written(tmp_pa
             load(tmp_path, text, environ, **flags)
         assert not token.strip() or token not in str(caught.value).replace("16 printable", "")
     assert load(tmp_path, token=("0123456789abc,ef",)).token == ("0123456789abc,ef",)
+
+
+@pytest.mark.parametrize("text", [":4260", "[]:4260", " :4260"])
+def test_nobody_listens_everywhere_without_saying_so(tmp_path, text):
+    """An empty host bound 0.0.0.0."""
+    with pytest.raises(UsageError, match=r"no host: 127.0.0.1:4260 .* 0.0.0.0:4260"):
+        load(tmp_path, listen=text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"upstream": ("http://127.0.0.1:99999",)}, "port is a number from 1 to 65535"),
+        ({"upstream": ("http://[::1]:0/x",)}, "port is a number from 1 to 65535"),
+        ({"upstream": ("acme=http://x:y",)}, "port is a number from 1 to 65535"),
+        ({"upstream": ("ftp://x",)}, "http:// or https:// is expected: 'ftp://x'"),
+        ({"upstream": ("acme=ftp://x/a=b",)}, "http:// or https:// is expected"),
+        ({"upstream": ("acme",)}, "http:// or https:// is expected"),
+        ({"max_requests": "9" * 5000}, "from 1 to 100000"),
+        ({"listen": "x:" + "9" * 5000}, "the port is a number"),
+        ({"store": "~no-such-user/x"}, "no such home directory"),
+        ({"store": "/a\0b"}, "no NUL"),
+    ],
+)
+def test_mistakes_are_said_in_plain_words(tmp_path, flags, said):
+    with pytest.raises(UsageError, match=said):
+        load(tmp_path, **flags)
+
+
+def test_odd_upstreams_that_are_meant(tmp_path):
+    given = ("http://[::1]:80/x", "HTTP://a:81/b=c", " acme = https://b ")
+    want = (("", "http://[::1]/x"), ("", "http://a:81/b=c"), ("acme", "https://b"))
+    assert load(tmp_path, upstream=given).upstream == want
+
+
+@pytest.mark.parametrize(
+    "text", ["capacity = [1]", "capacity = {a = 1}", f"capacity = {'9' * 5000}", "x" + "[" * 5000]
+)
+def test_odd_toml_is_no_python_text(tmp_path, text):
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    assert not re.search("unhashable|Errno|recursion|digits\\)", str(caught.value))
+
+
+def test_a_reload_takes_over_what_it_can_and_names_the_rest(tmp_path):
+    old = load(tmp_path, listen="127.0.0.1:1", policy="lru")
+    new = load(tmp_path, listen="127.0.0.1:2", policy="lfu", capacity="1GB")
+    config, left = taken_over(old, new)
+    assert left == ("listen", "capacity")
+    assert (config.listen, config.capacity, config.policy) == (old.listen, None, "lfu")
 
 
 def test_a_trust_file_that_is_named_must_be_there(tmp_path):
@@ -167,7 +218,6 @@ def test_what_is_no_quantity_is_refused(text):
 def test_addresses():
     assert parse_address("[::1]:80") == Address("::1", 80)
     assert str(parse_address("[::1]:80")) == "[::1]:80"
-    assert parse_address(":0") == Address("", 0)
-    for text in ("", "x", "::1:80", "x:70000", "x:-1", "a/b:1"):
+    for text in ("", "x", "::1:80", "x:70000", "x:-1", "a/b:1", "x:" + "9" * 5000):
         with pytest.raises(ValueError):
             parse_address(text)

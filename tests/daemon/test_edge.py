@@ -103,6 +103,16 @@ def test_a_chain_of_edges_tells_each_only_once(fresh, fresh_edge, model, tmp_pat
     assert fresh.metric("icn_sent_bytes_total") == model.size
 
 
+def test_not_found_is_said_once_however_many_hops_there_are(fresh_edge, tmp_path):
+    with start_edge(tmp_path / "far", "--upstream", fresh_edge.url) as far:
+        reply = call(far, "GET", record_path(Name.parse("acme/nope")))
+        assert reply.status == 404
+        assert reply.json["message"] == "no record of acme/nope here or upstream"
+        absent = Digest.of(b"absent")
+        reply = call(far, "GET", f"/v1/manifests/{absent}")
+        assert reply.json["message"] == f"no manifest {absent} here or upstream"
+
+
 @pytest.mark.parametrize("block_mib", [1, 5])
 def test_a_cache_smaller_than_the_model_still_passes_all_of_it(origin, tmp_path, block_mib):
     model = make_big(f"acme/small{block_mib}", 40, seed=block_mib, block_mib=block_mib)

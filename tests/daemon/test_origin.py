@@ -455,6 +455,16 @@ def test_nothing_is_reloaded_when_the_trust_file_is_gone(tmp_path):
         assert call(edge, "POST", "/v1/uploads", b"", **right).status != 403
 
 
+def test_a_reload_warns_of_settings_that_need_a_restart(tmp_path):
+    settings = tmp_path / "edge.toml"
+    settings.write_text('log_level = "info"\n')
+    with start_edge(tmp_path / "o", "--config", str(settings)) as edge:
+        settings.write_text('capacity = "1GB"\nmax_requests = 5\n')
+        edge.process.send_signal(signal.SIGHUP)
+        poll_until(lambda: "only after a restart: capacity, max_requests" in edge.logged())
+        assert edge.status()["budget"]["capacity"] is None
+
+
 def test_a_proxy_that_speaks_http_1_0_is_not_taken_for_loopback(origin, model):
     (body,) = pack_parts(list(model.blocks.items())[:1])
     with socket.create_connection(("127.0.0.1", origin.port), timeout=10) as sock:
