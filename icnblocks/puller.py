@@ -354,8 +354,9 @@ class Puller:
         missing = assembler.missing()
         if not missing:
             return 0
-        wanted = sum(want.length for want in missing)
-        self._refuse_full_disk(assembler.directory.root, wanted)
+        # A block that goes to many places is fetched once and takes room in each.
+        room = sum(want.length * len(assembler.spots(want.digest)) for want in missing)
+        self._refuse_full_disk(assembler.directory.root, room)
         if not self.sources:
             raise NotFoundError(
                 f"{len(missing)} blocks of {resolved.name} are not on this machine and no source"

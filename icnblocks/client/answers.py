@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from icnblocks import errors
 from icnblocks.errors import (
     BusyError,
+    ChangedError,
     FormatError,
     IcnError,
     NotFoundError,
     RefusedError,
     SourceError,
+    StorageError,
+    TrustError,
+    UsageError,
 )
 from icnblocks.limits import MAX_ERROR_BYTES, MAX_NACK_TEXT_BYTES
 
@@ -47,6 +51,15 @@ class ThrottledError(BusyError):
         self.after_s = after_s
 
 
+_THEIRS: Final[dict[type[IcnError], type[IcnError]]] = {
+    TrustError: RefusedError,
+    UsageError: RefusedError,
+    StorageError: SourceError,
+    ChangedError: SourceError,
+}
+"""What a server says of its own disk and trust must not read as if it were said of ours."""
+
+
 def check_answer(answer: Answer, what: str) -> Answer:
     """Pass on an answer of success; an error as the IcnError that it means.
 
@@ -70,6 +83,7 @@ def check_answer(answer: Answer, what: str) -> Answer:
     if 300 <= answer.status < 400:
         raise SourceError(f"{what}: redirected; name the place it redirects to instead")
     kind = _by_code().get(str(told.get("error"))) or _BY_STATUS.get(answer.status, SourceError)
+    kind = _THEIRS.get(kind, kind)
     if kind is NotFoundError and not speaks_icn:
         raise SourceError(
             f"{text}, and not from an icnblocks server", hint="check the URL of the source"

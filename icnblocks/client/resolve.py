@@ -169,8 +169,7 @@ class Resolver:
             trusted_via(record, fingerprint(known.key)) or self._trusted(known)
         ):
             self._warn(f"what was known of {name} is signed by a key that is trusted no more")
-            if record.seq <= known.seq:
-                return record  # not remembered: what the catalog has only goes forward
+            self._catalog.remove_record(name)  # numbers of another key bind nobody
             known = None
         if known is not None and record.seq < known.seq:
             self._warn(

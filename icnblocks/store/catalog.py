@@ -172,6 +172,14 @@ class Catalog:
             hint="a record never goes backward; ask the publisher, or whoever runs the source",
         )
 
+    def remove_record(self, name: Name) -> None:
+        """Forget a record: its key is trusted no more, so its number guards nothing."""
+        with self._writing() as db:
+            db.execute(
+                "DELETE FROM records WHERE publisher = ? AND model = ? AND tag = ?",
+                (name.publisher, name.model, name.tag),
+            )
+
     def records(self) -> list[StoredRecord]:
         """Every record, by name."""
         with self._reading() as db:

@@ -24,7 +24,6 @@ from icnblocks.errors import (
     NotFoundError,
     RefusedError,
     SourceError,
-    TrustError,
     UntrustedError,
     UsageError,
     WithdrawnError,
@@ -202,7 +201,8 @@ def told(status: int, error: str, **headers: str) -> Reply:
     [
         (told(404, "not-found"), NotFoundError),
         (told(410, "withdrawn"), WithdrawnError),
-        (told(409, "trust"), TrustError),
+        (told(409, "trust"), RefusedError),
+        (told(507, "storage"), SourceError),
         (told(403, "refused"), RefusedError),
         (told(400, "version"), FormatError),
         (told(409, "no such code"), ConflictError),
