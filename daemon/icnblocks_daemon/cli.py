@@ -82,10 +82,17 @@ def print_unit(path: str | None) -> None:
     """Print the systemd unit, with the ExecStart of this installation.
 
     icn-edge print-unit > /etc/systemd/system/icn-edge.service
-    """
-    from icnblocks_daemon.unit import program, render_unit
 
-    click.echo(render_unit(path or program()), nl=False)
+    The unit does not see /home, /root, /tmp and /var/tmp: install below /opt or /usr/local.
+    """
+    from icnblocks_daemon.unit import obstacle, program, render_unit
+
+    chosen = program() if path is None else path
+    unit = render_unit(chosen)
+    doubt = obstacle(chosen)
+    if doubt:
+        click.echo(f"icn-edge: warning: {doubt}", err=True)
+    click.echo(unit, nl=False)
 
 
 def _config_path(flag: str | None, environ: Mapping[str, str]) -> Path | None:

@@ -13,6 +13,13 @@ from icnblocks.errors import UsageError
 UNIT_NAME: Final = "icn-edge.service"
 _PROGRAM: Final = "icn-edge"
 _MARK: Final = "@EXEC@"
+_DOCS_LINE: Final = "Documentation=@DOCS@\n"
+_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108
+"""What ProtectHome and PrivateTmp keep from the service."""
+_ADVICE: Final = (
+    "systemd would say 203/EXEC; install into a place of its own, for example"
+    " python3 -m venv /opt/icnblocks, and name that with --exec /opt/icnblocks/bin/icn-edge"
+)
 
 
 def unit_template() -> str:
@@ -38,6 +45,41 @@ def program() -> str:
     raise UsageError("cannot find the installed icn-edge program", hint="give --exec PATH")
 
 
+def obstacle(path: str) -> str:
+    """Why the service could not run this program; empty if nothing is known against it."""
+    if not os.path.isfile(path):
+        return f"there is no program {path}: {_ADVICE}"
+    if not os.access(path, os.X_OK):
+        return f"{path} is not executable: {_ADVICE}"
+    runs = [path, os.path.realpath(path)]
+    interpreter = _interpreter(path)
+    if interpreter:
+        runs += [interpreter, os.path.realpath(interpreter)]
+    for each in runs:
+        for folder in _HIDDEN:
+            if each.startswith(f"{folder}/"):
+                needed = "" if each == path else f", which {path} needs,"
+                return f"{each}{needed} lies below {folder}, which the unit hides: {_ADVICE}"
+    return ""
+
+
+def _interpreter(path: str) -> str:
+    """What the first line of a script names; empty for other programs."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(4096)
+    except OSError:
+        return ""
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else ""
+
+
+def _docs_line() -> str:
+    """Where the daemon's documentation lies, if it came with this installation."""
+    path = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+    return f"Documentation={path.as_uri().replace('%', '%%')}\n" if path.is_file() else ""
+
+
 def render_unit(path: str) -> str:
     """The unit that runs the program at `path` (absolute).
 
@@ -49,4 +91,4 @@ def render_unit(path: str) -> str:
     quoted = path.replace("%", "%%").replace("$", "$$")
     if " " in quoted:
         quoted = f'"{quoted}"'
-    return unit_template().replace(_MARK, quoted)
+    return unit_template().replace(_MARK, quoted).replace(_DOCS_LINE, _docs_line())

@@ -12,7 +12,7 @@ import pytest
 
 from icnblocks.errors import UsageError
 from icnblocks.testing.processes import launch_edge
-from icnblocks_daemon.unit import render_unit
+from icnblocks_daemon.unit import _HIDDEN, obstacle, render_unit
 
 needs_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze"
@@ -59,6 +59,69 @@ def test_a_path_that_a_unit_cannot_name_is_refused(path):
 def test_odd_paths_are_quoted():
     text = render_unit("/opt/my %tools$/icn-edge")
     assert 'ExecStart="/opt/my %%tools$$/icn-edge"' in text
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/opt/none/icn-edge", "there is no program /opt/none/icn-edge"),
+        ("/etc/passwd", "is not executable"),
+        ("/usr/bin/env", ""),
+    ],
+)
+def test_a_program_that_the_service_could_not_run_is_warned_of(path, said):
+    assert bool(obstacle(path)) == bool(said)
+    assert said in obstacle(path)
+
+
+@pytest.fixture
+def hidden(tmp_path, monkeypatch):
+    """A directory that stands for /home, beside one that the service sees."""
+    for name in ("home", "opt"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("icnblocks_daemon.unit._HIDDEN", (str(tmp_path / "home"),))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_program_below_what_the_unit_hides_is_warned_of(hidden, linked):
+    """It ended with 203/EXEC, and nothing had said why."""
+    path = hidden / "icn-edge"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    if linked:
+        (hidden.parent / "opt" / "icn-edge").symlink_to(path)
+        path = hidden.parent / "opt" / "icn-edge"
+    assert f"lies below {hidden}, which the unit hides" in obstacle(str(path))
+
+
+def test_an_interpreter_below_what_the_unit_hides_is_warned_of(hidden):
+    path = hidden.parent / "opt" / "icn-edge"
+    path.write_text(f"#!{hidden}/python3\n")
+    path.chmod(0o755)
+    assert f"{hidden}/python3, which {path} needs, lies below {hidden}" in obstacle(str(path))
+    path.write_text("#!/bin/sh\n")
+    assert obstacle(str(path)) == ""
+
+
+@pytest.mark.parametrize("folder", ["/home", "/root", "/run/user", "/tmp", "/var/tmp"])
+def test_all_that_the_unit_hides_is_known(unit, folder):
+    assert folder in _HIDDEN
+    assert {"ProtectHome=yes", "PrivateTmp=yes"} <= set(unit.read_text().splitlines())
+
+
+def test_print_unit_warns_on_stderr_and_prints_all_the_same():
+    command = [Path(sys.executable).with_name("icn-edge"), "print-unit", "--exec", "/opt/no/x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("icn-edge: warning: there is no program /opt/no/x: systemd")
+    assert done.stderr.count("\n") == 1
+    assert "ExecStart=/opt/no/x\n" in done.stdout
+
+
+def test_the_unit_names_the_documentation_of_the_project(unit):
+    (line,) = [line for line in unit.read_text().splitlines() if line.startswith("Documentation=")]
+    assert line.startswith("Documentation=file:///")
+    assert line.endswith("/docs/operations.md")
 
 
 class Manager:
