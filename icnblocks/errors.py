@@ -1,6 +1,6 @@
 """The one tree of errors: whose fault it is, whether a retry helps, what to do next.
 
-Every class has a stable exit code (documented in docs/operations.md) and a stable word (`code`)
+Every class has a stable exit code (docs/client.md has the table) and a stable word (`code`)
 that travels in HTTP answers and Nacks. This module must not import anything of the project.
 """
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from icnblocks.errors import IcnError
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -33,3 +35,18 @@ def test_links_between_documents_lead_somewhere(document):
 
 def test_the_changelog_tells_of_the_version():
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def _errors(kind=IcnError):
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _errors(below)
+
+
+def test_every_error_has_its_line_in_the_table_of_exit_codes():
+    text = (ROOT / "docs" / "client.md").read_text()
+    for kind in _errors():
+        if kind.__module__ == "icnblocks.errors":
+            retry = "yes" if kind.retry else "no"
+            start = rf"\| {kind.exit_code} \| `{kind.code}` \| [^|]+"
+            assert re.search(rf"{start} \| {kind.fault}\b[^|]*\| {retry} \|", text), kind

@@ -147,7 +147,7 @@ def fetch(
       icn-fetch acme/minilm-med@v2 --to ./minilm-med
 
     Exit codes: 0 done, 2 usage, 4 not found, 5 not trusted, 9 source unreachable, 10 incomplete,
-    11 disk, 15 changed files in the way, 130 interrupted; docs/operations.md has them all.
+    11 disk, 15 changed files in the way, 130 interrupted; docs/client.md has them all.
     """
     import time
 
