@@ -58,6 +58,7 @@ class Notifier:
 def _watchdog(environ: Mapping[str, str]) -> float | None:
     text = environ.get("WATCHDOG_USEC", "")
     pid = environ.get("WATCHDOG_PID", "")
-    if not text.isdigit() or int(text) == 0 or (pid and pid != str(os.getpid())):
+    number = text.isascii() and text.isdigit() and len(text) < 20
+    if not number or int(text) == 0 or (pid and pid != str(os.getpid())):
         return None
     return int(text) / 1e6

@@ -145,8 +145,10 @@ def _listen(config: Config) -> socket.socket:
         )
         family, kind, proto, _, place = found[0]
         sock = socket.socket(family, kind, proto)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"cannot listen on {address}: {error}") from None
+    except UnicodeError:
+        raise UsageError(f"cannot listen on {str(address)[:120]}: not a host name") from None
+    except OSError as error:
+        raise UsageError(f"cannot listen on {address}: {error.strerror}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

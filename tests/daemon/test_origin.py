@@ -477,6 +477,7 @@ def refuses_connections(port):
 
 def test_logs_are_json_lines_when_asked(tmp_path):
     with start_edge(tmp_path / "o", "--log-format", "json") as edge:
-        lines = [json.loads(line) for line in edge.logged().splitlines()]
+        logged = poll_until(lambda: edge.logged().endswith("\n") and edge.logged())
+        lines = [json.loads(line) for line in logged.splitlines()]
     assert lines[0]["level"] == "INFO"
     assert lines[0]["role"] == "origin"

@@ -131,6 +131,16 @@ def test_a_store_that_cannot_be_made_is_one_line(tmp_path, store):
     assert done.stderr.startswith("icn-edge: ")
 
 
+@pytest.mark.parametrize("host", ["..", "a" * 300, "no-such-host.invalid"])
+def test_a_host_that_is_none_is_said_in_plain_words(tmp_path, host):
+    command = [sys.executable, "-m", "icnblocks_daemon", "--store", str(tmp_path / "s")]
+    done = subprocess.run(
+        [*command, "--listen", f"{host}:1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert not re.search("Errno|codec|Traceback", done.stderr)
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_an_output_that_is_full_is_no_traceback(tmp_path, stream):
     command = [sys.executable, "-m", "icnblocks_daemon"]

@@ -12,6 +12,7 @@ import pytest
 
 from icnblocks.errors import UsageError
 from icnblocks.testing.processes import launch_edge
+from icnblocks_daemon.notify import _watchdog
 from icnblocks_daemon.unit import _HIDDEN, obstacle, render_unit
 
 needs_analyze = pytest.mark.skipif(
@@ -179,6 +180,11 @@ def test_a_hung_process_feeds_no_watchdog(tmp_path, manager):
         manager.expect("WATCHDOG=1")
     finally:
         edge.kill()
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "\u00b2", "9" * 5000])
+def test_a_watchdog_interval_that_is_none_is_passed_over(text):
+    assert _watchdog({"WATCHDOG_USEC": text}) is None
 
 
 def test_a_watchdog_meant_for_another_process_is_not_fed(tmp_path, manager):
