@@ -32,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 VERSION_HEADER: Final = "ICN-Version"
 SPOKEN: Final = "1"
 _RETRY_AFTER: Final = {"Retry-After": "1"}
+_CLIENT_LEFT: Final = 499
+"""What proxies write into their logs for this."""
 _UNCOUNTED: Final = frozenset({"/healthz", "/metrics", "/v1/status"})
 """Answered however busy the daemon is: somebody wants to know why."""
 
@@ -110,7 +112,11 @@ class _Manners:
         except asyncio.CancelledError:
             raise
         except ConnectionError:
-            raise  # the client left while being answered
+            # The client left while being answered: nobody hears this, but it is counted as what
+            # it is, where an exception would be logged as a fault of ours.
+            response = web.Response(status=_CLIENT_LEFT)
+            response.force_close()
+            return response
         except OSError as error:
             _LOG.error("the disk refused: %s", error, extra={"path": request.path})
             return _closing(request, problem(StorageError(f"{error.strerror}")))
