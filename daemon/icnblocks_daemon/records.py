@@ -167,10 +167,11 @@ class Records:
         record = open_record(raw)
         if record.name != name:
             raise TrustError(f"asked for {name}, got a record of {record.name}")
-        self._check_key(record)
-        stored = self._catalog.record(name)
-        if stored is not None:
-            check_follows(open_record(stored.raw), record)
+        old = self._standing(name)
+        if record != old:  # what was accepted once stays so, also when its key is replaced
+            self._check_key(record)
+        if old is not None:
+            check_follows(old, record)
         self._keep(record, raw)
 
     def put_checked(self, name: Name, raw: bytes) -> Record:
@@ -186,9 +187,8 @@ class Records:
             raise FormatError(f"this is a record of {record.name}, not of {name}")
         check_time(record, self._wall())
         self._check_key(record)
-        stored = self._catalog.record(name)
-        if stored is not None:
-            old = open_record(stored.raw)
+        old = self._standing(name)
+        if old is not None:
             if record.seq < old.seq or (record.seq == old.seq and record != old):
                 raise ConflictError(
                     f"the record of {name} here has number {old.seq}; this one {record.seq}",
@@ -213,6 +213,22 @@ class Records:
         async with self._writing:
             return await asyncio.to_thread(work)
 
+    def _standing(self, name: Name) -> Record | None:
+        """The record here that a new one has to follow.
+
+        One whose key the trust file has overruled binds nobody any more and is forgotten: so an
+        operator gets out of a lost key.
+        """
+        stored = self._catalog.record(name)
+        if stored is None:
+            return None
+        record = open_record(stored.raw)
+        named = self.trusted.get(name.publisher)
+        if named is None or any(trusted_via(record, good) for good in named):
+            return record
+        self._catalog.remove_record(name)
+        return None
+
     def _check_key(self, record: Record) -> None:
         publisher, key = record.name.publisher, fingerprint(record.key)
         if publisher in self.trusted:
@@ -232,7 +248,11 @@ class Records:
     def _keep(self, record: Record, raw: bytes) -> None:
         key = fingerprint(record.key)
         self._catalog.put_record(record.name, raw, record.seq, key, self._wall())
-        if self._catalog.publisher_key(record.name.publisher) != key:
+        publisher = record.name.publisher
+        known = self._catalog.publisher_key(publisher)
+        # Never back: a record of a key that was replaced may still be kept.
+        follows = known is None or publisher in self.trusted or trusted_via(record, known)
+        if key != known and follows:
             self._catalog.set_publisher_key(record.name.publisher, key)
 
     def _confirm(self, name: Name, when: float) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from icnblocks.client.source import RecordAnswer
 from icnblocks.errors import SourceError
+from icnblocks.manifest.record import fingerprint, public_bytes
 from icnblocks.store.catalog import Catalog
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.fib import Fib
@@ -146,3 +148,24 @@ async def test_a_slow_upstream_does_not_hold_back_who_can_be_served_stale(world,
     world.origin.gate = asyncio.Event()
     assert (await world.get()).stale
     await world.records.close()
+
+
+async def test_an_operator_gets_out_of_a_lost_key_by_the_trust_file(world):
+    await world.get()
+    lost, fresh = world.origin.raw, Ed25519PrivateKey.from_private_bytes(b"f" * 32)
+    world.origin.raw = MODEL.record(key=fresh, time=1_800_000_000)
+    world.now += 61
+    assert (await world.get()).raw == lost, "a stranger's key is not followed"
+    world.records.trusted = {MODEL.name.publisher: (fingerprint(public_bytes(fresh)),)}
+    world.now += 61
+    served = await world.get()
+    assert (served.raw, served.stale) == (world.origin.raw, False)
+
+
+async def test_a_rotation_does_not_spoil_the_publishers_other_records(world):
+    await world.get()
+    world.catalog.set_publisher_key(MODEL.name.publisher, "0" * 64)  # another model was rotated
+    world.now += 61
+    served = await world.get()
+    assert (served.stale, world.origin.asked) == (False, 2)
+    assert world.catalog.publisher_key(MODEL.name.publisher) == "0" * 64
