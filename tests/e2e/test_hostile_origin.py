@@ -70,7 +70,7 @@ def files_of(root):
     "path",
     [
         b"../evil.bin",
-        b"/tmp/icn-evil",
+        b"/tmp/evil-by-manifest",
         b"a/../../evil",
         b".icnblocks/map",
         b"x.partial",
@@ -85,7 +85,7 @@ def test_a_manifest_that_names_a_place_outside_is_refused(path, hostile, server,
     assert "Traceback" not in failed.err
     assert not server.bundles, "no block was asked for"
     assert not target.parent.exists()
-    assert not Path("/tmp/icn-evil").exists()
+    assert not Path("/tmp/evil-by-manifest").exists()
 
 
 @pytest.mark.parametrize("link", ["directory", "file", "partial"])
