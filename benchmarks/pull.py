@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from icnblocks.testing.device import Device
 from icnblocks.testing.models import write_llama, write_llama_2gb
-from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.testing.processes import peak_mb, poll_until, start_edge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,14 +109,6 @@ def timed(who: str, command: list[str], environ: dict[str, str] | None = None) -
     if process.returncode:
         raise SystemExit(f"{who} failed with {process.returncode}: {' '.join(command)}")
     return Run(who, wall, usage.ru_utime + usage.ru_stime, peak)
-
-
-def peak_mb(pid: int) -> float:
-    """VmHWM of a process in MB (10^6 bytes); 0 when it has just ended."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
 
 
 def measure(small: bool, runs: int) -> dict[str, Any]:

@@ -24,11 +24,6 @@ class Notifier:
         self._socket = sdnotify.SystemdNotifier()
         self._watchdog_s = _watchdog(environ)
 
-    @property
-    def watchdog_s(self) -> float | None:
-        """The interval within which the manager wants a sign of life; None for never."""
-        return self._watchdog_s
-
     def ready(self, status: str) -> None:
         """Requests are answered from now on."""
         self._socket.notify(f"READY=1\nSTATUS={status}")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from icnblocks.assembly import flushed
 from icnblocks.assembly.blockmap import PATH as MAP_PATH
 from icnblocks.assembly.blockmap import BlockMap
-from icnblocks.assembly.directory import PARTIAL, storage_errors
+from icnblocks.assembly.directory import PARTIAL
 from icnblocks.errors import IncompleteError, StorageError
 from icnblocks.naming import Digest
+from icnblocks.store.database import storage_errors
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly.directory import STATE, storage_errors
+from icnblocks.assembly.directory import STATE
 from icnblocks.errors import StorageError
 from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection

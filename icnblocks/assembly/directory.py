@@ -11,13 +11,13 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import BusyError, ConflictError, StorageError
+from icnblocks.errors import BusyError, ConflictError
+from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 STATE: Final = ".icnblocks"
@@ -26,15 +26,6 @@ MANIFEST: Final = "manifest"
 """Name below `.icnblocks/` of the manifest of what lies in the directory."""
 NAME: Final = "name"
 """Name below `.icnblocks/` of the name that it was pulled by."""
-
-
-@contextmanager
-def storage_errors(what: str | Path) -> Iterator[None]:
-    """Turn an OSError into a StorageError that names `what` and the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 class ModelDirectory:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.blockmap import boot_id
-from icnblocks.assembly.directory import MANIFEST, NAME, STATE, storage_errors
+from icnblocks.assembly.directory import MANIFEST, NAME, STATE
+from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.assembler import read_all
-from icnblocks.assembly.directory import MANIFEST, NAME, STATE, storage_errors
+from icnblocks.assembly.directory import MANIFEST, NAME, STATE
 from icnblocks.errors import ConflictError, NotFoundError, UsageError
 from icnblocks.limits import MAX_MANIFEST_BYTES
 from icnblocks.manifest.codec import decode, digest_of, encode
 from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
+from icnblocks.store.database import storage_errors
 from icnblocks.store.inplace import FileFacts
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ class Resolver:
         failures: list[IcnError] = []
         for source in self._sources:
             try:
-                return self._take(name, self._get(source, name), known)
+                return self._take(name, *self._get(source, name), known)
             except IcnError as error:
                 failures.append(error)
         distrusted = [error for error in failures if isinstance(error, TrustError)]
@@ -144,11 +144,11 @@ class Resolver:
             hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
         )
 
-    def _get(self, source: Source, name: Name) -> bytes:
-        """A source's record; one that is none is told as the source's fault."""
+    def _get(self, source: Source, name: Name) -> tuple[bytes, Record]:
+        """A source's record, and what it says; one that is none is the source's fault."""
         raw = source.record(name).raw
         try:
-            open_record(raw)
+            return raw, open_record(raw)
         except VersionError:
             raise
         except FormatError as error:
@@ -156,10 +156,8 @@ class Resolver:
                 f"{source.url} gave no valid record of {name}: {error}",
                 hint="check the URL: is it an icnblocks server?",
             ) from error
-        return raw
 
-    def _take(self, name: Name, raw: bytes, known: Record | None) -> Record:
-        record = open_record(raw)
+    def _take(self, name: Name, raw: bytes, record: Record, known: Record | None) -> Record:
         if record.name != name:
             raise TrustError(f"asked for {name}, got a record of {record.name}")
         if record != known:  # the clock may have been set back since it was accepted

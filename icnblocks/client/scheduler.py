@@ -169,11 +169,6 @@ class Scheduler(Generic[HintT]):
         """Wants that have not ended."""
         return len(self._open)
 
-    @property
-    def flying(self) -> int:
-        """Wants in flight, cancelled ones included."""
-        return len(self._flying)
-
     def add(self, wants: Iterable[Want], hint: HintT, now: float) -> list[Refusal]:
         """Take wants on; those that are open already stay as they are.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.assembly.assembler import read_all
 from icnblocks.errors import ChangedError, FormatError, StorageError, UsageError
 from icnblocks.limits import BLOCK_BYTES, MAX_FILES, MAX_HEADER_BYTES
 from icnblocks.manifest.cutting import CutFile, blocks_in, build_manifest, cut_runs, is_safetensors
@@ -94,18 +95,7 @@ def _read_header(fd: int) -> bytes:
     length = int.from_bytes(start, "little")
     if length > MAX_HEADER_BYTES:
         return start
-    return start + _read_exactly(fd, 8, length)
-
-
-def _read_exactly(fd: int, offset: int, length: int) -> bytes:
-    pieces = []
-    while length:
-        piece = os.pread(fd, length, offset)
-        if not piece:
-            break
-        pieces.append(piece)
-        offset, length = offset + len(piece), length - len(piece)
-    return b"".join(pieces)
+    return start + read_all(fd, length, 8)
 
 
 def _digest_batch(path: Path, spans: list[tuple[int, int]]) -> bytes:
@@ -117,7 +107,7 @@ def _digest_batch(path: Path, spans: list[tuple[int, int]]) -> bytes:
     packed = bytearray()
     with path.open("rb", buffering=0) as file:
         for offset, length in spans:
-            data = _read_exactly(file.fileno(), offset, length)
+            data = read_all(file.fileno(), length, offset)
             if len(data) != length:
                 raise ChangedError(f"{path} became shorter while it was being read")
             packed += Digest.of(data)

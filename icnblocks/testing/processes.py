@@ -11,11 +11,11 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 READY_S: Final = 30.0
 
@@ -163,6 +163,14 @@ def poll_until(condition: Any, *, timeout_s: float = 20.0, what: str = "") -> An
         if time.monotonic() > deadline:
             raise TimeoutError(f"not in {timeout_s:g} s: {what or condition}")
         time.sleep(0.02)
+
+
+def peak_mb(pid: int) -> float:
+    """VmHWM of a process in MB (10^6 bytes); 0 when it has just ended."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> bytes:

@@ -1,20 +1,10 @@
 """Memory does not grow with the model: peaks of real processes while 2 GB pass through."""
 
-from pathlib import Path
-
 import pytest
 
 from icnblocks.testing.device import Device
 from icnblocks.testing.models import write_llama_2gb
-from icnblocks.testing.processes import poll_until
-
-
-def peak_mb(pid: int) -> float:
-    """VmHWM in MB; 0 when the process has just ended."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+from icnblocks.testing.processes import peak_mb, poll_until
 
 
 @pytest.mark.slow
