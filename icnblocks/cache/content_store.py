@@ -115,25 +115,59 @@ class ContentStore:
         """The budget in bytes, or None."""
         return self._capacity
 
+    @property
+    def policy(self) -> Policy:
+        """The eviction policy in use; it is told of blocks by this object only."""
+        return self._policy
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Room kept for blocks on their way in."""
+        return self._reserved
+
     def contains(self, digest: Digest) -> bool:
         """Is the block here? Counts nothing."""
         return digest in self._store
 
-    def open(self, digest: Digest, now: float) -> Lease | None:
+    def is_leased(self, digest: Digest) -> bool:
+        """Is the block here and being sent, so that it cannot be evicted?"""
+        return digest in self._sending
+
+    def fits(self, length: int) -> bool:
+        """Is there room for a block of `length` bytes without evicting anything?"""
+        return self._room_needed(self._store.footprint(length)) <= 0
+
+    def open(self, digest: Digest, now: float, *, counted: bool = True) -> Lease | None:
         """Lease a block for sending, or None; counts a hit or a miss.
 
         A leased block is not evicted. Close the lease on the thread that uses this object.
+
+        Args:
+            digest: of the block.
+            now: seconds.
+            counted: False if it was counted that the block was asked for: as a hit by `touch`,
+                or because it was brought for whoever opens it.
         """
         lease = self._store.open(digest)
         if lease is None:
-            self._counts["misses"] += 1
+            self._counts["misses"] += counted
             return None
-        self._counts["hits"] += 1
-        self._counts["hit_bytes"] += lease.length
-        if self._evicting:
-            self._policy.hit(digest, self._time(now))
+        if counted:
+            self._hit(digest, lease.length, now)
         sending = self._guard(digest, self._store.footprint(lease.length))
         return CountedLease(lease, lambda: self._closed(digest, sending))
+
+    def touch(self, digest: Digest, now: float) -> None:
+        """A block was asked for that will be opened later; ignored if it is not here."""
+        length = self._store.length(digest)
+        if length is not None:
+            self._hit(digest, length, now)
+
+    def _hit(self, digest: Digest, length: int, now: float) -> None:
+        self._counts["hits"] += 1
+        self._counts["hit_bytes"] += length
+        if self._evicting:
+            self._policy.hit(digest, self._time(now))
 
     def _guard(self, digest: Digest, footprint: int) -> Sending:
         """Keep a block that is here from being evicted, until `_closed`."""
@@ -373,11 +407,18 @@ class ContentStore:
         At most MAX_KNOWN_BLOCKS are known; beyond, the models that were learnt or requested
         longest ago are forgotten.
         """
+        if self._evicting and manifest_digest not in self._known:
+            base = manifest.base.manifest if manifest.base else None
+            self.learn_blocks(manifest_digest, manifest.lengths(), base)
+
+    def learn_blocks(
+        self, manifest_digest: Digest, lengths: Mapping[Digest, int], base: Digest | None
+    ) -> None:
+        """`learn`, for whoever has no manifest but knows its distinct blocks and its base."""
         if not self._evicting or manifest_digest in self._known:
             return
         footprint = self._store.footprint
-        blocks = {digest: footprint(size) for digest, size in manifest.lengths().items()}
-        base = manifest.base.manifest if manifest.base else None
+        blocks = {digest: footprint(length) for digest, length in lengths.items()}
         self._policy.learn(manifest_digest, blocks, base)
         self._known[manifest_digest] = len(blocks)
         self._known_blocks += len(blocks)
@@ -418,30 +459,39 @@ class ContentStore:
     ) -> None:
         """Go on with another, fresh policy and the same content.
 
-        It is told all blocks, oldest first, and `manifests`; request rates start anew.
+        It is told all blocks, oldest first, and `manifests`; request rates start anew. If
+        reading those fails, the policy before goes on.
         """
-        self._policy = policy
-        self._known.clear()
-        self._known_blocks = 0
+        before = self._policy, self._known, self._known_blocks
+        self._policy, self._known, self._known_blocks = policy, OrderedDict(), 0
+        try:
+            self._tell_all(policy, now, manifests)
+        except BaseException:
+            self._policy, self._known, self._known_blocks = before
+            raise
+
+    def _tell_all(
+        self, policy: Policy, now: float, manifests: Iterable[tuple[Digest, Manifest]]
+    ) -> None:
         for digest, manifest in manifests:
             self.learn(digest, manifest)
         now = self._time(now)
         # What was put, but not committed yet: `commit` will tell.
         coming = {digest for digest, one in self._reservations.items() if one.footprint}
-        footprint, held = self._store.footprint, 0
+        footprint, held, pinned = self._store.footprint, 0, 0
         for digest, length in self._store.blocks():
             if digest not in coming:
                 size = footprint(length)
                 held += size
                 if self._evicting:
                     policy.inserted(digest, size, now)
-        self._held, self._pinned_bytes = held, 0
         for digest in self._pinned:
             length_here = self._length_counted(digest)
             if length_here is not None:
-                self._pinned_bytes += footprint(length_here)
+                pinned += footprint(length_here)
                 if self._evicting:
                     policy.pinned(digest)
+        self._held, self._pinned_bytes = held, pinned
 
     def _tell_inserted(self, digest: Digest, footprint: int, now: float) -> None:
         if self._evicting:

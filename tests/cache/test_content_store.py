@@ -343,6 +343,21 @@ def test_set_policy_keeps_content_pins_and_order(store, unit):
     assert [content.contains(d) for d in digests] == [True, False, True]
 
 
+def test_a_policy_whose_manifests_cannot_be_read_is_not_taken(store, unit):
+    """The new one used to stay, told of no block: nothing could be evicted any more."""
+
+    def manifests():
+        raise StorageError("disk I/O error")
+        yield
+
+    content = room_for(store, unit, 3)
+    digests = [bring(content, n, n) for n in range(3)]
+    with pytest.raises(StorageError):
+        content.set_policy(Lru(), 5, manifests())
+    assert bring(content, 8, 6)
+    assert [content.contains(d) for d in digests] == [False, True, True]
+
+
 def test_set_policy_while_a_block_is_on_its_way_counts_it_once(store, unit):
     content = room_for(store, unit, 2)
     digest, data = block(1)

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from icnblocks.cache.content_store import ContentStore
-from icnblocks.cache.policy import make_policy
+from icnblocks.cache.policy import POLICIES, make_policy
 from icnblocks.manifest.model import BaseRef, File, Kind, Manifest, Run
 from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
 from icnblocks.store.disk import DiskStore
 from icnblocks.store.memory import MemoryStore
 
+make_policy("lru")  # registers the built-in ones
+NAMES = sorted(POLICIES)
 PAGE = 4096
 DATA = [bytes([number]) * (1 + number % 3 * 3000) for number in range(14)]
 BLOCKS = [Digest.of(data) for data in DATA]
@@ -49,7 +51,9 @@ class ContentMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.store = self.make_store()
-        self.content = ContentStore(self.store, make_policy(self.policy), self.capacity)
+        self.content = ContentStore(
+            self.store, make_policy(self.policy, self.capacity), self.capacity
+        )
         self.now = 0.0
         self.here = set()
         self.pins = []
@@ -192,9 +196,9 @@ class ContentMachine(RuleBasedStateMachine):
     def forget(self, model):
         self.content.forget(MODELS[model])
 
-    @rule(policy=st.sampled_from(["lru", "lfu", "gdsf", "sharing"]))
+    @rule(policy=st.sampled_from(NAMES))
     def set_policy(self, policy):
-        self.content.set_policy(make_policy(policy), self.now)
+        self.content.set_policy(make_policy(policy, self.capacity), self.now)
         assert self.stats().policy == policy
 
     def stats(self):
@@ -231,9 +235,9 @@ def run(policy, make_store, examples):
     )
 
 
-@pytest.mark.parametrize("policy", ["lru", "lfu", "gdsf", "sharing"])
+@pytest.mark.parametrize("policy", NAMES)
 def test_any_sequence_on_the_memory_store(policy):
-    run(policy, MemoryStore, 60)
+    run(policy, MemoryStore, 40)
 
 
 def test_any_sequence_on_the_disk_store():

@@ -1,9 +1,21 @@
 """Every built-in policy against the conformance suite, and the decisions of the simple ones."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from icnblocks.cache.policies import Gdsf, Lfu, Lru, Sharing
-from icnblocks.cache.policy import POLICIES, make_policy
+from icnblocks.cache.policies import (
+    Gdsf,
+    Lfu,
+    Lru,
+    S3Fifo,
+    Score,
+    Sharing,
+    Sieve,
+    WTinyLfu,
+)
+from icnblocks.cache.policy import POLICIES, make_policy, policy_options
 from icnblocks.errors import UsageError
 from icnblocks.naming import Digest
 from icnblocks.testing.policy_contract import PolicyContract
@@ -29,6 +41,42 @@ class TestGdsf(PolicyContract):
         return Gdsf
 
 
+class TestSieve(PolicyContract):
+    @pytest.fixture
+    def make(self):
+        return Sieve
+
+
+class TestS3Fifo(PolicyContract):
+    @pytest.fixture
+    def make(self):
+        return S3Fifo
+
+
+class TestS3FifoWithACapacity(PolicyContract):
+    @pytest.fixture
+    def make(self):
+        return lambda: S3Fifo(100 * 4096)
+
+
+class TestWTinyLfu(PolicyContract):
+    @pytest.fixture
+    def make(self):
+        return WTinyLfu
+
+
+class TestWTinyLfuWithACapacity(PolicyContract):
+    @pytest.fixture
+    def make(self):
+        return lambda: WTinyLfu(60 * 4096, window=0.2)
+
+
+class TestScore(PolicyContract):
+    @pytest.fixture
+    def make(self):
+        return Score
+
+
 class TestSharing(PolicyContract):
     @pytest.fixture
     def make(self):
@@ -42,6 +90,39 @@ def test_policies_are_made_by_name():
         assert make_policy(name) is not make_policy(name)
     with pytest.raises(UsageError, match="no eviction policy 'belady'"):
         make_policy("belady")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("lru:", "'' is not KEY=VALUE"),
+        ("lru:alpha=1", "has no option 'alpha'"),
+        ("sharing:rtt", "'rtt' is not KEY=VALUE"),
+        ("sharing:rtt=", "'rtt=' is not KEY=VALUE"),
+        ("sharing:rtt=1s,rtt=2s", "rtt is given twice"),
+        ("sharing:plan_requests=much", "plan_requests: a number of 0 or more"),
+        ("sharing:plan_requests=nan", "plan_requests: a number of 0 or more"),
+        ("sharing:plan_requests=-1", "plan_requests: a number of 0 or more"),
+        ("sharing:rtt=soon", "rtt: 'soon' is not a duration"),
+        ("sharing:objective=best", "objective: time, hits, bytes or a number"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(spec, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        make_policy(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_policy_and_option_is_in_the_operators_table():
+    """An option that nobody can find, or one that is gone and still promised."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    rows = {}
+    for line in text.partition("## Policies")[2].partition("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 5 and cells[1].startswith("`"):
+            rows[cells[1].strip("`")] = set(re.findall(r"`(\w+)`", cells[3]))
+    make_policy("lru")
+    assert rows == {name: set(policy_options(name)) for name in POLICIES}
 
 
 def told(policy, *events):

@@ -1,21 +1,23 @@
 """The decisions of `sharing`, case by case, and whole-model hits beside `lru` end to end."""
 
 import random
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 
 from icnblocks.cache.content_store import ContentStore
+from icnblocks.cache.planning import solve
 from icnblocks.cache.policies import Sharing
+from icnblocks.cache.policies.sharing_objective import parse_objective
 from icnblocks.cache.policy import make_policy
 from icnblocks.limits import MAX_KNOWN_BLOCKS
 from icnblocks.manifest.model import BaseRef, File, Kind, Manifest, Run
 from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
 from icnblocks.store.memory import MemoryStore
+from icnblocks.testing.policy_contract import PolicyContract
 
 BLOCK = 4096
-HOUR = 3600.0
 
 
 def data_of(label):
@@ -31,10 +33,10 @@ def manifest_digest(name):
 
 
 class World:
-    """A policy, told about models by name and blocks by label (`x1 x2`)."""
+    """A policy with room for so many blocks."""
 
-    def __init__(self, **options):
-        self.policy = Sharing(**options)
+    def __init__(self, blocks=100, **options):
+        self.policy = Sharing(blocks * BLOCK, **options)
         self.labels = {}
 
     def digests(self, labels):
@@ -54,6 +56,11 @@ class World:
         for digest in self.digests(labels):
             self.policy.inserted(digest, BLOCK, now)
 
+    def plan(self, now=0.0):
+        plan = solve(self.policy.problem(now))
+        self.policy.adopt(plan, now)
+        return plan
+
     def evict(self, count, now=0.0):
         gone = []
         for digest in self.policy.victims(now):
@@ -69,7 +76,7 @@ class World:
 
 @pytest.fixture
 def world():
-    return World()
+    return World(blocks=2)
 
 
 def test_the_less_requested_model_leaves_first(world):
@@ -80,143 +87,115 @@ def test_the_less_requested_model_leaves_first(world):
     assert world.evict(4) == "b1 b2 a1 a2"
 
 
-def test_of_equals_the_larger_leaves_first_if_alpha_counts(world):
-    world.learn("small", "s1")
-    world.learn("large", "l1 l2 l3")
-    world.request("small large")
-    world.insert("s1 l1 l2 l3")
-    assert world.evict(1) == "l1"
+def test_a_model_in_whole_goes_before_a_larger_part_if_hits_count():
+    """By bytes the part of a model that is asked for more is worth more."""
+    for objective, first in (("hits", "l1"), ("bytes", "s1")):
+        world = World(blocks=2, objective=objective)
+        world.learn("large", "l1 l2 l3 l4")
+        world.learn("small", "s1 s2")
+        world.insert("s1 s2 l1 l2 l3 l4")
+        world.request("large large large large small small small")
+        assert world.order().startswith(first)
 
 
-def test_without_alpha_only_the_rate_counts():
-    world = World(alpha=0.0)
-    world.learn("large", "l1 l2 l3")
-    world.learn("small", "s1")
-    world.request("large large small")
-    world.insert("s1 l1 l2 l3")
-    assert world.evict(1) == "s1"
+def test_a_base_stays_while_its_variants_together_are_worth_it():
+    """No variant is worth the base alone, nor as much as the other model."""
+    world = World(blocks=5, objective="hits")
+    world.learn("v1", "b1 b2 b3 x1")
+    world.learn("v2", "b1 b2 b3 y1")
+    world.learn("other", "o1 o2 o3 o4")
+    world.insert("o1 o2 o3 o4 b1 b2 b3 x1 y1")
+    world.request("v1 v1 v2 v2 other other other")
+    assert world.order().startswith("o1 o2 o3 o4")
 
 
-def test_what_is_left_of_a_broken_model_leaves_before_a_whole_one(world):
-    world.learn("broken", "x1 x2 x3 x4")
-    world.learn("whole", "w1 w2")
-    world.insert("x1 x2 x3 w1 w2")
-    world.request("broken broken broken whole")
-    assert world.evict(3, now=600.0) == "x1 x2 x3"
+def test_an_adapter_is_planned_with_the_base_it_is_pulled_with():
+    """Alone, small adapters would look like the best use of the room; each pull would miss."""
+    names = [f"a{number}" for number in range(8)]
+    for pulled, kept in ((True, True), (False, False)):
+        world = World(blocks=12, objective="hits")
+        world.learn("base", " ".join(f"b{number}" for number in range(10)))
+        for name in names:
+            world.learn(name, f"{name}.1", base="base")
+        world.learn("other", " ".join(f"o{number}" for number in range(4)))
+        for name in names:
+            world.request(f"base {name}" if pulled else name)
+        world.request("base other")
+        plan = world.plan()
+        whole = plan.kept[plan.kept == 10 * BLOCK]
+        assert bool(len(whole)) is kept
 
 
-def test_blocks_that_two_models_lean_on_leave_last(world):
-    world.learn("one", "shared1 shared2 o1")
-    world.learn("two", "shared1 shared2 t1")
-    world.request("one two two")
-    world.insert("shared1 shared2 o1 t1")
-    assert world.evict(1) == "o1"
-    assert world.evict(3).split()[0] in {"t1", "shared1", "shared2"}
+def test_what_the_plan_does_not_keep_passes_through(world):
+    """In the order in which it came, before anything that is planned."""
+    world.learn("hot", "h1 h2")
+    world.learn("cold", "c1 c2 c3")
+    world.insert("h1 h2")
+    world.request("hot hot hot cold")
+    world.plan()
+    world.insert("c1 c2 c3")
+    assert world.order().split()[:3] == ["c1", "c2", "c3"]
 
 
-def test_a_base_leaves_only_with_its_last_adapter(world):
-    world.learn("base", "b1 b2 b3")
-    world.learn("ad1", "x1", base="base")
-    world.learn("ad2", "y1", base="base")
-    world.insert("b1 b2 b3 x1 y1")
-    world.request("ad1 ad2 ad2")
-    assert world.evict(5) == "x1 y1 b1 b2 b3"
+def test_what_an_older_plan_kept_stays_until_its_room_is_needed(world):
+    """After what passes through, and before what the new plan keeps."""
+    world.learn("old", "o1 o2")
+    world.learn("new", "n1 n2")
+    world.learn("cold", "c1")
+    world.insert("o1 o2")
+    world.request("old old")
+    world.plan()
+    world.request("new " * 20)
+    world.plan()
+    world.insert("c1 n1")
+    assert world.order() == "c1 o1 o2 n1"
 
 
-def test_an_adapter_known_before_its_base_protects_it_too(world):
-    world.learn("ad1", "x1", base="base")
-    world.insert("b1 b2 x1")
-    world.learn("base", "b1 b2")
-    world.request("ad1")
-    assert world.evict(3) == "x1 b1 b2"
+def test_hardly_better_does_not_replace_what_is_here(world):
+    """Else two models that are asked for in turn would throw each other out for ever."""
+    world.learn("here", "h1 h2")
+    world.learn("gone", "g1 g2")
+    world.insert("h1 h2")
+    for _ in range(20):
+        world.request("here gone gone here gone")
+        world.request("here")
+        plan = world.plan()
+        kept = dict(zip(plan.rank.tolist(), plan.kept.tolist(), strict=True))
+        assert kept[max(kept)] == 2 * BLOCK
+        world.insert("g1")
+        assert world.order().startswith("g1")
+        world.policy.removed(block("g1"))
 
 
-def test_an_adapter_does_not_protect_half_a_base(world):
-    world.learn("base", "b1 b2 b3")
-    world.learn("ad1", "x1", base="base")
-    world.insert("b1 b2 x1")
-    world.request("ad1")
-    assert world.evict(1) == "b1"
+def test_a_plan_is_due_often_at_first_and_then_by_requests_or_time(world):
+    world.learn("a", "a1")
+    due = []
+    for step in range(600):
+        world.request("a", float(step))
+        if world.policy.plan_due(float(step)):
+            due.append(step)
+            world.plan(float(step))
+    gaps = [after - before for before, after in pairwise(due)]
+    assert gaps == sorted(gaps)
+    assert (gaps[0], gaps[-1]) == (1, 50)
+    world.plan(1000.0)
+    assert not world.policy.plan_due(1e6), "nothing happened since"
+    world.request("a", 1001.0)
+    assert not world.policy.plan_due(1100.0)
+    assert world.policy.plan_due(1000.0 + 3600.0)
 
 
-@pytest.mark.parametrize(("pulled", "order"), [("ad1 base", "x1 o1"), ("ad1", "o1 x1")])
-def test_an_adapter_is_worth_less_while_the_base_it_is_pulled_with_is_missing(world, pulled, order):
-    """Its pulls go upstream anyway; not so where devices have the base already."""
-    world.learn("base", "b1 b2 b3")
-    world.learn("ad1", "x1", base="base")
-    world.learn("other", "o1")
-    world.insert("x1 o1")
-    for _ in range(3):
-        world.request(pulled)
-    world.request("other")
-    assert world.order(now=200.0) == order
-
-
-def test_a_base_whose_adapters_are_forgotten_may_leave(world):
-    world.learn("base", "b1 b2")
-    world.learn("ad1", "x1", base="base")
-    world.learn("other", "o1")
-    world.insert("b1 b2 x1 o1")
-    world.request("other")
-    world.policy.forget(manifest_digest("ad1"))
-    assert world.evict(4) == "b1 b2 x1 o1"
-
-
-def test_rates_fade(world):
+def test_demand_that_changed_is_followed(world):
     world.learn("old", "o1 o2")
     world.learn("new", "n1 n2")
     world.insert("o1 o2 n1 n2")
-    for _ in range(8):
-        world.request("old", now=0.0)
-    world.request("new", now=2 * 12 * HOUR)
-    assert world.order(now=2 * 12 * HOUR).startswith("n1"), "a quarter of eight is still more"
-    world.request("new", now=4 * 12 * HOUR)
-    assert world.order(now=4 * 12 * HOUR).startswith("o1")
-
-
-def test_the_order_survives_a_new_scale_of_weights(world):
-    """After 500 half-lives weights start anew, so that they never overflow."""
-    for name in "abc":
-        world.learn(name, f"{name}1")
-        world.insert(f"{name}1")
-    world.request("a b b c c c", now=0.0)
-    late = 501 * 12 * HOUR
-    world.request("a", now=late)
-    assert world.order(now=late) == "b1 c1 a1"
-    world.request("c", now=1e15)
-    assert world.order(now=1e15).split()[-1] == "c1"
-
-
-def test_a_model_that_is_coming_in_is_not_its_own_first_victim(world):
-    world.learn("new", "n1 n2 n3")
-    world.learn("old", "o1 o2 o3")
-    world.insert("o1 o2 o3")
-    world.request("old", now=0.0)
-    now = 12 * HOUR
-    world.request("new", now)
-    world.insert("n1 n2", now)
-    assert world.evict(3, now) == "o1 o2 o3"
-
-
-def test_a_model_worth_less_than_all_here_makes_room_itself(world):
-    world.learn("rare", "r1 r2 r3")
-    world.learn("hot", "h1 h2 h3")
-    world.insert("h1 h2 h3")
-    world.request("hot hot hot rare")
-    world.insert("r1 r2")
-    assert world.evict(1) == "r1"
-
-
-def test_a_pull_that_stalled_is_no_longer_protected(world):
-    world.learn("stalled", "s1 s2 s3")
-    world.learn("whole", "w1 w2 w3")
-    world.insert("w1 w2 w3")
-    world.request("whole stalled stalled stalled")
-    world.insert("s1 s2")
-    assert world.order(now=30.0).startswith("w1")
-    world.insert("s1 s2", now=50.0)
-    assert world.order(now=61.0).startswith("w1"), "it had brought blocks by then"
-    assert world.order(now=200.0).startswith("s1")
+    world.request("old " * 3000)
+    world.request("new " * 20)
+    world.plan()
+    assert world.order().startswith("n1"), "a short run says nothing yet"
+    world.request("new " * 1500)
+    world.plan()
+    assert world.order().startswith("o1")
 
 
 def test_blocks_of_no_known_model_leave_in_order_of_use(world):
@@ -226,26 +205,44 @@ def test_blocks_of_no_known_model_leave_in_order_of_use(world):
     assert world.order(now=4.0) == "q p"
 
 
-def test_near_twins_do_not_stay_for_ever(world):
-    """Two big models that differ in one block have tiny closures, of absurd density."""
-    shared = " ".join(f"s{n}" for n in range(200))
-    world.learn("twin1", shared + " t1")
-    world.learn("twin2", shared + " t2")
-    world.learn("small", "m1 m2 m3 m4")
-    world.insert(shared + " t1 t2 m1 m2 m3 m4")
-    world.request("twin1 twin2 small small small")
-    assert world.evict(1) == "t1"
-
-
-def test_pinned_blocks_count_as_being_here(world):
-    """Else every variant of a pinned base would look broken."""
+def test_pinned_blocks_cost_the_plan_nothing(world):
+    """Their room is taken anyway, and they count as here."""
+    world = World(blocks=4, objective="hits")
     world.learn("variant", "b1 b2 v1")
-    world.learn("broken", "x1 x2 x3")
-    world.insert("b1 b2 v1 x1")
+    world.learn("other", "x1 x2")
+    world.insert("b1 b2 v1 x1 x2")
     world.policy.pinned(block("b1"))
     world.policy.pinned(block("b2"))
-    world.request("variant broken broken")
-    assert world.order(now=600.0) == "x1 v1"
+    world.request("variant other other")
+    assert world.order() == "v1 x1 x2"
+
+
+def test_a_model_that_comes_cheaper_from_elsewhere_gives_way(world):
+    """Else neighbouring edges would all keep the same."""
+    world.learn("shared", "s1 s2")
+    world.learn("mine", "m1 m2")
+    world.insert("s1 s2 m1 m2")
+    world.request("shared shared shared mine mine")
+    world.policy.priced(manifest_digest("shared"), 0.2, 0.0)
+    world.plan()
+    assert world.order().startswith("s1 s2")
+
+
+def test_a_new_variant_of_a_popular_base_starts_with_its_kin():
+    world = World(blocks=8, objective="hits")
+    world.learn("v1", "b1 b2 b3 b4 x1")
+    world.learn("v2", "b1 b2 b3 b4 y1")
+    world.learn("cold", "c1")
+    world.request("v1 v2 " * 30 + "cold " * 2)
+    world.learn("v3", "b1 b2 b3 b4 z1")
+    rates = world.policy._rates.rates()
+    variant, cold = (
+        rates[world.policy._blocks.models[manifest_digest(name)].row] for name in ("v3", "cold")
+    )
+    assert variant > 5 * cold
+    world.request("v1 v2 " * 300)
+    rates = world.policy._rates.rates()
+    assert rates[world.policy._blocks.models[manifest_digest("v3")].row] < variant / 20
 
 
 def test_splitting_and_forgetting_leave_no_fragments(world):
@@ -267,10 +264,43 @@ def test_splitting_and_forgetting_leave_no_fragments(world):
 def test_a_manifest_learnt_twice_counts_once(world):
     world.learn("a", "a1")
     world.learn("a", "a1")
-    world.learn("b", "b1")
-    world.insert("a1 b1")
+    world.learn("b", "b1 b2")
+    world.insert("a1 b1 b2")
     world.request("a b b")
-    assert world.order() == "a1 b1"
+    assert world.order() == "a1 b1 b2"
+
+
+@pytest.mark.parametrize("text", ["best", "1.5", "-0.1", "nan", ""])
+def test_an_objective_that_cannot_be_meant_is_refused(text):
+    with pytest.raises(ValueError, match="time, hits, bytes"):
+        parse_objective(text)
+
+
+class TestWithPlans(PolicyContract):
+    """The suite with room for about half, so that there is something to plan."""
+
+    @pytest.fixture
+    def make(self):
+        return lambda: Audited(36 * BLOCK)
+
+
+class Audited(Sharing):
+    """Checks its books whenever victims are wanted."""
+
+    def victims(self, now):
+        books = self._blocks
+        line = set(books.passing())
+        for group in books.groups.values():
+            held, others = set(books.held(group)), set(books._members.walk(group.others))
+            here = [slot for slot in held | others if books.is_here(slot)]
+            assert not held & line
+            assert len(held | others) == group.known
+            assert sum(books._sizes[slot] for slot in held) == group.held_bytes
+            assert sum(books._sizes[slot] for slot in here) == group.here_bytes
+            assert sum(books._sizes[slot] for slot in held | others) == group.known_bytes
+            passing = group.here_bytes - group.held_bytes - group.pinned_bytes
+            assert passing == sum(books._sizes[slot] for slot in others & line)
+        return super().victims(now)
 
 
 # --- end to end ---------------------------------------------------------------------------
@@ -330,7 +360,11 @@ def whole_model_hits(policy, models, capacity, pulls):
     rng.shuffle(adapters)
     weights = list(accumulate((rank + 1) ** -0.9 for rank in range(len(adapters))))
     store = MemoryStore()
-    content = ContentStore(store, make_policy(policy), capacity * store.footprint(BLOCK))
+    content = ContentStore(
+        store,
+        make_policy(policy, capacity * store.footprint(BLOCK)),
+        capacity * store.footprint(BLOCK),
+    )
     hits = 0
     for step in range(pulls):
         name = rng.choices(adapters, cum_weights=weights)[0]

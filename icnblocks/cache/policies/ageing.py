@@ -1,195 +1,29 @@
 """What `lfu` and `gdsf` share: blocks in order of a value that rises with use and fades by ageing.
 
 A block's key is `floor + value(uses, size)`; the floor is the highest key that was evicted so
-far, so what was popular long ago is overtaken by what is used now, without touching it. Keys
-only rise while a block is here, so the heap holds one entry for each block, an old entry is
-corrected when it comes up, and a hit costs no heap work at all.
+far, so what was popular long ago is overtaken by what is used now, without touching it.
 """
 
 from __future__ import annotations
 
-from array import array
-from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, ClassVar, Final
-
-from icnblocks.cache.policies.slots import Slots
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from icnblocks.naming import Digest
-
-_QUEUED, _PINNED, _DRAWN = 1, 2, 4
-_SLOT_BITS, _TICK_BITS = 32, 40
-_SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
-_MAX_USES: Final = (1 << 32) - 1
-_MIN_COMPACT: Final = 1024
+from icnblocks.cache.policies.ranked import MAX_KEY, Ranked
 
 
-class Ageing:
+class Ageing(Ranked):
     """A policy but for its name and `value`. All operations are O(log n), amortised."""
 
-    name: ClassVar[str]
-
-    def __init__(self) -> None:
-        self._slots = Slots()
-        self._uses = array("I")
-        self._sizes = array("I")
-        self._keys = array("q")
-        self._ticks = array("q")
-        self._flags = bytearray()
-        # An entry is one integer, key | tick | slot: a third of what a tuple takes.
-        self._heap: list[int] = []
-        self._drawn: list[int] = []
+    def __init__(self, capacity: int | None = None) -> None:
+        super().__init__(capacity)
         self._floor = 0
-        self._tick = 0
-        self._dead = 0
 
     def value(self, uses: int, size: int) -> int:
-        """What a block is worth; must rise with `uses`, and be below 2**40 for one use."""
+        """What a block is worth; must rise with `uses`."""
         raise NotImplementedError
 
-    def inserted(self, digest: Digest, size: int, now: float) -> None:
-        """Used once."""
-        if digest in self._slots:
-            self.hit(digest, now)
-            return
-        slot = self._slots.add(digest)
-        self._tick = tick = self._tick + 1
-        key = self._floor + self.value(1, size)
-        if slot == len(self._uses):
-            self._uses.append(1)
-            self._sizes.append(size)
-            self._keys.append(key)
-            self._ticks.append(tick)
-            self._flags.append(_QUEUED)
-        else:
-            self._uses[slot] = 1
-            self._sizes[slot] = size
-            self._keys[slot] = key
-            self._ticks[slot] = tick
-            self._flags[slot] = _QUEUED
-        heappush(self._heap, (((key << _TICK_BITS) | tick) << _SLOT_BITS) | slot)
+    def rank(self, uses: int, size: int, tick: int) -> int:  # noqa: ARG002
+        """Worth so much more than what was evicted last."""
+        return min(self._floor + self.value(uses, size), MAX_KEY)
 
-    def hit(self, digest: Digest, now: float) -> None:  # noqa: ARG002
-        """Used once more; worth more, and later than its equals."""
-        slot = self._slots.find(digest)
-        if slot is None:
-            return
-        self._tick += 1
-        uses = self._uses[slot]
-        if uses < _MAX_USES:
-            self._uses[slot] = uses = uses + 1
-        self._keys[slot] = self._floor + self.value(uses, self._sizes[slot])
-        self._ticks[slot] = self._tick
-
-    def removed(self, digest: Digest) -> None:
-        """Leaves; if it was a victim, its key becomes the floor."""
-        slot = self._slots.find(digest)
-        if slot is None:
-            return
-        self._slots.unname(slot)
-        flags = self._flags[slot]
-        if flags & _DRAWN:
-            self._floor = max(self._floor, self._keys[slot])
-        if flags & _QUEUED:
-            # The entry is found out when it comes up; until then the slot is not given away.
-            self._dead += 1
-            if self._dead > _MIN_COMPACT and 2 * self._dead > len(self._heap):
-                self._compact()
-        else:
-            self._slots.recycle(slot)
-            self._flags[slot] = 0
-
-    def pinned(self, digest: Digest) -> None:
-        """Not offered any more."""
-        slot = self._slots.find(digest)
-        if slot is not None:
-            self._flags[slot] |= _PINNED
-
-    def unpinned(self, digest: Digest, now: float) -> None:
-        """Offered again, with the uses it had."""
-        slot = self._slots.find(digest)
-        if slot is not None and self._flags[slot] & _PINNED:
-            self._flags[slot] &= ~_PINNED
-            self.hit(digest, now)
-            self._queue(slot)
-
-    def learn(self, manifest: Digest, blocks: Mapping[Digest, int], base: Digest | None) -> None:
-        """Not used."""
-
-    def forget(self, manifest: Digest) -> None:
-        """Not used."""
-
-    def requested(self, manifest: Digest, now: float) -> None:
-        """Not used."""
-
-    def victims(self, now: float) -> Iterator[Digest]:  # noqa: ARG002
-        """From the least worth; among equals, from the one used longest ago."""
-        self._put_back()
-        self._unmark()
-        try:
-            while (slot := self._pop()) is not None:
-                self._drawn.append(slot)
-                self._flags[slot] |= _DRAWN
-                yield self._slots.digest(slot)
-        finally:
-            self._put_back()
-        self._unmark()
-
-    def _entry(self, slot: int) -> int:
-        return (((self._keys[slot] << _TICK_BITS) | self._ticks[slot]) << _SLOT_BITS) | slot
-
-    def _queue(self, slot: int) -> None:
-        if not self._flags[slot] & _QUEUED:
-            self._flags[slot] |= _QUEUED
-            heappush(self._heap, self._entry(slot))
-
-    def _pop(self) -> int | None:
-        """Take the least block out of the heap."""
-        heap = self._heap
-        while heap:
-            slot = heap[0] & _SLOT_MASK
-            flags = self._flags[slot]
-            if not self._slots.used(slot):
-                heappop(heap)
-                self._bury(slot)
-            elif flags & _PINNED:
-                heappop(heap)
-                self._flags[slot] = flags & ~_QUEUED
-            elif heap[0] != (entry := self._entry(slot)):
-                heapreplace(heap, entry)
-            else:
-                heappop(heap)
-                self._flags[slot] = flags & ~_QUEUED
-                return slot
-        return None
-
-    def _bury(self, slot: int) -> None:
-        self._dead -= 1
-        self._flags[slot] = 0
-        self._slots.recycle(slot)
-
-    def _put_back(self) -> None:
-        """Queue again what was drawn but not removed (it may still be, so it stays marked)."""
-        for slot in self._drawn:
-            if self._slots.used(slot) and not self._flags[slot] & _PINNED:
-                self._queue(slot)
-
-    def _unmark(self) -> None:
-        """What was drawn so far is no victim if it leaves now."""
-        for slot in self._drawn:
-            self._flags[slot] &= ~_DRAWN
-        self._drawn.clear()
-
-    def _compact(self) -> None:
-        """Throw out the entries of blocks that are gone."""
-        living = []
-        for entry in self._heap:
-            slot = entry & _SLOT_MASK
-            if self._slots.used(slot):
-                living.append(entry)
-            else:
-                self._bury(slot)
-        heapify(living)
-        self._heap = living
+    def evicted(self, key: int) -> None:
+        """What comes or is used from now on is worth more than this one was."""
+        self._floor = max(self._floor, key)

@@ -11,8 +11,9 @@ from typing import ClassVar, Final
 from icnblocks.cache.policies.ageing import Ageing
 from icnblocks.cache.policy import register
 
-_SCALE_BITS: Final = 30
-"""Fixed point: even the largest block's single use is worth 64 units."""
+_SCALE_BITS: Final = 40
+"""Fixed point: a single use of 16 GiB is worth 64 units. 2**23 evictions of blocks of one byte, or
+2**35 of a page each, reach the largest key."""
 
 
 @register

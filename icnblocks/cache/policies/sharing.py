@@ -1,94 +1,131 @@
-"""`sharing`: evicts by what whole models are worth, since a pull waits for all of its blocks.
+"""`sharing`: keeps what a plan over whole models says, since a pull waits for all of its blocks.
 
-What leaves is a *unit*, the one with the least density (worth per byte) first:
+Requests for models are counted, and now and then a plan is made (`icnblocks.cache.planning`):
+which groups of blocks to keep within the capacity, so that what the operator's objective counts is
+as much as possible. Between plans the policy only carries the last one out. What leaves is, in
+this order:
 
-- an orphan group (blocks that no model holds): `beta` x the request rate of its users;
-- a model's exclusive closure (blocks that it alone holds): its rate x
-  (`alpha` / bytes of the closure + `beta`). Without one of them the model is not complete any
-  more, so they go together;
-- loose blocks (of no known manifest): `beta` x the rate of one request, when last asked for.
+1. what passes through: blocks that the plan does not keep, in the order in which they came;
+2. what an older plan kept and this one does not, the least worth first. It stays until what
+   replaces it comes, since nothing is fetched ahead;
+3. what the plan keeps, the least worth first.
 
-Blocks that several complete models hold go last, so a base leaves only after its last adapter.
-A model that is being pulled is weighed as if it were complete: if it is worth less than all that
-is here, it is its own blocks that make room. Admission (not letting such a model in at all) and a
-plan over all models are the next step: they would rank units in `_density` and need nothing else.
-
-Rates fade by half each `half_life_s`. They are kept as sums of 2**((t - t0) / half_life), which
-puts every rate on one scale: no score changes by the passing of time alone.
+Plans are made by whoever drives the policy (see `Planner`), or, if nobody does, by the policy
+itself when room has to be made.
 """
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from icnblocks.cache.policies.groups import Group, Model
+from icnblocks.cache.options import Option, number
+from icnblocks.cache.planning.rates import History, Rates
+from icnblocks.cache.planning.solver import solve
+from icnblocks.cache.policies import sharing_state
 from icnblocks.cache.policies.partition import Partition
-from icnblocks.cache.policy import register
-from icnblocks.limits import MIB
+from icnblocks.cache.policies.sharing_objective import Objective, parse_objective
+from icnblocks.cache.policies.sharing_problem import Outline
+from icnblocks.cache.policy import Policy, register
+from icnblocks.quantities import parse_duration, parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from icnblocks.cache.planning.problem import Plan, Problem
+    from icnblocks.cache.policies.groups import Group
     from icnblocks.naming import Digest
 
-_ARRIVE_S: Final = 60.0
-"""A pull that brings no block for so long is over."""
-_RESCALE: Final = 500
-"""Half-lives after which the scale of weights starts anew (a float holds 1023)."""
-_NEAR_TWIN: Final = 64
-"""A closure counts as at least this part of its model. Else two big models that differ in a few
-bytes would each have a tiny closure of enormous density, and stay for ever."""
+_KIN_PART: Final = 0.1
+"""A new model is kin to those with which it shares at least this part of its bytes."""
+_KIN: Final = 64
+"""At most so many of them are asked."""
+_SLACK_BLOCKS: Final = 64
+_SLACK_PART: Final = 256
+"""The plan leaves room for so many blocks to pass through, but at most this part of the capacity:
+with many pulls under way, what passes through would else take room from what is kept."""
 
 
 @register
-class Sharing:
-    """Sharing-aware eviction of whole models.
+class Sharing(Policy):
+    """Keeps whole models by a plan.
 
     Args:
-        alpha: what going upstream at all costs, in bytes: the dial between whole models
-            (large) and little backhaul (small).
-        beta: what a byte from upstream costs.
-        half_life_s: after this many seconds a request counts half.
+        capacity: the budget in bytes; None: unbounded, then it never plans.
+        objective: `time` (mean pull time), `bytes` (from upstream), `hits` (pulls that find
+            everything here), or a number from 0 (`bytes`) to 1 (`hits`).
+        rtt_s, backhaul: for `time`: seconds that going upstream at all takes, and bytes a second
+            from there.
+        plan_requests: requests after which a plan is due; at first it is sooner.
+        plan_s: seconds after which one is due anyway, if anything happened.
 
-    Operations on blocks are O(log n), amortised, when a group has no more users than blocks;
-    those on models are linear in the model's blocks (`learn`, `forget`) or groups (`requested`).
+    Operations on blocks are O(1), or O(log n) for victims that the plan kept; `requested` is O(1),
+    `learn` and `forget` are linear in the model's blocks.
     """
 
     name: ClassVar[str] = "sharing"
+    options: ClassVar[Mapping[str, Option]] = {
+        "objective": Option(
+            "objective",
+            parse_objective,
+            "time (default), hits, bytes, or from 0 (bytes) to 1 (hits)",
+        ),
+        "rtt": Option("rtt_s", parse_duration, "of going upstream at all, for time (50ms)"),
+        "backhaul": Option("backhaul", parse_rate, "from upstream, for time (200Mbit)"),
+        "plan_requests": Option("plan_requests", number, "requests from plan to plan (50)"),
+        "plan_s": Option("plan_s", parse_duration, "seconds after which one is due anyway (1h)"),
+    }
 
     def __init__(
-        self, *, alpha: float = 1024 * MIB, beta: float = 1.0, half_life_s: float = 12 * 3600.0
+        self,
+        capacity: int | None = None,
+        *,
+        objective: str | float = "time",
+        rtt_s: float = 0.05,
+        backhaul: float = 25e6,
+        plan_requests: float = 50,
+        plan_s: float = 3600.0,
     ) -> None:
-        self._alpha = alpha
-        self._beta = beta
-        self._half_life_s = half_life_s
-        self._start: float | None = None
+        self._capacity = capacity
+        self._objective = Objective(objective, rtt_s * backhaul)
+        self._plan_requests = plan_requests
+        self._plan_s = plan_s
+        self._rates = Rates()
         self._blocks = Partition()
-        self._heap: list[tuple[float, int, int, int, Group | Model]] = []
-        self._arriving: OrderedDict[Model, tuple[float, int]] = OrderedDict()
+        self._outline = Outline(self._blocks)
+        self._heap: list[tuple[bool, float, int, int, Group]] = []
+        self._remembered: dict[Digest, History] = {}
+        self._driven = False
+        self._planned_at = (0, 0.0)
+        self._changed = False
+
+    # --- blocks ---------------------------------------------------------------------------
 
     def inserted(self, digest: Digest, size: int, now: float) -> None:
-        """May make a model complete."""
-        if not self._blocks.insert(digest, size, now):
+        """Held if the plan keeps it; else it passes through."""
+        if not self._blocks.insert(digest, size):
             self.hit(digest, now)
 
-    def hit(self, digest: Digest, now: float) -> None:
-        """Counts for loose blocks only: for others, the requests for models do."""
+    def hit(self, digest: Digest, now: float) -> None:  # noqa: ARG002
+        """Counts for blocks of no known model only: for others, the requests for models do."""
         slot = self._blocks.slots.find(digest)
         if slot is not None:
-            self._blocks.touch(slot, now)
+            self._blocks.touch(slot)
+
+    def hits(self, digests: Iterable[Digest], now: float) -> None:
+        """Nothing to do, mostly."""
+        if self._blocks.loose.known:
+            for digest in digests:
+                self.hit(digest, now)
 
     def removed(self, digest: Digest) -> None:
-        """May make models incomplete."""
+        """Gone, but known while a model lists it."""
         slot = self._blocks.slots.find(digest)
-        if slot is not None and self._blocks.resident(slot):
+        if slot is not None and self._blocks.is_here(slot):
             self._blocks.remove(slot)
 
     def pinned(self, digest: Digest) -> None:
-        """Still counts as here, so that models with pinned blocks can be complete."""
+        """Not offered; its bytes cost the plan nothing."""
         slot = self._blocks.slots.find(digest)
         if slot is not None:
             self._blocks.pin(slot)
@@ -97,145 +134,140 @@ class Sharing:
         """May leave again."""
         slot = self._blocks.slots.find(digest)
         if slot is not None:
-            self._blocks.unpin(slot, now)
+            self._blocks.unpin(slot)
+            self.hit(digest, now)
+
+    # --- models ---------------------------------------------------------------------------
 
     def learn(self, manifest: Digest, blocks: Mapping[Digest, int], base: Digest | None) -> None:
-        """The model has no requests yet, but shares what it shares."""
-        self._blocks.learn(manifest, blocks, base)
+        """Its rate begins with that of its kin, if it has any."""
+        if manifest in self._blocks.models:
+            return
+        model = self._blocks.learn(manifest, blocks, base)
+        prior = 0.0
+        if self._rates.requests:
+            kin = self._blocks.kin(model, _KIN_PART)[-_KIN:]
+            if kin:
+                prior = sum(self._rates.rate(one.row) for one in kin) / len(kin)
+        model.row = self._rates.add(prior)
+        remembered = self._remembered.pop(manifest, None)
+        if remembered is not None:
+            self._rates.take_up(model.row, remembered)
+        self._changed = True
 
     def forget(self, manifest: Digest) -> None:
-        """Its blocks, if nobody else's, become loose."""
+        """Its blocks, if nobody else's, pass through."""
         model = self._blocks.models.get(manifest)
         if model is not None:
-            self._arriving.pop(model, None)
-            self._blocks.forget(manifest)
+            self._blocks.forget(model)
+            self._rates.drop(model.row)
+            self._changed = True
 
     def requested(self, manifest: Digest, now: float) -> None:
-        """Raises the model's rate; if it is not complete, it is arriving from now on."""
+        """Raises the model's rate. If nobody drives the plans, one may be made here."""
         model = self._blocks.models.get(manifest)
-        if model is None:
-            return
-        self._blocks.weigh(model, self._weight_at(now))
-        if not model.complete:
-            self._arriving[model] = (now + _ARRIVE_S, model.resident())
-            self._arriving.move_to_end(model)
-            self._blocks.set_arriving(model, arriving=True)
+        if model is not None:
+            self._rates.asked(model.row)
+            self._changed = True
+            if not self._driven and self._due(now):
+                self.adopt(solve(self._problem()), now)
 
-    def victims(self, now: float) -> Iterator[Digest]:
-        """Unit after unit, the least density first; then what is held by several."""
-        self._expire(now)
-        passed: set[int] = set()
-        spent: list[Group | Model] = []
+    def priced(self, manifest: Digest, factor: float, now: float) -> None:  # noqa: ARG002
+        """What a miss of this model costs, of what it costs if it comes from the origin."""
+        model = self._blocks.models.get(manifest)
+        if model is not None and model.price != factor:
+            model.price = factor
+            self._changed = True
+
+    def state(self, now: float) -> bytes:  # noqa: ARG002
+        """The rates; the plan follows from them and from what is here."""
+        known = {
+            digest: self._rates.history(model.row) for digest, model in self._blocks.models.items()
+        }
+        return sharing_state.encode(self._rates.requests, *self._rates.trust(), known)
+
+    def restore(self, state: bytes, now: float, elapsed_s: float) -> None:  # noqa: ARG002
+        """A plan is due at once."""
+        requests, seen, trust, known = sharing_state.decode(state, elapsed_s)
+        self._rates.begin(requests, seen, trust)
+        for digest, history in known.items():
+            model = self._blocks.models.get(digest)
+            if model is not None:
+                self._rates.take_up(model.row, history)
+            else:
+                self._remembered[digest] = history
+        self._changed = True
+
+    # --- what leaves ----------------------------------------------------------------------
+
+    def victims(self, now: float) -> Iterator[Digest]:  # noqa: ARG002
+        """What passes through; then what is not planned any more; then the plan, from its end."""
+        blocks, digest_of = self._blocks, self._blocks.slots.digest
+        for slot in blocks.passing():
+            yield digest_of(slot)
+        spent: list[Group] = []
+        self._queue_dirty()
         try:
-            while True:
-                unit = self._least(now)
-                if unit is None:
-                    groups = iter(sorted(self._blocks.groups.values(), key=_by_weight))
-                elif isinstance(unit, Model):
-                    spent.append(unit)
-                    groups = self._blocks.exclusive_groups(unit)
-                else:
-                    spent.append(unit)
-                    groups = iter((unit,))
-                removed = False
-                for slot in self._walk(groups, passed):
-                    yield self._blocks.slots.digest(slot)
-                    if not self._blocks.slots.used(slot) or not self._blocks.resident(slot):
-                        removed = True
-                        if self._blocks.dirty:
-                            break  # scores changed: choose anew
-                    else:
-                        passed.add(slot)
-                if removed and spent and unit is spent[-1]:
-                    self._blocks.dirty[spent.pop()] = None
-                elif unit is None and not removed:
-                    return
+            while self._heap:
+                _, _, _, version, group = heappop(self._heap)
+                if version != group.version:
+                    continue
+                spent.append(group)
+                for slot in blocks.held(group):
+                    yield digest_of(slot)
         finally:
-            for unit in spent:
-                self._blocks.dirty[unit] = None
+            for group in spent:
+                blocks.dirty[group] = None
 
-    def _walk(self, groups: Iterator[Group], passed: set[int]) -> Iterator[int]:
-        for group in groups:
-            for slot in self._blocks.chains.walk(group.evictable):
-                if slot not in passed:
-                    yield slot
-
-    def _least(self, now: float) -> Group | Model | None:
-        """Take the unit of the least density out of the heap, if there is one."""
-        self._rescore(now)
-        while self._heap:
-            density, _, _, version, unit = heappop(self._heap)
-            if version != unit.version:
-                continue
-            if unit is self._blocks.loose and self._density(unit, now) != density:
-                self._push(unit, now)  # its oldest block was asked for meanwhile
-                continue
-            return unit
-        return None
-
-    def _rescore(self, now: float) -> None:
+    def _queue_dirty(self) -> None:
         dirty = self._blocks.dirty
-        if len(self._heap) > 4 * (len(self._blocks.groups) + len(self._blocks.models)) + 1024:
+        if len(self._heap) > 4 * len(self._blocks.groups) + 1024:
             self._heap = [entry for entry in self._heap if entry[3] == entry[4].version]
             heapify(self._heap)
-        while dirty:
-            unit, _ = dirty.popitem()
-            self._push(unit, now)
+        for group in dirty:
+            group.version += 1
+            if group.held.count:
+                kept = group.held_bytes <= group.quota
+                heappush(self._heap, (kept, group.rank, group.number, group.version, group))
+        dirty.clear()
 
-    def _push(self, unit: Group | Model, now: float) -> None:
-        unit.version += 1
-        if self._evictable(unit):
-            rank = int(isinstance(unit, Model))
-            density = self._density(unit, now)
-            heappush(self._heap, (density, rank, unit.number, unit.version, unit))
+    # --- planning -------------------------------------------------------------------------
 
-    def _evictable(self, unit: Group | Model) -> bool:
-        if isinstance(unit, Group):
-            return unit.evictable.count > 0 and not unit.holders and not unit.leaners
-        return unit.holding and any(
-            group.evictable.count for group in self._blocks.exclusive_groups(unit)
-        )
+    def plan_due(self, now: float) -> bool:
+        """Is it time for a plan? Whoever asks drives the plans: the policy makes none itself."""
+        self._driven = True
+        return self._due(now)
 
-    def _density(self, unit: Group | Model, now: float) -> float:
-        """What a byte of it is worth."""
-        if isinstance(unit, Model):
-            size = max(unit.exclusive, unit.own_bytes // _NEAR_TWIN, 1)
-            alpha = self._alpha
-            if self._blocks.base_lacks(unit):
-                # Most pulls of it go upstream for the base anyway, whether it is here or not.
-                alpha *= 1.0 - self._blocks.base_share(unit)
-            return unit.weight * (alpha / size + self._beta)
-        if unit is self._blocks.loose:
-            return self._beta * self._weight_at(min(now, self._blocks.asked[unit.evictable.first]))
-        return self._beta * unit.weight
+    def _due(self, now: float) -> bool:
+        """Often at first, then every `plan_requests` or `plan_s`."""
+        requests, at = self._planned_at
+        if self._capacity is None or not self._changed:
+            return False
+        fresh = self._rates.requests - requests
+        return fresh >= min(self._plan_requests, 1 + requests // 4) or now - at >= self._plan_s
 
-    def _weight_at(self, now: float) -> float:
-        """What one request at this time weighs."""
-        if self._start is None:
-            self._start = now
-        age = (now - self._start) / self._half_life_s
-        if age > _RESCALE:
-            halvings = int(age)
-            self._blocks.fade(halvings)
-            self._start += halvings * self._half_life_s
-            age = (now - self._start) / self._half_life_s
-        return math.exp2(age)
+    def problem(self, now: float) -> Problem:  # noqa: ARG002
+        """A snapshot."""
+        return self._problem()
 
-    def _expire(self, now: float) -> None:
-        """Pulls that brought nothing for a while are over."""
-        while self._arriving:
-            model, (deadline, seen) = next(iter(self._arriving.items()))
-            if not model.arriving:
-                del self._arriving[model]
-            elif deadline > now:
-                return
-            elif (here := model.resident()) > seen:
-                self._arriving[model] = (now + _ARRIVE_S, here)
-                self._arriving.move_to_end(model)
-            else:
-                del self._arriving[model]
-                self._blocks.set_arriving(model, arriving=False)
+    def adopt(self, plan: Plan, now: float) -> None:
+        """Carry this plan out from now on. Groups that are new since keep what they had."""
+        self._planned_at = (self._rates.requests, now)
+        self._changed = False
+        groups = self._blocks.groups
+        for name, kept, rank in zip(
+            plan.numbers.tolist(), plan.kept.tolist(), plan.rank.tolist(), strict=True
+        ):
+            group = groups.get(name)
+            if group is not None:
+                self._blocks.grant(group, kept, rank)
 
+    def _problem(self) -> Problem:
+        return self._outline.problem(self._rates, self._objective, self._room())
 
-def _by_weight(group: Group) -> tuple[float, int]:
-    return group.weight, group.number
+    def _room(self) -> int:
+        """Bytes for the plan: the capacity, less pins and a little for what passes through."""
+        assert self._capacity is not None
+        block = self._blocks.largest
+        slack = min(_SLACK_BLOCKS, self._capacity // _SLACK_PART // block) * block
+        return self._capacity - self._blocks.pinned_bytes - slack

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.naming import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 NONE: Final = -1
 """No slot: the end of a chain."""
@@ -131,6 +131,23 @@ class Chains:
         else:
             self._before[after] = before
         chain.count -= 1
+
+    def remove_all(self, chain: Chain, slots: Iterable[int]) -> None:
+        """`remove` for each slot, written out for speed."""
+        afters, befores = self._after, self._before
+        first, last, count = chain.first, chain.last, chain.count
+        for slot in slots:
+            before, after = befores[slot], afters[slot]
+            if before == NONE:
+                first = after
+            else:
+                afters[before] = after
+            if after == NONE:
+                last = before
+            else:
+                befores[after] = before
+            count -= 1
+        chain.first, chain.last, chain.count = first, last, count
 
     def walk(self, chain: Chain) -> Iterator[int]:
         """Its slots from first to last; the one given last may be removed meanwhile."""

@@ -1,0 +1,29 @@
+"""Walking an OrderedDict of blocks that changes meanwhile. It must not know any policy."""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+    from collections.abc import Iterator
+
+    from icnblocks.naming import Digest
+
+
+def pieces(order: OrderedDict[Digest, Any]) -> Iterator[list[Digest]]:
+    """Its blocks from first to last, in lists.
+
+    What was given may be removed meanwhile, and others added at the end. Each list is twice as
+    long as the one before: the work is at most twice that for what is used of them.
+    """
+    length, kept = 1, 0
+    given: list[Digest] = []
+    while piece := list(islice(order, kept, kept + length)):
+        yield piece
+        # What was given and not removed stands at the head; of earlier pieces too, what was still
+        # there when this one was made may have been removed since.
+        given = [digest for digest in chain(given, piece) if digest in order]
+        kept = len(given)
+        length *= 2

@@ -1,0 +1,74 @@
+"""Advice from replays: which policy, and how much disk. Pure.
+
+The best policy is the one with the least mean pull time, geometric mean over all sizes; the size
+is the smallest with which nine tenths are gained of what the largest size gains over no cache.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from icnblocks.cache.replay.replay import Links, Result
+
+ENOUGH: Final = 0.9
+"""Of what the largest size gains."""
+_TIE: Final = 1.005
+"""Policies that are so close are equal; the one asked for first is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to do.
+
+    Attributes:
+        policy: the best one, as it was asked for.
+        capacity: bytes of each edge, beyond which more disk buys little.
+        model_hit_ratio, mean_pull_time: of both together.
+        uncached_pull_time: seconds that a mean pull takes if nothing is ever at the edge.
+        largest: the largest size that was tried, and `largest_pull_time`, with this policy.
+    """
+
+    policy: str
+    capacity: int
+    model_hit_ratio: float
+    mean_pull_time: float
+    uncached_pull_time: float
+    largest: int
+    largest_pull_time: float
+
+
+def advise(results: Sequence[Result], links: Links) -> Advice:
+    """Advice from results of every policy at every size.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    policies = list(dict.fromkeys(result.policy for result in results))
+    scores = {policy: _score(results, policy) for policy in policies}
+    best = min(scores.values())
+    policy = next(one for one in policies if scores[one] <= best * _TIE)
+    mine = sorted((one for one in results if one.policy == policy), key=lambda one: one.capacity)
+    most, asked = mine[-1], mine[0].requested_bytes / mine[0].requests
+    uncached = links.rtt + asked / links.backhaul + asked / links.edge
+    enough = uncached - ENOUGH * (uncached - most.mean_pull_time)
+    chosen = next(one for one in mine if one.mean_pull_time <= enough or one is most)
+    return Advice(
+        policy=policy,
+        capacity=chosen.capacity,
+        model_hit_ratio=chosen.model_hit_ratio,
+        mean_pull_time=chosen.mean_pull_time,
+        uncached_pull_time=uncached,
+        largest=most.capacity,
+        largest_pull_time=most.mean_pull_time,
+    )
+
+
+def _score(results: Sequence[Result], policy: str) -> float:
+    """Mean of the logarithms of the pull times."""
+    times = [max(one.mean_pull_time, 1e-9) for one in results if one.policy == policy]
+    return math.exp(sum(map(math.log, times)) / len(times))

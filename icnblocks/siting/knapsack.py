@@ -1,0 +1,209 @@
+"""The knapsack on a forest: a node may be kept only with all nodes above it.
+
+Two dynamic programs over the nodes in preorder (Johnson and Niemi, "On knapsacks, partitions, and
+a new dynamic programming technique for trees", 1983): `best_on_grid` over bytes, exact if the
+bytes are whole cells, and `best_by_value` over rounded values, within a factor 1 - epsilon of the
+best. Pure functions of arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from icnblocks.siting.forest import Forest
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Nodes to keep.
+
+    Attributes:
+        nodes: whether each node is kept.
+        value: of all that are.
+        size: bytes of all that are.
+    """
+
+    nodes: NDArray[np.bool_]
+    value: float
+    size: int
+
+
+def best_on_grid(
+    forest: Forest, values: NDArray[np.float64], capacity: int, *, cell: int = 1
+) -> Kept:
+    """The best nodes within the capacity, with every node's bytes rounded up to whole cells.
+
+    Exact if all sizes are multiples of `cell`; else never over the capacity, and at least as good
+    as the best for a capacity smaller by a cell a kept node.
+
+    Args:
+        forest: the nodes.
+        values: of each node, none negative.
+        capacity: bytes.
+        cell: bytes; time and memory grow with nodes * capacity / cell.
+    """
+    cells = max(capacity, 0) // cell
+    needs = (-(-forest.sizes // cell)).tolist()
+    count = len(forest)
+    tables = np.zeros((count + 1, cells + 1))
+    for node in range(count - 1, -1, -1):
+        table, need = tables[node], needs[node]
+        table[:] = tables[forest.beyond[node]]
+        if need <= cells:
+            np.maximum(
+                table[need:],
+                tables[node + 1, : cells + 1 - need] + values[node],
+                out=table[need:],
+            )
+    nodes = np.zeros(count, dtype=np.bool_)
+    node, left = 0, cells
+    while node < count:
+        beyond = int(forest.beyond[node])
+        if tables[node, left] > tables[beyond, left]:
+            nodes[node] = True
+            left -= needs[node]
+            node += 1
+        else:
+            node = beyond
+    return _kept(forest, values, nodes)
+
+
+def best_by_value(
+    forest: Forest, values: NDArray[np.float64], capacity: int, epsilon: float
+) -> Kept:
+    """Nodes within the capacity worth at least 1 - epsilon of the best; bytes are not rounded.
+
+    Values are rounded down to steps of epsilon * (a value that is reached) / (nodes of value),
+    and the fewest bytes for each total are computed (Ibarra and Kim, 1975).
+
+    Args:
+        forest: the nodes.
+        values: of each node, none negative.
+        capacity: bytes.
+        epsilon: above 0, below 1.
+    """
+    start = max(
+        by_density(forest, values, capacity), _best_path(forest, values, capacity), key=_worth
+    )
+    # A poor start would make the steps too fine, so that a coarse pass betters it first.
+    for allowed in (0.5, epsilon) if epsilon < 0.5 else (epsilon,):
+        if start.value > 0:
+            start = max(_by_steps(forest, values, capacity, allowed, start), start, key=_worth)
+    return start
+
+
+def _worth(kept: Kept) -> float:
+    return kept.value
+
+
+def _by_steps(
+    forest: Forest, values: NDArray[np.float64], capacity: int, epsilon: float, start: Kept
+) -> Kept:
+    """The best choice for values rounded down to steps that cost at most epsilon * start."""
+    step = epsilon * start.value / int(np.count_nonzero(values))
+    gains = np.floor(values / step).astype(np.int64)
+    top = int(min(float(gains.sum()), relaxed(forest, values, capacity) / step + 1))
+    count = len(forest)
+    tables = np.full((count + 1, top + 1), np.inf)
+    tables[:, 0] = 0
+    for node in range(count - 1, -1, -1):
+        table, gain = tables[node], int(gains[node])
+        table[:] = tables[forest.beyond[node]]
+        if gain <= top:
+            taken = tables[node + 1, : top + 1 - gain] + float(forest.sizes[node])
+            np.minimum(table[gain:], taken, out=table[gain:])
+    nodes = np.zeros(count, dtype=np.bool_)
+    node, left = 0, int(np.flatnonzero(tables[0] <= capacity)[-1])
+    while node < count and left:
+        beyond = int(forest.beyond[node])
+        if tables[node, left] < tables[beyond, left]:
+            nodes[node] = True
+            left -= int(gains[node])
+            node += 1
+        else:
+            node = beyond
+    return _kept(forest, values, nodes)
+
+
+def _best_path(forest: Forest, values: NDArray[np.float64], capacity: int) -> Kept:
+    """The one node that, with all above it, fits and is worth most."""
+    nodes = np.zeros(len(forest), dtype=np.bool_)
+    path: list[int] = []
+    best: tuple[float, list[int]] = (0.0, [])
+    for node in range(len(forest)):
+        while path and forest.beyond[path[-1]] <= node:
+            path.pop()
+        path.append(node)
+        value = float(values[path].sum())
+        if value > best[0] and int(forest.sizes[path].sum()) <= capacity:
+            best = (value, list(path))
+    nodes[best[1]] = True
+    return _kept(forest, values, nodes)
+
+
+def _bundles(forest: Forest, values: NDArray[np.float64]) -> list[list[int]]:
+    """Bundles of nodes, each after those it needs, in falling order of value per byte.
+
+    Cutting this order off at any byte is the best fractional choice (Horn, 1972).
+    """
+    worth, size = values.astype(float).tolist(), forest.sizes.astype(float).tolist()
+    beyond = forest.beyond.tolist()
+    below: list[list[tuple[list[int], float, float]]] = [[] for _ in worth]
+    loose: list[tuple[list[int], float, float]] = []
+    parents: list[int] = []
+    above = [-1] * len(worth)
+    for node in range(len(worth)):
+        while parents and beyond[parents[-1]] <= node:
+            parents.pop()
+        above[node] = parents[-1] if parents else -1
+        parents.append(node)
+    for node in range(len(worth) - 1, -1, -1):
+        waiting = sorted(below[node], key=_density)
+        nodes, value, need = [node], worth[node], size[node]
+        while waiting and waiting[-1][1] * need >= value * waiting[-1][2]:
+            more, gain, extra = waiting.pop()
+            nodes, value, need = nodes + more, value + gain, need + extra
+        found = [*waiting, (nodes, value, need)]
+        (below[above[node]] if above[node] >= 0 else loose).extend(found)
+    return [nodes for nodes, _, _ in sorted(loose, key=_density, reverse=True)]
+
+
+def _density(bundle: tuple[list[int], float, float]) -> float:
+    return bundle[1] / bundle[2] if bundle[2] else np.inf
+
+
+def relaxed(forest: Forest, values: NDArray[np.float64], capacity: int) -> float:
+    """The best value if the last bundle may be kept in part: an upper bound."""
+    left, total = float(max(capacity, 0)), 0.0
+    for bundle in _bundles(forest, values):
+        size, value = float(forest.sizes[bundle].sum()), float(values[bundle].sum())
+        if size > left:
+            return total + value * left / size
+        left -= size
+        total += value
+    return total
+
+
+def by_density(forest: Forest, values: NDArray[np.float64], capacity: int) -> Kept:
+    """Bundles in order of value per byte, passing over what does not fit."""
+    nodes = np.zeros(len(forest), dtype=np.bool_)
+    blocked = np.zeros(len(forest), dtype=np.bool_)
+    left = max(capacity, 0)
+    for bundle in _bundles(forest, values):
+        size = int(forest.sizes[bundle].sum())
+        if size <= left and not blocked[bundle[0]]:
+            nodes[bundle] = True
+            left -= size
+            continue
+        blocked[bundle[0] : forest.beyond[bundle[0]]] = True
+    return _kept(forest, values, nodes)
+
+
+def _kept(forest: Forest, values: NDArray[np.float64], nodes: NDArray[np.bool_]) -> Kept:
+    return Kept(nodes, float(values[nodes].sum()), int(forest.sizes[nodes].sum()))

@@ -1,0 +1,150 @@
+"""`icn-sim make` and `place` as people call them."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from icnblocks.errors import IcnError, UsageError
+from icnblocks.siting.planfile import parse_plan
+from icnblocks_tools.sim import sim
+
+
+def _run(*words, stdin=None):
+    result = CliRunner().invoke(sim, [str(word) for word in words], input=stdin)
+    if isinstance(result.exception, IcnError):
+        raise result.exception
+    return result
+
+
+@pytest.mark.parametrize("library", ["resnet", "lora", "llm"])
+def test_what_make_writes_replay_reads(library, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    made = _run("make", library, "--requests", 200, "--variants", 9, "-o", trace)
+    assert made.exit_code == 0, made.output
+    replayed = _run("replay", trace, "--policy", "lru", "--capacity", "50%", "--json")
+    figures = json.loads(replayed.output.splitlines()[-1])
+    assert figures["requests"] == 200
+
+
+def test_the_same_options_give_the_same_bytes_also_compressed(tmp_path):
+    words = ["make", "llm", "--requests", 300, "--drift", 30, "--releases", 0.3, "--seed", 7]
+    plain = _run(*words).output
+    assert plain == _run(*words).output
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        _run(*words, "-o", tmp_path / name)
+    packed = (tmp_path / "a.jsonl.gz").read_bytes()
+    assert packed == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert packed[4:8] == bytes(4), "the time of writing"
+    assert gzip.decompress(packed).decode() == plain
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("make", "vgg"),
+        ("make", "lora", "--unit", "0"),
+        ("make", "lora", "--daily", "2"),
+        ("make", "lora", "--bases", "1GB,huge"),
+        ("place", "resnet"),
+        ("place", "resnet", "--capacity", "0"),
+        ("place", "resnet", "--capacity", "1GB", "--budget", "2,1"),
+        ("place", "resnet", "--capacity", "1GB", "--epsilon", "0"),
+        ("make", "lora", "--adapter-share", "nan"),
+        ("place", "resnet", "--capacity", "1GB", "--radius", "nan"),
+        ("place", "resnet", "--capacity", "1GB", "--zipf", "nan"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_meant_is_a_usage_error(words):
+    assert _run(*words).exit_code == 2
+
+
+def test_a_grid_that_no_memory_holds_is_refused():
+    with pytest.raises(IcnError, match="a larger --cell"):
+        _run("place", "resnet", "--capacity", "1GB", "--cell", "1")
+
+
+def test_place_tells_what_is_served_and_writes_a_plan(tmp_path):
+    plan = tmp_path / "plan.json"
+    words = ["place", "resnet", "--variants", 5, "--edges", 3, "--users", 6, "--radius", 400]
+    words += ["--capacity", "200MB", "--bound", "lp", "--json", "-o", plan, "--pin"]
+    figures = json.loads(_run(*words, "--names", "cellar,roof,yard").output)
+    assert 0 < figures["served"] <= figures["bound"] + 1e-9 <= figures["ceiling"] + 2e-9
+    assert max(figures["edge_bytes"]) <= 200_000_000
+    edges = parse_plan(plan.read_bytes()).edges
+    assert list(edges) == ["cellar", "roof", "yard"]
+    assert [len(models) for models in edges.values()] == figures["edge_models"]
+    assert all(one.pin for models in edges.values() for one in models)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "spec", "spec-epsilon", "gen", "independent"])
+def test_place_takes_a_trace_whose_edges_serve_their_own(algorithm, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    demand = ["--requests", 500, "--variants", 9, "--edges", 2, "--taste", 1]
+    _run("make", "lora", *demand, "-o", trace)
+    words = ["place", trace, "--capacity", "600MB", "--algorithm", algorithm, "--json"]
+    own = json.loads(_run(*words).output)
+    together = json.loads(_run(*words, "--together").output)
+    assert own["edges"] == 2
+    assert own["ceiling"] == pytest.approx(1)
+    assert own["served"] < together["served"]
+    with pytest.raises(UsageError, match="names its edges"):
+        _run(*words, "--edges", 2)
+
+
+def test_place_takes_the_popularity_of_a_trace_without_edges(tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    _run("make", "resnet", "--requests", 200, "--variants", 9, "-o", trace)
+    said = _run("place", trace, "--capacity", "300MB", "--edges", 4, "--bound", "milp").output
+    assert said.startswith(("spec: 0.", "per-byte: 0."))
+    assert "no siting serves more than 0." in said
+    assert said.count("models,") == 4
+
+
+def test_a_trace_whose_names_no_plan_can_hold_writes_nothing(tmp_path):
+    lines = '{"model":"x","blocks":[["a",1]]}\n{"t":0,"get":"x"}\n'
+    with pytest.raises(UsageError, match="not a model name"):
+        _run("place", "-", "--capacity", "1", "-o", tmp_path / "plan.json", stdin=lines)
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_auto_takes_what_serves_more(tmp_path):
+    """Spec's exact choice for one edge can leave less for the next than greedy does."""
+    words = ["place", "resnet", "--variants", 8, "--edges", 4, "--users", 8, "--radius", 350]
+    served = {}
+    for algorithm in ("auto", "spec", "per-byte"):
+        given = ["--capacity", "250MB", "--seed", 1, "--algorithm", algorithm, "--json"]
+        served[algorithm] = json.loads(_run(*words, *given).output)["served"]
+    assert served["auto"] == served["per-byte"] > served["spec"]
+
+
+def test_auto_takes_any_sharing(tmp_path):
+    models = {"a/x": "pq", "a/y": "qr", "a/z": "pr"}
+    lines = [
+        json.dumps({"model": name, "blocks": [[block, 10] for block in blocks]})
+        for name, blocks in models.items()
+    ]
+    lines += [json.dumps({"t": 0, "get": name, "edge": "e"}) for name in models]
+    said = json.loads(_run("place", "-", "--capacity", 20, "--json", stdin="\n".join(lines)).output)
+    assert said["algorithm"] == "per-byte"
+    assert said["edge_models"] == [1]
+
+
+def test_what_the_solver_prints_stays_out_of_the_output():
+    """It writes from C, now and then, where a script expects one JSON object."""
+    code = (
+        "import ctypes\n"
+        "from icnblocks_tools.sim.place import _solver_quiet\n"
+        "with _solver_quiet(): ctypes.CDLL(None).puts(b'noise')\n"
+        "print('figures')\n"
+    )
+    # Where output is buffered, what C printed comes out only at the end.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout == "figures\n"
