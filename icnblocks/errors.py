@@ -98,6 +98,13 @@ class UntrustedError(SourceError):
     code, fault, retry = "untrusted", Fault.USER, False
 
 
+class LoopError(SourceError):
+    """Daemons ask each other in a circle for what none of them has."""
+
+    code, retry = "loop", False
+    advice = "the operators of these daemons must change an `upstream` of theirs"
+
+
 class IncompleteError(SourceError):
     """Some blocks could not be had from any source; the verified ones are kept."""
 

@@ -45,11 +45,20 @@ MAX_BUNDLE_BYTES: Final = 64 * KIB
 """A bundle request: MAX_WANTS of 36 bytes, and its few other fields."""
 MAX_HOPS: Final = 16
 """Daemons that a bundle may pass before it is taken for a loop."""
+MAX_NEIGHBOURS: Final = 64
+"""Devices that an edge names to another at a time, at most."""
+MAX_PRIORITY: Final = 7
+"""Of a bundle; the larger goes first."""
+DEFAULT_PRIORITY: Final = 3
 MAX_NACK_TEXT_BYTES: Final = 512
 MAX_REQUEST_BYTES: Final = 1_000_000
 """Largest request body: a stock nginx refuses more than 1 MiB."""
 MISSING_BATCH: Final = 16_384
 """Digests in one missing-set query."""
+MAX_HAVE_BYTES: Final = 16 + MAX_BLOCKS // 8
+"""A have-map: its head, and a bit for each block where runs are not shorter."""
+MAX_BASES: Final = 8
+"""Bases that a pull follows from an adapter, one the base of the other."""
 MAX_OPEN_PARTS_BYTES: Final = 64 * MIB
 """Memory that a daemon gives to uploaded blocks of which parts are still to come."""
 MAX_ERROR_BYTES: Final = 64 * KIB

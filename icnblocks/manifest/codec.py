@@ -297,11 +297,11 @@ class _Files:
         return tuple(runs), offset
 
     def _tensor(self, item: Value) -> tuple[Tensor, int]:
-        match item:
-            case (str(name), int(number)):
-                pass
-            case _:
-                raise FormatError("a run is neither a length nor [tensor, type]")
+        if type(item) is not tuple or len(item) != 2:  # a pattern would cost twice as much
+            raise FormatError("a run is neither a length nor [tensor, type]")
+        name, number = item
+        if type(name) is not str:
+            raise FormatError("a run is neither a length nor [tensor, type]")
         if len(name) > MAX_TENSOR_NAME_BYTES or len(name.encode()) > MAX_TENSOR_NAME_BYTES:
             raise FormatError(f"a tensor name of more than {MAX_TENSOR_NAME_BYTES} bytes")
         # In the order of their first use, so that there is one encoding only.

@@ -128,14 +128,21 @@ class Manifest:
 
     def blocks(self) -> Iterator[Block]:
         """Every occurrence of every block, in manifest order."""
+        for index, (raw, length, file, offset) in enumerate(self.occurrences()):
+            yield Block(index, Digest(raw), length, file, offset)
+
+    def occurrences(self) -> Iterator[tuple[bytes, int, int, int]]:
+        """As `blocks`, for who goes through many: raw digest, length, file and offset of each."""
+        digests, block_bytes = self.digests, self.block_bytes
+        at = 0  # runs come in the order of their blocks
         for number, file in enumerate(self.files):
             for run in file.runs:
-                index, end = run.first_block, run.offset + run.length
-                for offset in range(run.offset, end, self.block_bytes):
-                    length = min(self.block_bytes, end - offset)
-                    yield Block(index, self.digest_at(index), length, number, offset)
-                    index += 1
+                offset, left = run.offset, run.length
+                while left > 0:
+                    length = min(left, block_bytes)
+                    yield digests[at : at + DIGEST_BYTES], length, number, offset
+                    at, offset, left = at + DIGEST_BYTES, offset + length, left - length
 
     def lengths(self) -> dict[Digest, int]:
         """Each distinct block once, with its length: what a store must hold for this model."""
-        return {block.digest: block.length for block in self.blocks()}
+        return {Digest(raw): length for raw, length, _, _ in self.occurrences()}

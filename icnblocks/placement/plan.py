@@ -103,24 +103,29 @@ class Plan:
         Raises:
             KeyError: if it is not part of the model.
         """
-        first = self._known(digest)
-        return tuple([self._spot(index)[0] for index in (first, *self._again.get(first, ()))])
+        return self.spots_at(self._known(digest))
 
-    def wants(self) -> Iterator[tuple[Digest, int]]:
-        """Each distinct block with its length, in the order of their first spots."""
+    def spots_at(self, first: int) -> tuple[Spot, ...]:
+        """As `spots`, for the block of which this is the first index."""
+        again = self._again.get(first)
+        if again is None:
+            return (self._spot(first)[0],)
+        return tuple([self._spot(index)[0] for index in (first, *again)])
+
+    def wants(self) -> Iterator[tuple[int, Digest, int]]:
+        """Each distinct block: its first index, digest and length, ascending."""
         repeats = bytearray(self.manifest.block_count)
         for indexes in self._again.values():
             for index in indexes:
                 repeats[index] = 1
-        digests, block_bytes = self.manifest.digests, self.manifest.block_bytes
-        for file in self.manifest.files:
-            for run in file.runs:
-                index, left = run.first_block, run.length
-                while left > 0:
-                    if not repeats[index]:
-                        at = index * DIGEST_BYTES
-                        yield Digest(digests[at : at + DIGEST_BYTES]), min(left, block_bytes)
-                    index, left = index + 1, left - block_bytes
+        for index, (raw, length, _, _) in enumerate(self.manifest.occurrences()):
+            if not repeats[index]:
+                yield index, Digest(raw), length
+
+    @property
+    def repeats(self) -> bool:
+        """Whether any block goes to more than one place."""
+        return bool(self._again)
 
     @property
     def unique_bytes(self) -> int:

@@ -34,8 +34,8 @@ from icnblocks.store.segments import (
     locate,
     punch,
     segment_of,
-    sync_directory,
 )
+from icnblocks.store.whole import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ class DiskStore:
 
     def __contains__(self, digest: Digest) -> bool:
         with self._lock:
-            return self._places.get(digest) is not None
+            return digest in self._places
 
     def __len__(self) -> int:
         return len(self._places)

@@ -7,6 +7,7 @@ spots of a directory have consecutive ids, so that it is removed without an inde
 from __future__ import annotations
 
 import os
+import struct
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -41,6 +42,9 @@ SCHEMA: Final = Schema(
         "CREATE INDEX spots_key ON spots (key)",
     ),
 )
+
+_KEY = struct.Struct(">q")
+_REST: Final = DIGEST_BYTES - _KEY.size
 
 SPOTS_OF: Final = "SELECT file, offset, length FROM spots WHERE key = ? AND rest = ?"
 SPOTS_AND_FILES_OF: Final = """SELECT file, offset, length, changed,
@@ -128,7 +132,8 @@ def digest(number: int, rest: bytes) -> Digest:
 class Staged:
     """The distinct blocks of a manifest, packed: 48 bytes each."""
 
-    digests: bytearray = field(default_factory=bytearray)
+    keys: array[int] = field(default_factory=lambda: array("q"))
+    rests: bytearray = field(default_factory=bytearray)
     files: array[int] = field(default_factory=lambda: array("L"))
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("L"))
@@ -139,25 +144,31 @@ class Staged:
 
     def rows(self, first: int, numbers: Sequence[int]) -> Iterator[tuple[object, ...]]:
         """Rows of `spots`, from id `first` on; `numbers` are the ids of the files."""
-        for i in range(len(self)):
-            raw = self.digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]
-            number = int.from_bytes(raw[:8], "big", signed=True)
-            file, offset, length = self.files[i], self.offsets[i], self.lengths[i]
-            yield first + i, number, bytes(raw[8:]), numbers[file], offset, length
+        rests = bytes(self.rests)
+        return zip(
+            range(first, first + len(self)),
+            self.keys,
+            [rests[at : at + _REST] for at in range(0, len(rests), _REST)],
+            [numbers[file] for file in self.files],
+            self.offsets,
+            self.lengths,
+            strict=True,
+        )
 
 
 def stage(manifest: Manifest) -> Staged:
     """Pack the first spot of each distinct block of a manifest."""
     staged = Staged()
     seen: set[bytes] = set()
-    for block in manifest.blocks():
-        if block.digest not in seen:
-            seen.add(block.digest)
-            staged.digests += block.digest
-            staged.files.append(block.file)
-            staged.offsets.append(block.offset)
-            staged.lengths.append(block.length)
-            staged.size += block.length
+    for raw, length, file, offset in manifest.occurrences():
+        if raw not in seen:
+            seen.add(raw)
+            staged.keys.append(_KEY.unpack_from(raw)[0])
+            staged.rests += raw[_KEY.size :]
+            staged.files.append(file)
+            staged.offsets.append(offset)
+            staged.lengths.append(length)
+    staged.size = sum(staged.lengths)
     return staged
 
 

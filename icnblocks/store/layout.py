@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import BusyError, NotFoundError, StorageError, VersionError
 from icnblocks.limits import MIB
 from icnblocks.store.database import storage_errors
-from icnblocks.store.segments import sync_directory
+from icnblocks.store.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _FORMAT = re.compile(rb"icnblocks store ([1-9][0-9]{0,8})\n\Z")
 _SPARE_BYTES: Final = MIB
-_PARTIAL: Final = "format.partial"
 
 MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
 """From a version to the next: functions that change a store's directory while its lock is held.
@@ -95,36 +94,29 @@ class Layout:
 
     def _bring_to_version(self) -> None:
         mark = self.path / "format"
-        (self.path / _PARTIAL).unlink(missing_ok=True)
         if mark.exists():
             found = _FORMAT.match(mark.read_bytes()[:64])
             if not found:
                 raise StorageError(f"{mark} does not say that this is a block store")
             version = int(found[1])
-        elif foreign := sorted({e.name for e in os.scandir(self.path)} - {"lock"}):
+        elif foreign := sorted({e.name for e in os.scandir(self.path)} - {"lock", ".format.new"}):
             raise StorageError(
                 f"{self.path} is not a block store: it holds {foreign[0]!r}",
                 hint="name an empty or new directory",
             )
         else:
             version = VERSION
-            self._write_version(VERSION)
+            self._mark(VERSION)
         if version > VERSION:
             raise VersionError(
                 f"{self.path} is a block store of version {version}; this program knows {VERSION}"
             )
         for step in range(version, VERSION):
             MIGRATIONS[step](self.path)
-            self._write_version(step + 1)
+            self._mark(step + 1)
 
-    def _write_version(self, version: int) -> None:
-        partial = self.path / _PARTIAL
-        with partial.open("wb") as file:
-            file.write(b"icnblocks store %d\n" % version)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self.path / "format")
-        sync_directory(self.path)
+    def _mark(self, version: int) -> None:
+        write_whole(self.path / "format", b"icnblocks store %d\n" % version)
 
 
 def _lock(path: Path) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.limits import MIB
 from icnblocks.store.files import OpenFile, OpenFiles
+from icnblocks.store.whole import sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,15 +128,6 @@ class Segments:
             if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
             return os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make names created in or removed from a directory survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def can_punch(directory: Path) -> bool:

@@ -1,23 +1,34 @@
 """Wants, and the request that carries many of them: the Interest side of the wire.
 
 A want is 36 bytes: digest and length (big-endian u32). A bundle request is a canonical msgpack
-map of packed wants and one forwarding hint (name, manifest, pull, hops). docs/format.md has it
-to the byte. Sans-IO: this module must not touch sockets, files or clocks.
+map of packed wants and one forwarding hint (name, manifest, pull, hops), with the order and the
+priority that its answer may have. docs/format.md has it to the byte. Sans-IO: this module must
+not touch sockets, files or clocks.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError, UsageError, VersionError
-from icnblocks.limits import MAX_BLOCK_BYTES, MAX_BUNDLE_BYTES, MAX_WANTS, MISSING_BATCH
+from icnblocks.limits import (
+    DEFAULT_PRIORITY,
+    MAX_BLOCK_BYTES,
+    MAX_BUNDLE_BYTES,
+    MAX_PRIORITY,
+    MAX_WANTS,
+    MISSING_BATCH,
+)
 from icnblocks.manifest.canonical import pack, unpack
 from icnblocks.naming import DIGEST_BYTES, Digest, Name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from icnblocks.manifest.canonical import Value
 
 MAJOR: Final = 1
 MINOR: Final = 0
@@ -26,6 +37,10 @@ WANT_BYTES: Final = DIGEST_BYTES + 4
 NO_PULL: Final = bytes(PULL_BYTES)
 """The pull of requests that belong to no pull (a repair, a probe)."""
 _MAX_HOPS_FIELD: Final = 255
+HERE_ONLY: Final = _MAX_HOPS_FIELD
+"""As `hops`: what is not here is not wanted; `NOT_FOUND` is enough of an answer."""
+_ORDERED_MINOR: Final = 1
+"""Requests that use `order` or `priority` say this minor version; others the first one."""
 _LENGTH = struct.Struct(">I")
 _WANT = struct.Struct(f">{DIGEST_BYTES}sI")
 
@@ -38,6 +53,13 @@ class Want:
     length: int
 
 
+class Order(StrEnum):
+    """In which order a bundle would best be answered. It asks; nothing is refused for it."""
+
+    ANY = "any"
+    LISTED = "listed"
+
+
 @dataclass(frozen=True, slots=True)
 class BundleRequest:
     """One request for many blocks, under one forwarding hint.
@@ -48,6 +70,8 @@ class BundleRequest:
         manifest: the manifest they were found in; None when unknown.
         pull: 16 random bytes, the same for all requests of one pull.
         hops: how many daemons have passed it on.
+        order: in which order the wants would best be answered.
+        priority: 0 to MAX_PRIORITY; the larger goes first where not all can be served at once.
 
     Raises:
         FormatError: if a count, length or field is out of bounds.
@@ -58,6 +82,8 @@ class BundleRequest:
     manifest: Digest | None = None
     pull: bytes = NO_PULL
     hops: int = 0
+    order: Order = Order.ANY
+    priority: int = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.wants) <= MAX_WANTS:
@@ -70,6 +96,8 @@ class BundleRequest:
             raise FormatError(f"a pull has {PULL_BYTES} bytes, not {len(self.pull)}")
         if not 0 <= self.hops <= _MAX_HOPS_FIELD:
             raise FormatError(f"a bundle has 0 to {_MAX_HOPS_FIELD} hops, not {self.hops}")
+        if not 0 <= self.priority <= MAX_PRIORITY:
+            raise FormatError(f"a priority is 0 to {MAX_PRIORITY}, not {self.priority}")
 
 
 def pack_wants(wants: Iterable[Want]) -> bytes:
@@ -114,17 +142,20 @@ def unpack_indexes(data: bytes, count: int) -> list[int]:
 
 
 def encode_request(request: BundleRequest) -> bytes:
-    """The body of `POST /v1/bundles`."""
-    return pack(
-        {
-            "v": [MAJOR, MINOR],
-            "name": "" if request.name is None else str(request.name),
-            "manifest": None if request.manifest is None else bytes(request.manifest),
-            "pull": request.pull,
-            "hops": request.hops,
-            "wants": pack_wants(request.wants),
-        }
-    )
+    """The body of `POST /v1/bundles`. What has its default is left out where that is allowed."""
+    fields: dict[str, Value] = {
+        "name": "" if request.name is None else str(request.name),
+        "manifest": None if request.manifest is None else bytes(request.manifest),
+        "pull": request.pull,
+        "hops": request.hops,
+        "wants": pack_wants(request.wants),
+    }
+    later: dict[str, Value] = {}
+    if request.order is not Order.ANY:
+        later["order"] = request.order.value
+    if request.priority != DEFAULT_PRIORITY:
+        later["priority"] = request.priority
+    return pack({"v": [MAJOR, _ORDERED_MINOR if later else MINOR], **fields, **later})
 
 
 def decode_request(data: bytes) -> BundleRequest:
@@ -155,7 +186,22 @@ def decode_request(data: bytes) -> BundleRequest:
         manifest=None if manifest is None else Digest(manifest),
         pull=pull,
         hops=hops,
+        order=_order(value.get("order", Order.ANY.value)),
+        priority=_priority(value.get("priority", DEFAULT_PRIORITY)),
     )
+
+
+def _order(value: object) -> Order:
+    """An order that a newer version knows is as good as none."""
+    if not isinstance(value, str):
+        raise FormatError("the order in a bundle request is not a word")
+    return Order(value) if value in set(Order) else Order.ANY
+
+
+def _priority(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FormatError("the priority in a bundle request is not a number")
+    return value
 
 
 def _check_version(version: object) -> None:

@@ -51,7 +51,8 @@ def test_a_plan_says_what_walking_the_manifest_says(manifest):
     for block in manifest.blocks():
         expected.setdefault(block.digest, []).append((block.file, block.offset))
     lengths = manifest.lengths()
-    assert list(plan.wants()) == [(digest, lengths[digest]) for digest in expected]
+    assert [want[1:] for want in plan.wants()] == [(digest, lengths[digest]) for digest in expected]
+    assert [manifest.digest_at(want[0]) for want in plan.wants()] == list(expected)
     assert len(plan) == len(expected)
     assert plan.unique_bytes == sum(lengths.values())
     for digest, spots in expected.items():
@@ -88,7 +89,7 @@ def test_a_block_that_occurs_everywhere_costs_no_more_than_others():
     digests = bytes(Digest.of(b"0")) * count
     file = CutFile("zeros", count * BLOCK_BYTES, (Run(0, count * BLOCK_BYTES, 0),), digests)
     plan = Plan(build_manifest(Kind.PACK, [file]))
-    assert list(plan.wants()) == [(Digest.of(b"0"), BLOCK_BYTES)]
+    assert list(plan.wants()) == [(0, Digest.of(b"0"), BLOCK_BYTES)]
     assert len(plan.spots(Digest.of(b"0"))) == count
 
 

@@ -12,6 +12,7 @@ from icnblocks.manifest.canonical import pack, unpack
 from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import (
     BundleRequest,
+    Order,
     Want,
     decode_request,
     encode_request,
@@ -33,6 +34,8 @@ requests = st.builds(
     manifest=st.none() | digests,
     pull=st.binary(min_size=16, max_size=16),
     hops=st.integers(0, 255),
+    order=st.sampled_from(Order),
+    priority=st.integers(0, 7),
 )
 
 VECTOR = BundleRequest(
@@ -65,6 +68,25 @@ def test_golden_vector() -> None:
     """Another implementation reads docs/format.md; the bytes may not change unnoticed."""
     assert encode_request(VECTOR).hex() == VECTOR_HEX
     assert decode_request(bytes.fromhex(VECTOR_HEX)) == VECTOR
+
+
+ORDERED_HEX = (
+    "88"  # map of 8
+    "a4686f7073" "00"  # hops: 0
+    "a86d616e6966657374" "c0"  # manifest: nil
+    "a46e616d65" "a0"  # name: none
+    "a56f72646572" "a66c6973746564"  # order: listed
+    "a87072696f72697479" "07"  # priority: 7
+    "a470756c6c" "c41000000000000000000000000000000000"  # pull: none
+    "a176" "920101"  # v: [1, 1]
+    "a577616e7473" "c424"  # wants: bin 36
+    "ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f" "00000005"
+)  # fmt: skip
+
+
+def test_golden_vector_with_order_and_priority() -> None:
+    request = BundleRequest((Want(Digest.of(b"hello"), 5),), order=Order.LISTED, priority=7)
+    assert encode_request(request).hex() == ORDERED_HEX
 
 
 @SETTINGS
@@ -119,6 +141,12 @@ ONE = pack_wants(VECTOR.wants)
         {"v": ...},
         {"v": 1},
         {"v": [True, 0]},
+        {"order": 1},
+        {"order": b"listed"},
+        {"priority": 8},
+        {"priority": -1},
+        {"priority": True},
+        {"priority": "7"},
     ],
 )
 def test_fields_out_of_bounds_are_refused(changed: dict[str, object]) -> None:
@@ -159,3 +187,24 @@ def test_packed_wants_are_bounded() -> None:
     assert unpack_wants(ONE * 3, most=3) == VECTOR.wants * 3
     with pytest.raises(FormatError):
         unpack_wants(ONE * 4, most=3)
+
+
+def test_a_daemon_that_knows_neither_order_nor_priority_passes_over_them() -> None:
+    """It reads the fields that version 1.0 has, whatever else there is, as it does here."""
+    asked = BundleRequest(VECTOR.wants, order=Order.LISTED, priority=0)
+    value = unpack(encode_request(asked), max_bytes=MAX_BUNDLE_BYTES)
+    assert isinstance(value, dict)
+    assert value.keys() - {"v", "name", "manifest", "pull", "hops", "wants"} == {
+        "order", "priority",
+    }  # fmt: skip
+    assert decode_request(_fields(v=[1, 9], colour="blue", shape=[1, 2])) == VECTOR
+
+
+def test_an_order_of_a_newer_version_is_none_that_is_known() -> None:
+    assert decode_request(_fields(v=[1, 7], order="spiral")).order is Order.ANY
+
+
+def test_a_request_that_asks_for_nothing_new_says_the_first_version() -> None:
+    """So that its bytes, and what caches make of them, stay as they were."""
+    assert b"order" not in encode_request(VECTOR)
+    assert b"priority" not in encode_request(VECTOR)
