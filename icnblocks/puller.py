@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
@@ -23,25 +23,26 @@ from icnblocks.assembly.inspect import (
     Inspection,
     inspect,
     is_unchanged,
-    manifest_of,
+    pulled_into,
     remember,
     salvage,
 )
 from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.endpoint import SourceOptions
-from icnblocks.client.engine import Engine, EngineOptions, Hint
+from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
 from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, load_settings
 from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
 from icnblocks.errors import (
     ConflictError,
+    FormatError,
     IcnError,
     IncompleteError,
     NotFoundError,
     StorageError,
 )
-from icnblocks.limits import MAX_LIFETIME_S
+from icnblocks.limits import MAX_BASES, MAX_LIFETIME_S
 from icnblocks.manifest.codec import decode
 from icnblocks.naming import Name
 from icnblocks.placement.plan import Plan
@@ -52,8 +53,10 @@ from icnblocks.wire.bundle import PULL_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from icnblocks.manifest.model import BaseRef, Manifest
+    from icnblocks.manifest.model import BaseRef
     from icnblocks.naming import Digest
+    from icnblocks.share import ShareOptions, Sharer
+    from icnblocks.share.offers import Offer
     from icnblocks.store.base import Verified
     from icnblocks.wire.bundle import Want
 
@@ -101,7 +104,10 @@ class Pulled:
         path: where it lies.
         manifest: its manifest's digest.
         bytes_model: bytes of its files.
-        bytes_network: block payload that came over the network for it.
+        bytes_network: block payload that came over the network for it, each block once.
+        bytes_wasted: block payload that came in vain: cut off, corrupt, or from a slow source
+            whose blocks another one gave sooner.
+        bytes_neighbours: what of `bytes_network` came from other devices.
         bytes_reused: bytes that were on this machine already.
         bytes_manifest: manifest bytes that came over the network.
         seconds: how long it took.
@@ -113,24 +119,39 @@ class Pulled:
     manifest: Digest
     bytes_model: int
     bytes_network: int
+    bytes_wasted: int
     bytes_reused: int
     bytes_manifest: int
     seconds: float
     base: Pulled | None = None
+    bytes_neighbours: int = 0
+
+
+class _Moved(NamedTuple):
+    """Bytes of blocks that came over the network: of use, and in vain."""
+
+    received: int = 0
+    wasted: int = 0
+    neighbours: int = 0
 
 
 class _Gather:
     """The engine's sink: blocks go into the assembly, refusals are collected."""
 
-    def __init__(self, assembler: Assembler, listener: Listener) -> None:
+    def __init__(
+        self, assembler: Assembler, listener: Listener, offer: Offer | None = None
+    ) -> None:
         self._assembler = assembler
         self._listener = listener
+        self._offer = offer
         self._lock = threading.Lock()
         self._refused: list[IcnError] = []
         self.received = 0
 
     def accept(self, want: Want, block: Verified) -> None:
         self._assembler.accept(block)
+        if self._offer is not None:
+            self._offer.arrived(want.digest)
         with self._lock:
             self.received += want.length
         self._listener.moved(want.length)
@@ -159,9 +180,12 @@ class Puller:
         trust: judges publishers' keys.
         listener: hears how it goes.
         overwrite: replace files that the user changed instead of refusing.
+        share: serve neighbours what is pulled, from then on until the end of the context, and
+            get blocks from them; None does neither.
 
     Raises:
         StorageError: if the machine's indexes cannot be opened.
+        UsageError: if it cannot be shared where `share` says.
     """
 
     def __init__(
@@ -171,6 +195,7 @@ class Puller:
         listener: Listener | None = None,
         *,
         overwrite: bool = False,
+        share: ShareOptions | None = None,
     ) -> None:
         self._settings = settings
         self._listener: Listener = listener or _Deaf()
@@ -187,8 +212,15 @@ class Puller:
             for source in self.sources:
                 stack.callback(source.close)
             self.resolver = Resolver(
-                self.sources, self.catalog, trust, time.time, self._listener.warned
-            )
+                self.sources, self.catalog, trust, time.time, self._listener.warned,
+                patience_s=settings.retry_s,
+            )  # fmt: skip
+            self.sharer: Sharer | None = None
+            if share is not None:
+                from icnblocks.share import Sharer
+
+                self.sharer = Sharer(share, self.catalog, self.places, self._listener.warned)
+                stack.callback(self.sharer.close)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -198,7 +230,7 @@ class Puller:
         self._stack.close()
 
     def pull(self, name: Name, to: Path | None = None, *, max_age_s: float = 0.0) -> Pulled:
-        """Pull a model, and its base if it is an adapter.
+        """Pull a model, and its base if it is an adapter (and the base of that, if it has one).
 
         Args:
             name: what to pull.
@@ -210,25 +242,42 @@ class Puller:
         """
         resolved = self.resolver.resolve(name, max_age_s=max_age_s)
         path = self._default_path(resolved) if to is None else Path(os.path.abspath(to))
-        base = self._pull_base(resolved, path, beside=to is not None)
+        base: Pulled | None = None
+        for one, place in reversed(self._place_bases(resolved, path, beside=to is not None)):
+            base = self._pull_one(one, place, base)
         return self._pull_one(resolved, path, base)
 
-    def _pull_base(self, resolved: Resolved, adapter: Path, *, beside: bool) -> Pulled | None:
-        ref = resolved.manifest.base
-        if ref is None:
-            return None
-        base = self.resolver.manifest(ref.name, ref.manifest)
+    def _place_bases(
+        self, resolved: Resolved, path: Path, *, beside: bool
+    ) -> list[tuple[Resolved, Path]]:
+        """The base of a model, the base of that, and so on, each with where it goes."""
+        placed: list[tuple[Resolved, Path]] = []
+        taken, ref = [path], resolved.manifest.base
+        while ref is not None:
+            if len(placed) == MAX_BASES or any(ref.manifest == one.digest for one, _ in placed):
+                raise FormatError(
+                    f"{resolved.name} stands on more than {MAX_BASES} bases, or they go in a circle"
+                )
+            base = self.resolver.manifest(ref.name, ref.manifest)
+            place = self._place_base(base, ref, taken, beside=beside)
+            placed.append((base, place))
+            taken.append(place)
+            ref = base.manifest.base
+        return placed
+
+    def _place_base(self, base: Resolved, ref: BaseRef, taken: list[Path], *, beside: bool) -> Path:
+        """Where a base lies or goes; `taken` are the places of what stands on it, topmost first."""
         for root in self.places.roots_of(ref.manifest):
             if is_unchanged(root, base.manifest, self.places):
-                return self._pull_one(base, root, None)
-        path = adapter.parent / ref.name.model if beside else self._default_path(base)
+                return root
+        path = taken[0].parent / ref.name.model if beside else self._default_path(base)
         lies_there = self.places.manifest_at(path) if path.exists() else None
-        free = path != adapter and lies_there in {None, ref.manifest}
+        free = path not in taken and lies_there in {None, ref.manifest}
         if not free or not (beside or self._vouched(ref)):
             # An adapter says which bytes it needs. They must not replace another model, nor lie
             # under a name whose own publisher does not say that they are it.
             path = path.with_name(f"{path.name}--{str(ref.manifest)[:16]}")
-        return self._pull_one(base, path, None)
+        return path
 
     def _vouched(self, ref: BaseRef) -> bool:
         """Whether a believed record of the base's publisher says that the name is these bytes."""
@@ -247,20 +296,24 @@ class Puller:
         self, resolved: Resolved, path: Path, base: Pulled | None, *, thorough: bool = False
     ) -> Pulled:
         began = time.monotonic()
-        fetched = 0
+        moved = _Moved()
         if thorough or not self._is_settled(resolved, path):
-            fetched = self._assemble(resolved, path, thorough=thorough)
+            moved = self._assemble(resolved, path, thorough=thorough)
+        if self.sharer is not None:
+            self.sharer.whole(resolved, self.sources)
         size = resolved.manifest.size
         return Pulled(
             resolved.name,
             path,
             resolved.digest,
             size,
-            fetched,
-            size - fetched,
+            moved.received,
+            moved.wasted,
+            size - moved.received,
             resolved.network_bytes,
             time.monotonic() - began,
             base,
+            moved.neighbours,
         )
 
     def _is_settled(self, resolved: Resolved, path: Path) -> bool:
@@ -272,10 +325,10 @@ class Puller:
             or not is_unchanged(path, resolved.manifest, self.places)
         )
 
-    def _assemble(self, resolved: Resolved, path: Path, *, thorough: bool) -> int:
-        """Make the directory what it shall be. Returns the bytes of blocks that were fetched."""
+    def _assemble(self, resolved: Resolved, path: Path, *, thorough: bool) -> _Moved:
+        """Make the directory what it shall be."""
         directory = ModelDirectory(path)
-        fetched = 0
+        moved = _Moved()
         try:
             directory.lock(
                 wait=True,
@@ -291,14 +344,14 @@ class Puller:
             )
             self._refuse_conflicts(found, resolved, directory)
             if not found.indexed:
-                fetched = self._gather(resolved, directory, found)
+                moved = self._gather(resolved, directory, found)
             if doubtful and len(found.whole) == len(resolved.manifest.files):
                 flushed.unmark(directory)
             if self._settings.durable:
                 flushed.flush(directory, [file.path for file in resolved.manifest.files])
         finally:
             directory.close()
-        return fetched
+        return moved
 
     def _refuse_conflicts(
         self, found: Inspection, resolved: Resolved, directory: ModelDirectory
@@ -316,47 +369,49 @@ class Puller:
                 f"{directory.root} holds files that are not those of {resolved.name}: {listed}"
             )
 
-    def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> int:
-        """Reuse, fetch, finish, remember. Returns the bytes of blocks that were fetched."""
-        assembler = Assembler(
-            directory, resolved.digest, resolved.manifest, Plan(resolved.manifest), found.whole
-        )
+    def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> _Moved:
+        """Reuse, fetch, finish, remember."""
+        plan = Plan(resolved.manifest)
+        assembler = Assembler(directory, resolved.digest, resolved.manifest, plan, found.whole)
         try:
-            if assembler.former is not None:
-                self._remove_partials(directory, assembler.former, resolved.manifest)
+            self._remove_partials(directory, assembler)
             salvage(assembler, found.spoilt)
             missing = assembler.missing()
             size = resolved.manifest.size
             self._listener.begun(resolved.name, size, size - sum(want.length for want in missing))
-            LocalReuse(assembler, self.places, self._listener.reused).take(missing)
-            fetched = self._fetch(resolved, assembler)
-            assembler.finish()
-            remember(directory, resolved, self.places, found)
+            if self.places.directories():
+                LocalReuse(assembler, self.places, self._listener.reused).take(missing)
+            with ExitStack() as stack:
+                offer: Offer | None = None
+                if self.sharer is not None:
+                    pulling = self.sharer.pulling(resolved, assembler, plan, self.sources)
+                    offer = stack.enter_context(pulling)
+                moved = self._fetch(resolved, assembler, offer)
+                assembler.finish()
+                remember(directory, resolved, self.places, found)
             assembler.forget_map()
         finally:
             assembler.close()
-        return fetched
+        return moved
 
-    def _remove_partials(
-        self, directory: ModelDirectory, former: Digest, manifest: Manifest
-    ) -> None:
-        """Remove what an earlier pull left of files that the model does not have any more."""
-        data = self.catalog.manifest(former)
+    def _remove_partials(self, directory: ModelDirectory, assembler: Assembler) -> None:
+        """Remove what an earlier pull left of files that are not to be assembled now."""
+        former = assembler.former
+        data = None if former is None else self.catalog.manifest(former)
         if data is None:
             return
-        kept = {file.path for file in manifest.files}
+        files = assembler.manifest.files
+        kept = {file.path for number, file in enumerate(files) if number not in assembler.whole}
         for file in decode(data).files:
             if file.path not in kept:
                 directory.remove(file.path + PARTIAL)
 
-    def _fetch(self, resolved: Resolved, assembler: Assembler) -> int:
-        """Fetch what is still missing; returns the bytes of payload that arrived."""
+    def _fetch(self, resolved: Resolved, assembler: Assembler, offer: Offer | None) -> _Moved:
+        """Fetch what is still missing."""
         missing = assembler.missing()
         if not missing:
-            return 0
-        # A block that goes to many places is fetched once and takes room in each.
-        room = sum(want.length * len(assembler.spots(want.digest)) for want in missing)
-        self._refuse_full_disk(assembler.directory.root, room)
+            return _Moved()
+        self._refuse_full_disk(assembler.directory.root, assembler.room(missing))
         if not self.sources:
             raise NotFoundError(
                 f"{len(missing)} blocks of {resolved.name} are not on this machine and no source"
@@ -364,15 +419,33 @@ class Puller:
                 hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
             )
         hint = Hint(resolved.name, resolved.digest, os.urandom(PULL_BYTES))
-        gather = _Gather(assembler, self._listener)
+        gather = _Gather(assembler, self._listener, offer)
         options = EngineOptions(
-            connections=self._settings.connections, retry_s=self._settings.retry_s
+            connections=self._settings.connections,
+            retry_s=self._settings.retry_s,
+            limit_rate=self._settings.limit_rate,
         )
-        with Engine(self.sources, gather, options) as engine:
-            engine.add(missing, hint)
+        with ExitStack() as stack:
+            engine: Engine
+            if self.sharer is None or offer is None:
+                engine = stack.enter_context(Engine(self.sources, gather, options))
+            else:
+                from icnblocks.client.neighbourly import NeighbourlyEngine
+
+                blocks = list(offer.lengths)
+                about = Catalogued(resolved.digest, resolved.name, blocks)
+                engine = NeighbourlyEngine(
+                    self.sources, gather, about, hint, self.sharer.port, options
+                )
+                stack.enter_context(self.sharer.joined(offer, engine))
+                stack.enter_context(engine)
+            engine.add(missing, hint, lambda: list(resolved.manifest.lengths()))
             engine.wait()
+            wasted = sum(engine.counters().wasted.values())
+            others = engine.status()[len(self.sources) :]
         gather.settle(resolved.name)
-        return gather.received
+        neighbours = sum(each.received_bytes for each in others)
+        return _Moved(gather.received, wasted, neighbours)
 
     def _refuse_full_disk(self, root: Path, wanted: int) -> None:
         """Say so before the work, not after it, where the disk cannot hold what is wanted."""
@@ -387,8 +460,7 @@ class Puller:
             NotFoundError: if the directory was not made by a pull.
         """
         root = Path(os.path.abspath(root))
-        name, digest, manifest = manifest_of(root)
-        return self._pull_one(Resolved(name, digest, manifest, 0), root, None, thorough=True)
+        return self._pull_one(pulled_into(root), root, None, thorough=True)
 
 
 def make_trust(
@@ -425,6 +497,7 @@ def pull(
     offline: bool = False,
     max_age_s: float = MAX_LIFETIME_S,
     settings: Settings | None = None,
+    share: ShareOptions | None = None,
 ) -> Path:
     """Pull a model and return its directory; at once if it is there already.
 
@@ -439,6 +512,8 @@ def pull(
         offline: use only what is on this machine.
         max_age_s: within its lifetime, a record fetched at most so long ago is not asked again.
         settings: the client's settings; read from file and environment when None.
+        share: while it pulls, get blocks from other devices that do the same, and serve them
+            (icnblocks.share).
 
     Raises:
         IcnError: as its class says; what arrived is kept, and calling again goes on from there.
@@ -449,5 +524,5 @@ def pull(
     if trust_first_use:
         settings = replace(settings, trust_first_use=True)
     wanted = name if isinstance(name, Name) else Name.parse(name)
-    with Puller(settings, make_trust(settings, trust)) as puller:
+    with Puller(settings, make_trust(settings, trust), share=share) as puller:
         return puller.pull(wanted, None if to is None else Path(to), max_age_s=max_age_s).path

@@ -22,6 +22,8 @@ from icnblocks.store.database import storage_errors
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from icnblocks.assembly.directory import ModelDirectory
     from icnblocks.manifest.model import Manifest
     from icnblocks.placement.plan import Plan, Spot
@@ -123,7 +125,7 @@ class Assembler:
         self.directory = directory
         self.manifest = manifest
         self._plan = plan
-        self._whole = whole
+        self.whole = whole
         self._todo = [file for file in range(len(manifest.files)) if file not in whole]
         self._map = BlockMap.open(directory, digest, manifest.block_count)
         self.former = self._map.former
@@ -137,9 +139,13 @@ class Assembler:
             self._map.close()
             raise
 
-    def spots(self, digest: Digest) -> list[Spot]:
+    def spots(self, digest: Digest) -> Sequence[Spot]:
         """Where a block belongs in files that are not whole yet."""
-        return [spot for spot in self._plan.spots(digest) if spot.file not in self._whole]
+        return self._spots_at(self._index(digest))
+
+    def _spots_at(self, index: int) -> Sequence[Spot]:
+        spots, whole = self._plan.spots_at(index), self.whole
+        return [spot for spot in spots if spot.file not in whole] if whole else spots
 
     def _believed(self) -> set[int]:
         """The noted blocks (by first index in the manifest) that are really there."""
@@ -168,9 +174,15 @@ class Assembler:
         """Distinct blocks that are still wanted, in manifest order."""
         return [
             Want(digest, length)
-            for digest, length in self._plan.wants()
-            if not self._have[self._index(digest)] and self.spots(digest)
+            for index, digest, length in self._plan.wants()
+            if not self._have[index] and (not self.whole or self._spots_at(index))
         ]
+
+    def room(self, wants: Iterable[Want]) -> int:
+        """Bytes of disk that blocks need: one of many places comes once, and needs it in each."""
+        if self._plan.repeats:
+            return sum(want.length * len(self.spots(want.digest)) for want in wants)
+        return sum(want.length for want in wants)
 
     def _index(self, digest: Digest) -> int:
         index = self._plan.index(digest)
@@ -184,10 +196,11 @@ class Assembler:
         Raises:
             StorageError: if the disk refuses; the block counts as missing then.
         """
-        for spot in self.spots(block.digest):
+        index = self._index(block.digest)
+        for spot in self._spots_at(index):
             with self.writing(spot.file) as fd:
                 write_all(fd, block.data, spot.offset)
-        self.note(block.digest)
+        self._note(index)
 
     def writing(self, file: int) -> _Writing:
         """A descriptor of a partial file for as long as a `with` lasts."""
@@ -195,7 +208,9 @@ class Assembler:
 
     def note(self, digest: Digest) -> None:
         """Note that a block has been written to all its places."""
-        index = self._index(digest)
+        self._note(self._index(digest))
+
+    def _note(self, index: int) -> None:
         self._map.note(index)
         self._have[index] = 1
 
@@ -208,8 +223,7 @@ class Assembler:
             IncompleteError: if blocks are missing; everything is kept.
             StorageError: if the disk refuses.
         """
-        missing = len(self.missing())
-        if missing:
+        if sum(self._have) < len(self._plan) and (missing := len(self.missing())):
             raise IncompleteError(f"{missing} blocks are missing in {self.directory.root}")
         self._partials.close()
         if self._todo:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.assembler import read_all
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
+from icnblocks.client.resolve import Resolved
 from icnblocks.errors import ConflictError, NotFoundError, UsageError
 from icnblocks.limits import MAX_MANIFEST_BYTES
-from icnblocks.manifest.codec import decode, digest_of, encode
+from icnblocks.manifest.codec import decode, digest_of
 from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
 from icnblocks.store.database import storage_errors
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.assembly.directory import ModelDirectory
-    from icnblocks.client.resolve import Resolved
     from icnblocks.manifest.model import File, Manifest
     from icnblocks.store.inplace import InPlaceStore
 
@@ -190,8 +190,8 @@ def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
             os.close(fd)
 
 
-def manifest_of(root: Path) -> tuple[Name, Digest, Manifest]:
-    """The name and manifest that a pull left in its directory.
+def pulled_into(root: Path) -> Resolved:
+    """What a pull left in its directory.
 
     Raises:
         NotFoundError: if no pull was finished there.
@@ -204,7 +204,7 @@ def manifest_of(root: Path) -> tuple[Name, Digest, Manifest]:
         raise NotFoundError(
             f"{root} was not made by a pull", hint="give a pulled directory or a store"
         ) from error
-    return Name.parse(name), digest_of(data), decode(data)
+    return Resolved(Name.parse(name), digest_of(data), decode(data), 0, data)
 
 
 def _facts(directory: ModelDirectory, path: str) -> FileFacts | None:
@@ -237,5 +237,5 @@ def remember(
     for path in found.stale:  # while the index knows them: it is done again if this is cut off
         directory.remove(path)
     directory.write_state(NAME, f"{resolved.name}\n".encode())
-    directory.write_state(MANIFEST, encode(resolved.manifest))
+    directory.write_state(MANIFEST, resolved.encoded)
     places.add_directory(directory.root, resolved.digest, resolved.manifest, facts)

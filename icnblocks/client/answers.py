@@ -12,8 +12,11 @@ from icnblocks import errors
 from icnblocks.errors import (
     BusyError,
     ChangedError,
+    CorruptError,
     FormatError,
     IcnError,
+    IncompleteError,
+    LoopError,
     NotFoundError,
     RefusedError,
     SourceError,
@@ -22,9 +25,11 @@ from icnblocks.errors import (
     UsageError,
 )
 from icnblocks.limits import MAX_ERROR_BYTES, MAX_NACK_TEXT_BYTES
+from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:
     from icnblocks.client.http import Answer
+    from icnblocks.naming import Digest
 
 _BY_STATUS: Final[dict[int, type[IcnError]]] = {
     401: RefusedError,
@@ -132,3 +137,16 @@ def not_icn(where: str) -> FormatError:
     return FormatError(
         f"{where} does not answer as an icnblocks server", hint="check the URL of the source"
     )
+
+
+def nack_error(name: str, digest: Digest, reason: Reason, text: str) -> IcnError:
+    """The error for a want that the source `name` refused in a Nack."""
+    told = f": {text}" if text else ""
+    if reason is Reason.NOT_FOUND:
+        return NotFoundError(f"block {digest} is not at {name}{told}")
+    if reason is Reason.CORRUPT:
+        return CorruptError(f"block {digest} is corrupt at {name}{told}")
+    if reason is Reason.LOOP:
+        return LoopError(f"block {digest} is not at {name}, which is part of a loop{told}")
+    word = reason.name.lower().replace("_", " ")
+    return IncompleteError(f"block {digest} was refused by {name} ({word}){told}")

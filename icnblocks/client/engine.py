@@ -12,9 +12,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.events import (
@@ -27,12 +28,15 @@ from icnblocks.client.events import (
     Waste,
     Wasted,
 )
-from icnblocks.client.scheduler import Bundle, RetryOptions, Scheduler
+from icnblocks.client.holders import Catalogued, Holders
+from icnblocks.client.pacing import SharedPacer
+from icnblocks.client.scheduler import Bundle, Scheduler
+from icnblocks.client.terms import NO_HINT, EngineOptions, Hint, Sink
 from icnblocks.errors import CorruptError, IcnError, SourceError, UsageError
-from icnblocks.limits import BLOCK_BYTES
+from icnblocks.limits import BLOCK_BYTES, KIB
 from icnblocks.store.base import verify
-from icnblocks.wire.bundle import NO_PULL, BundleRequest
-from icnblocks.wire.frames import Data, Nack, buffer_bytes
+from icnblocks.wire.bundle import BundleRequest, Order
+from icnblocks.wire.frames import Data, Nack, Reason, buffer_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,64 +45,17 @@ if TYPE_CHECKING:
     from icnblocks.client.http import Connection
     from icnblocks.client.scheduler import Refusal
     from icnblocks.client.source import BundleStream, Source
-    from icnblocks.naming import Digest, Name
-    from icnblocks.store.base import Verified
+    from icnblocks.client.states import RetryOptions
+    from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
+    from icnblocks.wire.havemap import HaveMap
+
+__all__ = ["NO_HINT", "Catalogued", "Engine", "EngineOptions", "Hint", "Sink"]
 
 _LANES_A_SOURCE: Final = 2
+_LANE_RATE: Final = 64 * KIB
+"""A limit is not spread over lanes of fewer bytes a second: servers cut off slow readers."""
 _VIA_HEADER: Final = "ICN-Via"
-
-
-class Sink(Protocol):
-    """Takes what the engine fetches. Its methods are called on engine threads, several at once.
-
-    What `accept` raises stops the whole engine, and `Engine.wait` raises it.
-    """
-
-    def accept(self, want: Want, block: Verified) -> None:
-        """Take a block. Its data are overwritten after the call."""
-        ...
-
-    def refuse(self, want: Want, error: IcnError) -> None:
-        """No source can give it: NotFoundError, CorruptError or IncompleteError as a rule."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """What a bundle says about its wants, so that daemons can route and count it.
-
-    Attributes:
-        name: the model, or None.
-        manifest: its manifest, or None.
-        pull: 16 random bytes of the pull.
-        hops: daemons that the request has passed.
-        via: value of the ICN-Via header; none when empty.
-    """
-
-    name: Name | None = None
-    manifest: Digest | None = None
-    pull: bytes = NO_PULL
-    hops: int = 0
-    via: str = ""
-
-
-NO_HINT: Final = Hint()
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How an engine works.
-
-    Attributes:
-        connections: over all sources together; every source has at least one.
-        retry_s: seconds without a block from a source that fails, until it is given up.
-        retry: the finer points; its `retry_s` is replaced by the one above.
-    """
-
-    connections: int = 4
-    retry_s: float = 60.0
-    retry: RetryOptions = field(default_factory=RetryOptions)
 
 
 class _SinkFailure(Exception):
@@ -109,14 +66,14 @@ class _SinkFailure(Exception):
         self.error = error
 
 
-class _Lane:
+class Lane:
     """A thread, its source and its connection."""
 
     def __init__(self, index: int, source: Source) -> None:
         self.index = index
         self.source = source
         self.connection: Connection = source.connect()
-        self.open: set[Digest] = set()  # in flight on this lane and still wanted
+        self.bundle: Bundle[Hint] | None = None  # what it is working on
         self.abandoned = False  # nobody wants the rest of the bundle
         self.thread: threading.Thread | None = None
         self.buffer = memoryview(b"")
@@ -130,6 +87,8 @@ class Engine:
         sink: where blocks and refusals go.
         options: how to work.
         listener: told of every event.
+        failed: told, once and on a thread of the engine, if something other than a source failed,
+            such as the sink: nothing is fetched any more then. `wait` raises it as well.
         clock: monotonic seconds.
         random: for jitter.
 
@@ -144,26 +103,35 @@ class Engine:
         options: EngineOptions | None = None,
         listener: Listener | None = None,
         *,
+        failed: Callable[[BaseException], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
         options = options or EngineOptions()
         self._sink = sink
+        self._several = len(sources) > 1
         self._listener = listener
+        self._failed = failed
         self._clock = clock
         if not sources:
             raise UsageError("nothing can be fetched without a source")
         # Two lanes keep two cores busy; more only where more were asked for.
         most = max(_LANES_A_SOURCE, options.connections // 2)
+        if options.limit_rate is not None:
+            most = min(most, max(1, int(options.limit_rate / len(sources)) // _LANE_RATE))
         each = max(1, min(options.connections // len(sources), most))
-        finer = options.retry
-        self._scheduler: Scheduler[Hint] = Scheduler(
+        self._order = options.order
+        self._scheduler = self._make_scheduler(
             [(source.url, each) for source in sources],
             random or Random(),
-            RetryOptions(options.retry_s, finer.busy_s, finer.first_s, finer.longest_s),
+            replace(options.retry, retry_s=options.retry_s),
         )
+        self._holders = Holders(len(sources))
+        self._pacer: SharedPacer | None = None
+        if options.limit_rate is not None:
+            self._pacer = SharedPacer(options.limit_rate, clock)
         self._lanes = [
-            _Lane(index, source) for index, source in enumerate(sources) for _ in range(each)
+            Lane(index, source) for index, source in enumerate(sources) for _ in range(each)
         ]
         # Guards everything below and the scheduler; notified when a lane may find work, or
         # somebody who waits may find that all is done.
@@ -181,14 +149,31 @@ class Engine:
         self._blocks = 0
         self._refused = 0
 
+    def _make_scheduler(
+        self, sources: Sequence[tuple[str, int]], random: Random, retry: RetryOptions
+    ) -> Scheduler[Hint]:
+        return Scheduler(sources, random, retry, ordered=self._order is Order.LISTED)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def add(self, wants: Iterable[Want], hint: Hint = NO_HINT) -> None:
+    def add(
+        self,
+        wants: Iterable[Want],
+        hint: Hint = NO_HINT,
+        blocks: Callable[[], Sequence[Digest]] | None = None,
+    ) -> None:
         """Want more blocks. From any thread; returns at once. What is wanted already stays so.
+
+        Args:
+            wants: which.
+            hint: what bundles say about them.
+            blocks: gives the distinct blocks of the hint's manifest, in order of their first
+                places: where there are several sources, each is asked first which of them it
+                holds. None asks nobody.
 
         Raises:
             SourceError: if the engine is closed.
@@ -196,6 +181,8 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise SourceError("the fetch engine is closed")
+            if blocks is not None and hint.manifest is not None and self._several:
+                self._holders.learn(Catalogued(hint.manifest, hint.name, blocks()))
             refusals = self._scheduler.add(wants, hint, self._clock())
             if refusals:  # a lane delivers them: the caller may hold locks that the sink takes
                 self._delivering += 1
@@ -210,15 +197,22 @@ class Engine:
             Those whose end this is: the sink hears nothing of them.
         """
         with self._lock:
+            before = self._expecting()
             ended = self._scheduler.cancel(digests)
-            for lane in self._lanes:
-                if lane.open:
-                    lane.open.difference_update(ended)
-                    if not lane.open:
-                        lane.abandoned = True
-                        lane.connection.abort()
+            self._cut_off(before)
             self._wake()
         return ended
+
+    def _expecting(self) -> list[Lane]:
+        """Lanes of whose bundles something is expected."""
+        return [lane for lane in self._lanes if lane.bundle is not None and lane.bundle.left]
+
+    def _cut_off(self, lanes: Iterable[Lane]) -> None:
+        """Abort those of whose bundles nothing is expected any more."""
+        for lane in lanes:
+            if lane.bundle is not None and not lane.bundle.left:
+                lane.abandoned = True
+                lane.connection.abort()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every want has ended.
@@ -268,6 +262,8 @@ class Engine:
         """
         with self._lock:
             self._closed = True
+            if self._pacer is not None:
+                self._pacer.stop()
             for lane in self._lanes:
                 lane.connection.abort()
             self._wake()
@@ -301,43 +297,84 @@ class Engine:
     def _start(self) -> None:
         for number, lane in enumerate(self._lanes):
             if lane.thread is None:
-                lane.thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, args=(lane,), name=f"icn-lane-{number}", daemon=True
                 )
-                lane.thread.start()
+                thread.start()  # if the system has none left, it is tried again
+                lane.thread = thread
 
-    def _run(self, lane: _Lane) -> None:
+    def _run(self, lane: Lane) -> None:
         try:
             while (work := self._next(lane)) is not None:
-                if isinstance(work, Bundle):
-                    self._fetch(lane, work)
-                else:
-                    self._deliver(work)
+                work()
         except BaseException as error:
             failure = error.error if isinstance(error, _SinkFailure) else error
             with self._lock:
+                first = self._failure is None
                 self._failure = self._failure or failure
                 for other in self._lanes:
                     other.connection.abort()
                 self._wake()
+            if first and self._failed is not None:
+                self._failed(failure)
         finally:
             lane.connection.drop()
+            lane.buffer = memoryview(b"")  # the lane itself stays in the list
 
-    def _next(self, lane: _Lane) -> Bundle[Hint] | list[Refusal] | None:
+    def _next(self, lane: Lane) -> Callable[[], None] | None:
         """Wait for work; None when there will be no more."""
         with self._lock:
-            while not (self._closed or self._failure is not None):
+            while not (self._closed or self._failure is not None or self._is_over(lane)):
                 if self._refusals:
-                    return self._refusals.popleft()
+                    return partial(self._deliver, self._refusals.popleft())
                 now = self._clock()
+                errand = self._errand(lane, now)
+                if callable(errand):
+                    return errand
+                if errand:  # another lane of the source is at it
+                    self._changed.wait()
+                    continue
+                before = self._expecting() if self._several else ()
                 step = self._scheduler.next_bundle(lane.index, now)
                 if isinstance(step, Bundle):
-                    lane.open = {want.digest for want in step.wants}
-                    return step
+                    lane.bundle = step
+                    self._cut_off(before)  # whose last blocks this lane took over
+                    return partial(self._fetch, lane, step)
+                pastime = self._pastime(lane, step, now)
+                if pastime is not None:
+                    return pastime
                 self._changed.wait(None if step is None else max(step - now, 0.001))
             return None
 
-    def _fetch(self, lane: _Lane, bundle: Bundle[Hint]) -> None:
+    def _is_over(self, lane: Lane) -> bool:  # noqa: ARG002
+        """Whether there will be nothing more to do for a lane."""
+        return False
+
+    def _errand(self, lane: Lane, now: float) -> Callable[[], None] | bool:
+        """What to do before asking for blocks; or True while another lane does it; or False."""
+        about = self._holders.next(lane.index, now)
+        return partial(self._look, lane, about) if isinstance(about, Catalogued) else about
+
+    def _pastime(self, lane: Lane, until: float | None, now: float) -> Callable[[], None] | None:  # noqa: ARG002
+        """What to do while there is nothing to ask for, instead of waiting."""
+        return None
+
+    def _look(self, lane: Lane, about: Catalogued) -> None:
+        """Ask which blocks of a manifest a source holds. Without an answer, it is as if all."""
+        have: HaveMap | None = None
+        try:
+            have = lane.source.have(about.manifest, len(about.blocks), about.name, lane.connection)
+        except IcnError:
+            pass  # if it fails, it will fail at a bundle too, and be demoted for it
+        refusals: list[Refusal] = []
+        with self._lock:
+            told = self._holders.told(lane.index, about.manifest, have)
+            if told is not None:
+                refusals = self._scheduler.told(lane.index, *told, self._clock())
+            self._note(refusals)
+        self._deliver(refusals)
+
+    def _fetch(self, lane: Lane, bundle: Bundle[Hint]) -> None:
         """Work through one bundle; whatever happens, every want of it is accounted for."""
         began = self._clock()
         stream: BundleStream | None = None
@@ -346,71 +383,87 @@ class Engine:
             stream = self._ask(lane, bundle)
             for event in stream:
                 if type(event) is Data:
-                    self._data(lane, bundle.wants[event.index], event.payload)
+                    self._data(lane, bundle, bundle.wants[event.index], event.payload)
                 elif type(event) is Nack:
-                    self._nack(lane, bundle.wants[event.index].digest, event)
+                    self._nack(lane, bundle, bundle.wants[event.index].digest, event)
+                if bundle.taken and not bundle.left and stream.decoder.unanswered():
+                    lane.abandoned = True  # the rest was taken over
+                    break
+                if self._is_over(lane):
+                    lane.abandoned = True
+                    break
         except IcnError as failure:
             error = failure
         finally:
             self._ended(lane, bundle, stream, error, began)
 
-    def _ask(self, lane: _Lane, bundle: Bundle[Hint]) -> BundleStream:
+    def _ask(self, lane: Lane, bundle: Bundle[Hint]) -> BundleStream:
         need = buffer_bytes(max(want.length for want in bundle.wants))
         if len(lane.buffer) < need:
             lane.buffer = memoryview(bytearray(max(need, buffer_bytes(BLOCK_BYTES))))
         hint = bundle.hint
-        request = BundleRequest(bundle.wants, hint.name, hint.manifest, hint.pull, hint.hops)
+        request = BundleRequest(
+            bundle.wants, hint.name, hint.manifest, hint.pull, hint.hops,
+            hint.order if self._order is Order.ANY else self._order, hint.priority,
+        )  # fmt: skip
         headers = {_VIA_HEADER: hint.via} if hint.via else None
-        return lane.source.bundle(request, lane.connection, lane.buffer, headers=headers)
+        return lane.source.bundle(
+            request, lane.connection, lane.buffer, headers=headers, pacer=self._pacer
+        )
 
-    def _data(self, lane: _Lane, want: Want, payload: memoryview) -> None:
+    def _data(self, lane: Lane, bundle: Bundle[Hint], want: Want, payload: memoryview) -> None:
         try:
             block = verify(want.digest, payload)
         except CorruptError as error:
             with self._lock:
                 self._wasted[Waste.CORRUPT] += want.length
                 now = self._clock()
-                refusals = self._scheduler.corrupt(lane.index, want.digest, now)
-                self._note(lane, want.digest, refusals)
+                refusals = self._scheduler.corrupt(bundle, want.digest, now)
+                self._note(refusals)
             self._tell(Wasted(lane.source.url, Waste.CORRUPT, want.length))
             self._tell_demoted(lane, error, now)
             self._deliver(refusals)
             return
         with self._lock:
-            lane.open.discard(want.digest)
-            wanted = self._scheduler.arrived(lane.index, want.digest, self._clock())
+            own = want.digest in bundle.left
+            before = () if own else self._expecting()
+            wanted = self._scheduler.arrived(bundle, want.digest, self._clock())
+            if not own:  # it was taken from this bundle, and comes all the same
+                self._cut_off(before)
             if wanted:
                 self._received[lane.index] += want.length
                 self._blocks += 1
                 self._delivering += 1
             else:
-                self._wasted[Waste.CANCELLED] += want.length
+                cause = _cause(bundle, want.digest)
+                self._wasted[cause] += want.length
         if not wanted:
-            self._tell(Wasted(lane.source.url, Waste.CANCELLED, want.length))
+            self._tell(Wasted(lane.source.url, cause, want.length, want.digest))
             return
         try:
             self._sink.accept(want, block)
         except BaseException as error:
             raise _SinkFailure(error) from error
-        self._tell(Received(lane.source.url, want.digest, want.length))
+        if self._listener is not None:  # an event costs as much as a small block
+            self._listener(Received(lane.source.url, want.digest, want.length))
         self._delivered()
 
-    def _nack(self, lane: _Lane, digest: Digest, nack: Nack) -> None:
+    def _nack(self, lane: Lane, bundle: Bundle[Hint], digest: Digest, nack: Nack) -> None:
         with self._lock:
-            refusals = self._scheduler.nacked(
-                lane.index, digest, nack.reason, nack.text, self._clock()
-            )
-            self._note(lane, digest, refusals)
+            now = self._clock()
+            if nack.reason is Reason.NOT_FOUND:
+                self._holders.not_found(lane.index, bundle.hint.manifest, now)
+            refusals = self._scheduler.nacked(bundle, digest, nack.reason, nack.text, now)
+            self._note(refusals)
         self._deliver(refusals)
 
-    def _note(self, lane: _Lane, digest: Digest, refusals: list[Refusal]) -> None:
+    def _note(self, refusals: list[Refusal]) -> None:
         """A want is not in flight here any more, and may be another lane's work now."""
-        lane.open.discard(digest)
         self._delivering += bool(refusals)
         self._wake()
 
     def _ended(
-        self, lane: _Lane, bundle: Bundle[Hint], stream: BundleStream | None,
+        self, lane: Lane, bundle: Bundle[Hint], stream: BundleStream | None,
         error: IcnError | None, began: float,
     ) -> None:  # fmt: skip
         left = [want.digest for want in bundle.wants]
@@ -422,15 +475,15 @@ class Engine:
             now = self._clock()
             calm = lane.abandoned or self._closed or self._failure is not None
             if error is None or calm:
-                refusals = self._scheduler.give_back(left, now)
+                refusals = self._scheduler.give_back(bundle, left, now)
             else:
                 after_s = error.after_s if isinstance(error, ThrottledError) else None
-                refusals = self._scheduler.failed(lane.index, left, error, now, after_s=after_s)
-            self._scheduler.finished(lane.index, payload, now - began)
-            cause = Waste.CANCELLED if calm else Waste.CUT
+                refusals = self._scheduler.failed(bundle, left, error, now, after_s=after_s)
+            self._scheduler.finished(bundle, payload + partial, now - began)
+            cause = _cause(bundle) if calm else Waste.CUT
             self._wasted[cause] += partial
             self._delivering += bool(refusals)
-            lane.open = set()
+            lane.bundle = None
             if lane.abandoned and not self._closed:
                 lane.abandoned = False
                 lane.connection.drop()
@@ -467,7 +520,13 @@ class Engine:
         if self._listener is not None:
             self._listener(event)
 
-    def _tell_demoted(self, lane: _Lane, error: IcnError, now: float) -> None:
+    def _tell_demoted(self, lane: Lane, error: IcnError, now: float) -> None:
         wait_s = self._scheduler.sources[lane.index].retry_at - now
         if wait_s > 0:
             self._tell(Demoted(lane.source.url, error, wait_s))
+
+
+def _cause(bundle: Bundle[Hint], digest: Digest | None = None) -> Waste:
+    """Why payload of a bundle (of one block of it, if that is named) is in vain."""
+    stolen = bool(bundle.taken) if digest is None else digest in bundle.taken
+    return Waste.STOLEN if stolen else Waste.CANCELLED

@@ -23,6 +23,7 @@ class Waste(StrEnum):
     CORRUPT = "corrupt"
     CUT = "cut"
     CANCELLED = "cancelled"
+    STOLEN = "stolen"  # another source was asked for it as well, since this one was slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Wasted:
-    """`length` bytes of payload came in vain."""
+    """`length` bytes of payload came in vain, all of one block.
+
+    `digest` is None for what came of a block when its connection ended.
+    """
 
     source: str
     cause: Waste
     length: int
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ retry, except at once on a kept connection that the server had closed meanwhile.
 from __future__ import annotations
 
 import http.client
-import io
 import socket
 import ssl
 import threading
@@ -17,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.endpoint import Endpoint, SourceOptions, proxy_for, ssl_context
+from icnblocks.client.timed import TimedSocket
 from icnblocks.errors import FormatError, IcnError, SourceError, UntrustedError
 from icnblocks.limits import KIB
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PROTOCOL: Final = "1"
 """What `ICN-Version` says, in requests and answers."""
 _SPARE_BYTES: Final = 32 * KIB
-_SEND_BYTES: Final = 64 * KIB
 _MAX_CHUNK_LINE: Final = 1024
 _MAX_TRAILERS: Final = 32
 _DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
@@ -34,73 +33,11 @@ _CLOSED: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _FAILURES: Final = (OSError, http.client.HTTPException, ValueError, SourceError, FormatError)
 
 
-class _TimedSocket:
-    """What http.client needs of a socket, with time limits that a trickle cannot stretch.
-
-    A socket's own timeout begins anew with every byte that comes.
-    """
-
-    def __init__(self, raw: socket.socket, stall_s: float, floor_bytes: int) -> None:
-        self.raw = raw
-        self.stall_s = stall_s
-        self.deadline: float | None = None
-        self.received = 0
-        self._floor_bytes = floor_bytes
-        self._waited = 0.0  # seconds of waiting, and bytes that came, in the present window
-        self._came = 0
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self), _SPARE_BYTES)
-
-    def recv_into(self, view: memoryview) -> int:
-        wait = self.stall_s
-        began = time.monotonic()
-        if self.deadline is not None:
-            wait = self.deadline - began
-            if wait <= 0:
-                raise TimeoutError
-        if self.raw.gettimeout() != wait:
-            self.raw.settimeout(wait)
-        count = self.raw.recv_into(view)
-        self.received += count
-        self._came += count
-        self._waited += time.monotonic() - began
-        if self._waited >= self.stall_s and self.deadline is None:
-            if count and self._came < self._floor_bytes:
-                raise TimeoutError
-            self.forgive()
-        return count
-
-    def forgive(self) -> None:
-        """Begin a new window: the other side has shown that it is at work."""
-        self._waited, self._came = 0.0, 0
-
-    def sendall(self, data: bytes) -> None:
-        self.raw.settimeout(self.stall_s)
-        view = memoryview(data)
-        for at in range(0, len(view), _SEND_BYTES):  # the limit is for each piece
-            self.raw.sendall(view[at : at + _SEND_BYTES])
-
-    def close(self) -> None:
-        """Nothing: http.client closes before the body is read; the Connection knows when."""
-
-
-class _TimedReader(io.RawIOBase):
-    def __init__(self, timed: _TimedSocket) -> None:
-        self._timed = timed
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, view: memoryview) -> int:  # type: ignore[override]
-        return self._timed.recv_into(view)
-
-
 class Answer:
     """A response whose head has come; read its body to the end to keep the connection."""
 
     def __init__(
-        self, connection: Connection, timed: _TimedSocket, response: http.client.HTTPResponse
+        self, connection: Connection, timed: TimedSocket, response: http.client.HTTPResponse
     ) -> None:
         self.status = response.status
         self.headers = response.headers
@@ -149,7 +86,7 @@ class Answer:
                 if total:
                     break
                 if most >= _SPARE_BYTES and not self._first:
-                    count = self._timed.recv_into(view[:most])
+                    count = self._timed.recv_into(view[:most], whole=self._left is not None)
                     self._took(count)
                     return count
                 self._fill()
@@ -268,7 +205,7 @@ class Connection:
         self._options = options
         self._context = context
         self._http: http.client.HTTPConnection | None = None
-        self._timed: _TimedSocket | None = None
+        self._timed: TimedSocket | None = None
         self._unread = False  # an answer's body was not read to its end
         self._absolute = False  # a proxy wants whole URLs
         self._proxy_headers: dict[str, str] = {}
@@ -345,7 +282,7 @@ class Connection:
         self._unread = True
         return Answer(self, timed, response)
 
-    def _connect(self) -> tuple[http.client.HTTPConnection, _TimedSocket]:
+    def _connect(self) -> tuple[http.client.HTTPConnection, TimedSocket]:
         options, end = self._options, self.endpoint
         proxy = proxy_for(end) if options.environment else None
         host, port = (end.host, end.port) if proxy is None else (proxy.host, proxy.port)
@@ -371,7 +308,7 @@ class Connection:
             self._socket = connection.sock
             if self._aborted:
                 raise SourceError("cancelled")
-        timed = _TimedSocket(connection.sock, options.stall_s, options.floor_bytes)
+        timed = TimedSocket(connection.sock, options.stall_s, options.floor_bytes)
         connection.sock = timed
         return connection, timed
 

@@ -6,9 +6,11 @@ instead. This module must not fetch blocks.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from icnblocks.client.answers import ThrottledError
 from icnblocks.errors import (
     FormatError,
     IcnError,
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
     from icnblocks.store.catalog import Catalog
 
 
+_LEAST_S: Final = 0.5
+"""Between two rounds of questions to sources that are busy, at least."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """A name, followed to its manifest.
@@ -47,12 +53,14 @@ class Resolved:
         digest: the manifest's digest.
         manifest: what to assemble.
         network_bytes: manifest bytes that came over the network (0 when remembered).
+        encoded: the manifest as it is encoded.
     """
 
     name: Name
     digest: Digest
     manifest: Manifest
     network_bytes: int
+    encoded: bytes
 
 
 class Resolver:
@@ -64,6 +72,9 @@ class Resolver:
         trust: judges keys.
         now: wall clock, Unix seconds.
         warn: told, in one line, of everything odd that was passed over.
+        patience_s: for so long sources that say that they are busy are asked again, each time
+            after the seconds for which they asked; what others take to answer counts too.
+        pause: waits so many seconds.
     """
 
     def __init__(
@@ -73,12 +84,17 @@ class Resolver:
         trust: Trust,
         now: Callable[[], float],
         warn: Callable[[str], None] = lambda _: None,
+        *,
+        patience_s: float = 60.0,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._sources = sources
         self._catalog = catalog
         self._trust = trust
         self._now = now
         self._warn = warn
+        self._patience_s = patience_s
+        self._pause = pause
 
     def resolve(self, name: Name, *, max_age_s: float = 0.0) -> Resolved:
         """Follow a name to its manifest.
@@ -121,11 +137,19 @@ class Resolver:
         stored = self._catalog.record(name)
         known = open_record(stored.raw) if stored else None
         failures: list[IcnError] = []
-        for source in self._sources:
-            try:
-                return self._take(name, *self._get(source, name), known)
-            except IcnError as error:
-                failures.append(error)
+        waited, began = 0.0, time.monotonic()
+        while True:
+            for source in self._sources:
+                try:
+                    return self._take(name, *self._get(source, name), known)
+                except IcnError as error:
+                    failures.append(error)
+            wait = self._again_in(failures, max(waited, time.monotonic() - began))
+            if wait is None:
+                break
+            self._pause(wait)
+            waited += wait
+            failures.clear()
         distrusted = [error for error in failures if isinstance(error, TrustError)]
         if distrusted:
             raise distrusted[0]
@@ -143,6 +167,14 @@ class Resolver:
             f"{name} is not on this machine and no source was asked",
             hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
         )
+
+    def _again_in(self, failures: Sequence[IcnError], waited: float) -> float | None:
+        """After how many seconds sources should be asked again; None if that would not help."""
+        busy = [error.after_s for error in failures if isinstance(error, ThrottledError)]
+        if not busy or any(isinstance(error, TrustError) for error in failures):
+            return None
+        wait = max(min(busy), _LEAST_S)
+        return wait if waited + wait <= self._patience_s else None
 
     def _get(self, source: Source, name: Name) -> tuple[bytes, Record]:
         """A source's record, and what it says; one that is none is the source's fault."""
@@ -189,17 +221,25 @@ class Resolver:
         """
         data = self._catalog.manifest(digest)
         if data is not None:
-            return Resolved(name, digest, decode(data), 0)
+            return Resolved(name, digest, decode(data), 0, data)
         failures: list[IcnError] = []
-        for source in self._sources:
-            try:
-                data = source.manifest(digest)
-            except IcnError as error:
-                failures.append(error)
-                continue
-            manifest = decode(data)
-            self._catalog.put_manifest(digest, data)
-            return Resolved(name, digest, manifest, len(data))
+        waited, began = 0.0, time.monotonic()
+        while True:
+            for source in self._sources:
+                try:
+                    data = source.manifest(digest)
+                except IcnError as error:
+                    failures.append(error)
+                    continue
+                manifest = decode(data)
+                self._catalog.put_manifest(digest, data)
+                return Resolved(name, digest, manifest, len(data), data)
+            wait = self._again_in(failures, max(waited, time.monotonic() - began))
+            if wait is None:
+                break
+            self._pause(wait)
+            waited += wait
+            failures.clear()
         if failures:
             raise failures[0]
         raise NotFoundError(f"the manifest {digest} of {name} is not on this machine")

@@ -1,25 +1,30 @@
 """The scheduler: which source is asked for which blocks next, and when to give up.
 
 A pure decider: it is told what happened and when, and answers what to do. Rules:
-- a want is in flight at one source at most, and ends exactly once: arrived, refused or cancelled;
-- bundles shrink as the work runs out, and for slow sources, so that all finish together;
+- a want is expected of one source at most, and ends exactly once: arrived, refused or cancelled;
+- bundles are cut by measured rates and shrink as the work runs out, so that all finish together; a
+  slow source leaves the last wants to fast ones that will be through with them sooner;
+- a source with nothing left to ask for takes over what a slower one has not begun, or is late
+  with (icnblocks.client.stealing);
+- a source is not asked for what it says that it lacks, unless nobody else is left to ask;
 - a source that fails is demoted for a time that doubles with every failure and is forgotten with
   the next block from it; then it is probed with a few wants by one of its lanes;
 - a source that fails for `retry_s` without one block between counts as unable to give anything,
   until a later probe succeeds; a want is refused when every source is unable or has refused it.
 
-There is no hedging yet; `next_bundle` is where a second source would be let in at the tail.
 This module must not do I/O, read clocks or lock.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from icnblocks.client.meter import Meter
+from icnblocks.client.answers import nack_error
+from icnblocks.client.shares import bundle_bytes, hold_back
+from icnblocks.client.states import Health, RetryOptions, SourceState
+from icnblocks.client.stealing import Bundle, Queue, Theft, choose
 from icnblocks.errors import (
     CorruptError,
     FormatError,
@@ -30,51 +35,23 @@ from icnblocks.errors import (
     UntrustedError,
     UsageError,
 )
-from icnblocks.limits import BLOCK_BYTES, BUNDLE_WANTS, KIB, MAX_WANTS, MIB
+from icnblocks.limits import BUNDLE_WANTS, MAX_WANTS, MIB
 from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Sequence
     from random import Random
 
     from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
 
+__all__ = ["Bundle", "Health", "Refusal", "RetryOptions", "Scheduler"]
+
 HintT = TypeVar("HintT", bound="Hashable")
 
-_MOST_BYTES: Final = BUNDLE_WANTS * BLOCK_BYTES
 _MANY_BYTES: Final = 4 * MIB  # bundles of tiny blocks grow until here
-_LEAST_BYTES: Final = 256 * KIB  # and are not split below this
-_FIRST_BYTES: Final = 8 * MIB  # from a source whose rate is not known
-_PROBE_BYTES: Final = MIB
 _PROBE_S: Final = 0.5
-_SECONDS: Final = 4.0  # what a bundle should take
 _PASSING: Final = frozenset({Reason.BUSY, Reason.UPSTREAM, Reason.OTHER})
-
-
-@dataclass(frozen=True, slots=True)
-class RetryOptions:
-    """How patient to be.
-
-    Attributes:
-        retry_s: seconds of failures without one block between, until a source is given up.
-        busy_s: the same for a source that says that it is busy.
-        first_s: the first demotion; each further one is twice as long.
-        longest_s: no demotion is longer, unless the source asks for it.
-    """
-
-    retry_s: float = 60.0
-    busy_s: float = 600.0
-    first_s: float = 0.25
-    longest_s: float = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle(Generic[HintT]):
-    """What to ask a source for now."""
-
-    hint: HintT
-    wants: tuple[Want, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,61 +62,6 @@ class Refusal:
     error: IcnError
 
 
-class Health(Enum):
-    """How a source is doing."""
-
-    GOOD = auto()
-    DEMOTED = auto()
-    GIVEN_UP = auto()
-
-
-@dataclass(slots=True)
-class SourceState:
-    """What is known of a source; read it for status, change nothing.
-
-    Attributes:
-        name: for messages.
-        lanes: how many bundles it may work on at once.
-        busy: how many it is working on.
-        failures: in a row; 0 is healthy.
-        failures_total: ever.
-        corrupts: corrupt blocks ever; they are not forgotten.
-        retry_at: demoted until then.
-        failing_since: time of the first failure in the row.
-        given_up: it failed for too long, or in a way that does not pass.
-        good: it has given a block or a proper refusal.
-        last_error: the last failure.
-        rate: bytes of blocks a second, lately.
-    """
-
-    name: str
-    lanes: int
-    busy: int = 0
-    failures: int = 0
-    failures_total: int = 0
-    corrupts: int = 0
-    retry_at: float = 0.0
-    failing_since: float | None = None
-    given_up: bool = False
-    good: bool = False
-    last_error: IcnError | None = None
-    lane_rate: float | None = None
-    rate: Meter = field(default_factory=Meter)
-
-    def health(self, now: float) -> Health:
-        """How it is doing at `now`."""
-        if self.given_up:
-            return Health.GIVEN_UP
-        return Health.DEMOTED if self.retry_at > now else Health.GOOD
-
-    def hopeless(self, now: float) -> bool:
-        """Nothing is to be expected of it: given up, and not yet time for the next probe."""
-        return self.given_up and self.retry_at > now
-
-
-_Queue = tuple["HintT", frozenset[int]]
-
-
 class Scheduler(Generic[HintT]):
     """Decides for one engine. Sources are named by index.
 
@@ -147,20 +69,31 @@ class Scheduler(Generic[HintT]):
         sources: name and number of lanes of each.
         random: for jitter; `random()` in [0, 1).
         options: how patient to be.
+        ordered: what was added first should come first.
     """
 
     def __init__(
-        self, sources: Sequence[tuple[str, int]], random: Random, options: RetryOptions
+        self,
+        sources: Sequence[tuple[str, int]],
+        random: Random,
+        options: RetryOptions,
+        *,
+        ordered: bool = False,
     ) -> None:
         self.sources = [SourceState(name, lanes) for name, lanes in sources]
         self._random = random
         self._options = options
+        self._ordered = ordered
         self._open: dict[Digest, Want] = {}
-        self._flying: dict[Digest, tuple[int, _Queue[HintT]]] = {}
-        # Waiting wants, by hint and by who refused them: what is open and not in flight. Of a
+        self._flying: dict[Digest, Bundle[HintT]] = {}
+        self._bundles: dict[Bundle[HintT], None] = {}  # under way, the oldest first
+        # Waiting wants, by whom they may be asked of: what is open and not in flight. Of a
         # want that was cancelled a stale entry stays behind, passed over when it is drawn.
-        self._queues: dict[_Queue[HintT], deque[Want]] = {}
+        self._queues: dict[Queue[HintT], deque[Want]] = {}
         self._waiting_bytes = 0
+        self._lacks: dict[int, set[Digest]] = {}  # what sources say that they do not hold
+        self._pressed: set[Digest] = set()  # asked for all the same, since nobody holds them
+        self._ranks: dict[Digest, int] = {}  # where the order matters
         # Of the few wants that were ever refused or lost:
         self._setbacks: dict[tuple[Digest, int], float] = {}  # since when it does not pass
         self._whys: dict[Digest, list[tuple[int, IcnError]]] = {}
@@ -175,14 +108,38 @@ class Scheduler(Generic[HintT]):
         Returns:
             Refusals, at once, if every source is given up.
         """
-        queue: _Queue[HintT] = (hint, frozenset())
+        queue = Queue(hint)
         for want in wants:
             if want.digest in self._open:
                 continue
             self._open[want.digest] = want
-            if want.digest not in self._flying:  # else: cancelled, and still on its way
+            if self._ordered:
+                self._ranks.setdefault(want.digest, len(self._ranks))
+            bundle = self._flying.get(want.digest)
+            if bundle is None:
                 self._wait(want, queue)
-        return self._verdict(queue, now)
+            else:  # cancelled, and still on its way
+                bundle.left[want.digest] = want
+        return self._judged(queue, now)
+
+    def told(
+        self, source: int, known: Iterable[Digest], lacking: Collection[Digest], now: float
+    ) -> list[Refusal]:
+        """A source said which of the `known` blocks it does not hold and would not fetch."""
+        lacks = self._lacks.setdefault(source, set())
+        lacks.difference_update(known)
+        lacks.update(lacking)
+        queues, self._queues = self._queues, {}
+        for queue, waiting in queues.items():
+            plain = Queue(queue.hint, queue.refused)
+            for want in waiting:
+                if self._is_waiting(want):
+                    self._line_up(want, plain)
+        if self._ordered:
+            for queue, waiting in self._queues.items():
+                ranked = sorted(waiting, key=lambda want: self._ranks[want.digest])
+                self._queues[queue] = deque(ranked)
+        return self._verdicts(now)
 
     def next_bundle(self, source: int, now: float) -> Bundle[HintT] | float | None:
         """What a free lane of `source` should do.
@@ -193,43 +150,101 @@ class Scheduler(Generic[HintT]):
         """
         state = self.sources[source]
         queue = self._queue_for(source)
-        if queue is None:
+        if queue is None and (len(self.sources) == 1 or not self._bundles):
             return None
         if state.retry_at > now:
             return state.retry_at
         if state.failures and state.busy:
             return now + _PROBE_S  # one lane probes; the others look how it went
-        wants = self._draw(queue, state)
+        if queue is None:
+            return self._steal(source, now)
+        later = self._hold_back(source, queue, now)
+        if later is not None:
+            return later
+        wants = self._draw(queue, source)
         # The next bundle is of another hint, where there are several.
         if queue in self._queues:
             self._queues[queue] = self._queues.pop(queue)
-        for want in wants:
-            self._flying[want.digest] = (source, queue)
-        state.busy += 1
-        return Bundle(queue[0], wants)
+        return self._begin(source, queue, wants, now)
 
-    def _queue_for(self, source: int) -> _Queue[HintT] | None:
-        """The first queue with something that this source may be asked for."""
+    def _begin(
+        self, source: int, queue: Queue[HintT], wants: tuple[Want, ...], now: float
+    ) -> Bundle[HintT]:
+        left = {want.digest: want for want in wants}
+        bundle = Bundle(source, queue, wants, now, now, left=left)
+        self._flying.update(dict.fromkeys(left, bundle))
+        self._bundles[bundle] = None
+        state = self.sources[source]
+        state.busy += 1
+        state.held_since = None
+        return bundle
+
+    def _steal(self, source: int, now: float) -> Bundle[HintT] | float | None:
+        """Nothing waits for an idle source: what others are slow with may be taken over."""
+        state = self.sources[source]
+        if state.failures:
+            return None  # it must not gather what it may fail with
+        under_way = ((each, self.sources[each.source].lane_rate) for each in self._bundles)
+        lacking, tries = self._lacked_by(source), len(self.sources) - 1
+        step = choose(source, state.lane_rate, under_way, now, lacking, tries)
+        if not isinstance(step, Theft):
+            return step
+        for want in step.wants:
+            del step.victim.left[want.digest]
+            step.victim.taken.add(want.digest)
+        bundle = self._begin(source, step.victim.queue, step.wants, now)
+        bundle.rescues = step.rescues
+        return bundle
+
+    def _lacked_by(self, source: int) -> Collection[Digest]:
+        return self._lacks.get(source, ())
+
+    def _hold_back(self, source: int, queue: Queue[HintT], now: float) -> float | None:
+        """Near the end a slow source leaves the last wants to others."""
+        if len(self.sources) == 1:
+            return None
+        others = (
+            each for index, each in enumerate(self.sources) if index != source and queue.may(index)
+        )
+        length = self._queues[queue][0].length
+        return hold_back(self.sources[source], others, length, self._waiting_bytes, now)
+
+    def _queue_for(self, source: int) -> Queue[HintT] | None:
+        """The queue that this source should be asked for: what few others can give goes first."""
+        found: tuple[tuple[int, int], Queue[HintT]] | None = None
         for queue in list(self._queues):
-            if source in queue[1]:
+            if not queue.may(source):
                 continue
             waiting = self._queues[queue]
             while waiting and not self._is_waiting(waiting[0]):
                 waiting.popleft()
-            if waiting:
+            if not waiting:
+                del self._queues[queue]
+                continue
+            most = self._options.hint_lanes
+            if most is not None and self._busy(source, queue) >= most:
+                continue
+            if len(self.sources) == 1:
                 return queue
-            del self._queues[queue]
-        return None
+            rank = self._ranks[waiting[0].digest] if self._ordered else 0
+            key = (rank, -len(queue.refused | queue.lacking))
+            if found is None or key < found[0]:
+                found = (key, queue)
+        return None if found is None else found[1]
+
+    def _busy(self, source: int, queue: Queue[HintT]) -> int:
+        """Bundles of a queue's hint that a source is working on."""
+        return sum(
+            bundle.source == source and bundle.hint == queue.hint for bundle in self._bundles
+        )
 
     def _is_waiting(self, want: Want) -> bool:
         return self._open.get(want.digest) is want and want.digest not in self._flying
 
-    def _draw(self, queue: _Queue[HintT], state: SourceState) -> tuple[Want, ...]:
-        # Half of an even share: so lanes that finish early find something left to take.
-        lanes = sum(each.lanes for each in self.sources if not each.failures) or 1
-        share = self._waiting_bytes / (2 * lanes)
-        rated = _FIRST_BYTES if state.lane_rate is None else state.lane_rate * _SECONDS
-        most = _PROBE_BYTES if state.failures else min(max(share, _LEAST_BYTES), rated, _MOST_BYTES)
+    def _draw(self, queue: Queue[HintT], source: int) -> tuple[Want, ...]:
+        most = bundle_bytes(
+            self.sources[source], self.sources, self._waiting_bytes, ordered=self._ordered
+        )
         waiting, total = self._queues[queue], 0
         drawn: list[Want] = []
         mine: set[Digest] = set()
@@ -251,7 +266,16 @@ class Scheduler(Generic[HintT]):
             del self._queues[queue]
         return tuple(drawn)
 
-    def _wait(self, want: Want, queue: _Queue[HintT], *, first: bool = False) -> None:
+    def _wait(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
+        self._line_up(want, queue, first=first)
+        self._waiting_bytes += want.length
+
+    def _line_up(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
+        """Put a want where those wait that the same sources may be asked for."""
+        if self._lacks or queue.lacking:
+            lacking = [index for index, lacks in self._lacks.items() if want.digest in lacks]
+            pressed = want.digest in self._pressed
+            queue = Queue(queue.hint, queue.refused, frozenset(() if pressed else lacking))
         waiting = self._queues.get(queue)
         if waiting is None:
             waiting = self._queues[queue] = deque()
@@ -259,83 +283,94 @@ class Scheduler(Generic[HintT]):
             waiting.appendleft(want)
         else:
             waiting.append(want)
-        self._waiting_bytes += want.length
 
-    def finished(self, source: int, payload: int, seconds: float) -> None:
-        """A bundle of `source` has ended, well or not; call it after all that happened in it."""
-        state = self.sources[source]
+    def finished(self, bundle: Bundle[HintT], payload: int, seconds: float) -> None:
+        """A bundle has ended, well or not; call it after all that happened in it.
+
+        Args:
+            bundle: which.
+            payload: bytes of blocks that came, also of one that did not come to its end.
+            seconds: how long it took.
+        """
+        state = self.sources[bundle.source]
         state.busy -= 1
-        if payload and seconds > 0:
-            rate = payload / seconds
-            known = state.lane_rate
-            state.lane_rate = rate if known is None else 0.5 * known + 0.5 * rate
+        state.measured(payload, seconds)
+        self._bundles.pop(bundle, None)
 
-    def arrived(self, source: int, digest: Digest, now: float) -> bool:
+    def arrived(self, bundle: Bundle[HintT], digest: Digest, now: float) -> bool:
         """A verified block came.
 
         Returns:
-            Whether it is still wanted (it has ended then); False if it was cancelled.
+            Whether it is still wanted (it has ended then); False if it was cancelled, or
+            came from another source before.
         """
-        self._flying.pop(digest, None)
+        state = self.sources[bundle.source]
+        if state.failing_since is not None or not state.good or state.given_up:
+            state.well()
+        holder = self._flying.get(digest)
         want = self._open.pop(digest, None)
-        self._well(source)
+        bundle.heard = now
         if want is None:
+            if holder is bundle:
+                del self._flying[digest]
             return False
-        self.sources[source].rate.add(want.length, now)
+        bundle.got += want.length
+        if holder is None:  # it was taken from this bundle, and given back by who took it
+            self._waiting_bytes -= want.length
+        else:
+            del self._flying[digest], holder.left[digest]
+            if holder is not bundle:
+                holder.taken.add(digest)
+        state.rate.add(want.length, now)
         self._forget(digest)
         return True
 
-    def _well(self, source: int) -> None:
-        state = self.sources[source]
-        state.failures = 0
-        state.failing_since = None
-        state.given_up = False
-        state.good = True
-
     def nacked(
-        self, source: int, digest: Digest, reason: Reason, text: str, now: float
+        self, bundle: Bundle[HintT], digest: Digest, reason: Reason, text: str, now: float
     ) -> list[Refusal]:
         """The source refused a want: others are asked, and later the same if it may pass."""
-        state = self.sources[source]
-        error = _nack_error(state.name, digest, reason, text)
-        if reason not in _PASSING:
-            self._well(source)
-            return self._refused_by(source, digest, error, now)
+        state = self.sources[bundle.source]
+        error = nack_error(state.name, digest, reason, text)
+        passes_on = self._options.passes_on and reason is not Reason.BUSY
+        if reason not in _PASSING or passes_on:
+            state.well()
+            return self._refused_by(bundle, digest, error, now)
         options = self._options
         patience_s = options.busy_s if reason is Reason.BUSY else options.retry_s
-        self._setback(source, error, now, patience_s)
+        self._setback(state, error, now, patience_s)
         if digest in self._open:
-            since = self._setbacks.setdefault((digest, source), now)
+            since = self._setbacks.setdefault((digest, bundle.source), now)
             if now - since >= options.retry_s:
-                return self._refused_by(source, digest, error, now)
-        refusals = self._lost([digest], now)
-        return refusals + (self._verdicts(now) if state.given_up else [])
+                return self._refused_by(bundle, digest, error, now)
+        self._lost(bundle, [digest])
+        return self._verdicts(now) if state.given_up else self._judged(bundle.queue, now)
 
-    def corrupt(self, source: int, digest: Digest, now: float) -> list[Refusal]:
+    def corrupt(self, bundle: Bundle[HintT], digest: Digest, now: float) -> list[Refusal]:
         """The source sent bytes of another digest: it is demoted, and not asked for it again."""
-        name = self.sources[source].name
-        error = CorruptError(f"block {digest} is corrupt at {name}")
-        state = self.sources[source]
-        self._setback(source, error, now, None, doublings=state.corrupts)
+        state = self.sources[bundle.source]
+        error = CorruptError(f"block {digest} is corrupt at {state.name}")
+        self._setback(state, error, now, None, doublings=state.corrupts)
         state.corrupts += 1
-        return self._refused_by(source, digest, error, now)
+        return self._refused_by(bundle, digest, error, now)
 
     def _refused_by(
-        self, source: int, digest: Digest, error: IcnError, now: float
+        self, bundle: Bundle[HintT], digest: Digest, error: IcnError, now: float
     ) -> list[Refusal]:
-        flight = self._flying.pop(digest, None)
-        want = self._open.get(digest)
-        if want is None or flight is None:
+        if self._flying.get(digest) is not bundle:
+            return []  # somebody else has it in hand
+        del self._flying[digest]
+        want = bundle.left.pop(digest, None)
+        if want is None:
             return []
-        self._whys.setdefault(digest, []).append((source, error))
-        hint, refused = flight[1]
-        queue = (hint, refused | {source})
+        self._whys.setdefault(digest, []).append((bundle.source, error))
+        refused = bundle.queue.refused | {bundle.source}
+        queue = Queue(bundle.queue.hint, refused, bundle.queue.lacking)
         self._wait(want, queue)
-        return self._verdict(queue, now)
+        return self._judged(queue, now)
 
     def failed(
         self,
-        source: int,
+        bundle: Bundle[HintT],
         digests: Iterable[Digest],
         error: IcnError,
         now: float,
@@ -345,59 +380,50 @@ class Scheduler(Generic[HintT]):
         """A request failed: the wants that it left unanswered go back, the source is demoted.
 
         Args:
-            source: which.
+            bundle: which.
             digests: unanswered wants of the bundle.
             error: what happened; whether it may pass is judged from its class.
             now: the time.
             after_s: the source is busy and asks to be left alone for so long; None when it failed.
         """
-        state = self.sources[source]
+        state = self.sources[bundle.source]
         options = self._options
         lasting = isinstance(error, (RefusedError, UntrustedError, UsageError)) or (
             isinstance(error, FormatError) and not state.good
         )
-        self._setback(
-            source, error, now, options.retry_s if after_s is None else options.busy_s,
-            after_s or 0.0,
-        )  # fmt: skip
+        budget_s = options.retry_s if after_s is None else options.busy_s
+        self._setback(state, error, now, budget_s, after_s=after_s or 0.0)
         if lasting:
             state.given_up = True
             state.retry_at = max(state.retry_at, now + options.longest_s)
-        refusals = self._lost(digests, now)
-        return refusals + (self._verdicts(now) if state.given_up else [])
+        self._lost(bundle, digests)
+        return self._verdicts(now) if state.given_up else self._judged(bundle.queue, now)
 
-    def give_back(self, digests: Iterable[Digest], now: float) -> list[Refusal]:
+    def give_back(
+        self, bundle: Bundle[HintT], digests: Iterable[Digest], now: float
+    ) -> list[Refusal]:
         """Wants in flight that will not be answered, through nobody's fault."""
-        return self._lost(digests, now)
+        self._lost(bundle, digests)
+        return self._judged(bundle.queue, now)
 
-    def _lost(self, digests: Iterable[Digest], now: float) -> list[Refusal]:
-        queues = set()
-        for digest in digests:
-            flight = self._flying.pop(digest, None)
-            want = self._open.get(digest)
-            if flight is not None and want is not None:
-                self._wait(want, flight[1], first=True)
-                queues.add(flight[1])
-        return [refusal for queue in queues for refusal in self._verdict(queue, now)]
+    def _lost(self, bundle: Bundle[HintT], digests: Iterable[Digest]) -> None:
+        """What was expected of a bundle waits again, at the front and in its order."""
+        for digest in reversed(list(digests)):
+            if self._flying.get(digest) is not bundle:
+                continue
+            del self._flying[digest]
+            want = bundle.left.pop(digest, None)
+            if want is not None:
+                self._wait(want, bundle.queue, first=True)
 
     def _setback(
-        self, source: int, error: IcnError, now: float, budget_s: float | None,
-        after_s: float = 0.0, doublings: int = 0,
+        self, state: SourceState, error: IcnError, now: float, budget_s: float | None,
+        *, after_s: float = 0.0, doublings: int = 0,
     ) -> None:  # fmt: skip
-        """Demote; only once for what happens while it is demoted already (its other lanes)."""
-        state, options = self.sources[source], self._options
-        state.last_error = error
-        state.failures_total += 1
-        if state.failing_since is None:
-            state.failing_since = now
-        if state.retry_at <= now or not state.failures:
-            doublings = min(max(doublings, state.failures), 30)
-            wait = min(options.first_s * 2.0**doublings, options.longest_s)
-            state.retry_at = now + wait * (0.5 + 0.5 * self._random.random())
-            state.failures += 1
-        state.retry_at = max(state.retry_at, now + after_s)
-        if budget_s is not None and now - state.failing_since >= budget_s:
-            state.given_up = True
+        state.setback(
+            error, now, self._options, self._random.random(),
+            budget_s=budget_s, after_s=after_s, doublings=doublings,
+        )  # fmt: skip
 
     def cancel(self, digests: Iterable[Digest]) -> list[Digest]:
         """Nobody wants them any more.
@@ -410,8 +436,11 @@ class Scheduler(Generic[HintT]):
             want = self._open.pop(digest, None)
             if want is None:
                 continue
-            if digest not in self._flying:
+            bundle = self._flying.get(digest)
+            if bundle is None:
                 self._waiting_bytes -= want.length
+            else:
+                del bundle.left[digest]
             self._forget(digest)
             ended.append(digest)
         if not self._open:
@@ -421,28 +450,51 @@ class Scheduler(Generic[HintT]):
     def _forget(self, digest: Digest) -> None:
         if self._whys:
             self._whys.pop(digest, None)
+        if self._pressed:
+            self._pressed.discard(digest)
         if self._setbacks:
             for source in range(len(self.sources)):
                 self._setbacks.pop((digest, source), None)
 
+    def _judged(self, queue: Queue[HintT], now: float) -> list[Refusal]:
+        """As `_verdict`; by what sources lack, wants of a queue may have lined up in others."""
+        return self._verdicts(now) if self._lacks else self._verdict(queue, now)
+
     def _verdicts(self, now: float) -> list[Refusal]:
         return [refusal for queue in list(self._queues) for refusal in self._verdict(queue, now)]
 
-    def _verdict(self, queue: _Queue[HintT], now: float) -> list[Refusal]:
+    def _verdict(self, queue: Queue[HintT], now: float) -> list[Refusal]:
         """Refuse what waits in a queue, if nobody is left who could give it."""
         if queue not in self._queues:
             return []
-        for index, state in enumerate(self.sources):
-            if index not in queue[1] and not state.hopeless(now):
-                return []
-        refusals = []
-        for want in self._queues.pop(queue):
-            if self._is_waiting(want):
-                refusals.append(Refusal(want, self._why(want.digest)))
-                del self._open[want.digest]
-                self._waiting_bytes -= want.length
-                self._forget(want.digest)
+        able = self._able(now)
+        if any(queue.may(index) for index in able):
+            return []
+        waiting, refusals = self._queues.pop(queue), []
+        pressed = bool(able - queue.refused)  # a have-map may be old: somebody is left to ask
+        for want in waiting:
+            if not self._is_waiting(want):
+                continue
+            if self._elsewhere(want.digest):
+                self._line_up(want, queue)
+                continue
+            if pressed:
+                self._pressed.add(want.digest)
+                self._line_up(want, queue)
+                continue
+            refusals.append(Refusal(want, self._why(want.digest)))
+            del self._open[want.digest]
+            self._waiting_bytes -= want.length
+            self._forget(want.digest)
         return refusals
+
+    def _able(self, now: float) -> set[int]:
+        """Sources of which something is to be expected."""
+        return {index for index, each in enumerate(self.sources) if not each.hopeless(now)}
+
+    def _elsewhere(self, digest: Digest) -> bool:  # noqa: ARG002
+        """Whether somebody who is no source may give a block."""
+        return False
 
     def _why(self, digest: Digest) -> IcnError:
         """The most telling of the reasons why nobody could give a block."""
@@ -461,13 +513,3 @@ class Scheduler(Generic[HintT]):
             if not isinstance(error, NotFoundError):
                 return error
         return whys[0][1] if whys else IncompleteError(f"no source for block {digest}")
-
-
-def _nack_error(name: str, digest: Digest, reason: Reason, text: str) -> IcnError:
-    told = f": {text}" if text else ""
-    if reason is Reason.NOT_FOUND:
-        return NotFoundError(f"block {digest} is not at {name}{told}")
-    if reason is Reason.CORRUPT:
-        return CorruptError(f"block {digest} is corrupt at {name}{told}")
-    word = reason.name.lower().replace("_", " ")
-    return IncompleteError(f"block {digest} was refused by {name} ({word}){told}")

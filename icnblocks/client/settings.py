@@ -7,7 +7,6 @@ This module must not decide anything with the settings; pull and publish do.
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import platformdirs
 
 from icnblocks.errors import UsageError
+from icnblocks.quantities import parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 APP: Final = "icnblocks"
+LEAST_LIMIT_RATE: Final = 20_000
+"""Bytes a second; a daemon cuts off who reads less than 16 KiB a second, if nobody set it lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Settings:
         stall_s: seconds without a byte after which a source counts as stalled (ICN_STALL_S).
         retry_s: seconds without progress after which a pull gives up (ICN_RETRY_S).
         durable: flush a pull to disk before calling it done (ICN_DURABLE).
+        limit_rate: bytes a second that a pull reads at most; None for no limit (ICN_LIMIT_RATE).
     """
 
     sources: tuple[str, ...]
@@ -55,6 +58,7 @@ class Settings:
     stall_s: float = 15.0
     retry_s: float = 60.0
     durable: bool = False
+    limit_rate: float | None = None
 
 
 def _sources(value: Any) -> tuple[str, ...]:
@@ -110,6 +114,18 @@ def _word(value: Any) -> str:
     return value.strip()
 
 
+def read_limit(value: Any) -> float:
+    """A rate limit as people write it: `20Mbit`, `2.5MB/s`; bytes a second.
+
+    Raises:
+        ValueError: if it is none, or below LEAST_LIMIT_RATE.
+    """
+    rate = parse_rate(str(value))
+    if rate < LEAST_LIMIT_RATE:
+        raise ValueError("the least limit is 160kbit: servers cut off readers that are too slow")
+    return rate
+
+
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "sources": _sources,
     "models": _path,
@@ -124,6 +140,7 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "stall_s": _seconds,
     "retry_s": _seconds,
     "durable": _flag,
+    "limit_rate": read_limit,
 }
 _SPELLED: Final = {"sources": "from"}
 """Keys that people write differently (`from` is a word of Python's)."""
@@ -163,13 +180,18 @@ def read_toml(path: Path, *, required: bool) -> dict[str, Any]:
         UsageError: if it cannot be read or is not TOML.
     """
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         if required:
             raise UsageError(f"no such file: {path}") from error
         return {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    import tomllib
+
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
 
 

@@ -10,16 +10,23 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from icnblocks.client.answers import ThrottledError, check_answer, not_icn
 from icnblocks.client.endpoint import Endpoint, SourceOptions, ssl_context
 from icnblocks.client.http import Connection
-from icnblocks.errors import CorruptError, FormatError, SourceError
-from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_REQUEST_BYTES, MISSING_BATCH
+from icnblocks.errors import CorruptError, FormatError, NotFoundError, RefusedError, SourceError
+from icnblocks.limits import (
+    MAX_HAVE_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_REQUEST_BYTES,
+    MISSING_BATCH,
+)
 from icnblocks.naming import Digest
 from icnblocks.wire.bundle import encode_request, pack_wants, unpack_indexes
 from icnblocks.wire.frames import MEDIA_TYPE, Alive, FrameDecoder
+from icnblocks.wire.havemap import HaveMap, decode_have
 
 if TYPE_CHECKING:
     import ssl
@@ -53,15 +60,30 @@ class RecordAnswer:
     stale: bool
 
 
+class Pacer(Protocol):
+    """Holds readers back to a rate that they share."""
+
+    def take(self, most: int) -> int:
+        """Wait, and say how many bytes may be read now: at least 1, at most `most`."""
+        ...
+
+    def give_back(self, count: int) -> None:
+        """So many of them were not there to be read."""
+        ...
+
+
 class BundleStream:
     """One bundle under way: iterate over its events to the end.
 
     Payloads point into the buffer and hold until the next event.
     """
 
-    def __init__(self, answer: Answer, decoder: FrameDecoder, patience_s: float) -> None:
+    def __init__(
+        self, answer: Answer, decoder: FrameDecoder, patience_s: float, pacer: Pacer | None = None
+    ) -> None:
         self._answer = answer
         self._patience_s = patience_s
+        self._pacer = pacer
         self.decoder = decoder
         """Knows what is still unanswered, and how much of a cut frame had come."""
 
@@ -75,7 +97,7 @@ class BundleStream:
         answer, decoder = self._answer, self.decoder
         heard_at = time.monotonic()  # the last time that something but Alive came
         while not decoder.done:
-            count = answer.readinto(decoder.wanted())
+            count = self._read(decoder.wanted())
             if not count:
                 left = len(decoder.unanswered())
                 raise SourceError(f"{answer.where} ended a bundle with {left} blocks to come")
@@ -94,6 +116,14 @@ class BundleStream:
             else:
                 answer.forgive()
         answer.finish()
+
+    def _read(self, room: memoryview) -> int:
+        if self._pacer is None:
+            return self._answer.readinto(room)
+        room = room[: self._pacer.take(len(room))]
+        count = self._answer.readinto(room)
+        self._pacer.give_back(len(room) - count)
+        return count
 
 
 class Source:
@@ -143,6 +173,7 @@ class Source:
         buffer: memoryview,
         *,
         headers: Mapping[str, str] | None = None,
+        pacer: Pacer | None = None,
     ) -> BundleStream:
         """Ask for blocks.
 
@@ -151,6 +182,7 @@ class Source:
             connection: of this source; kept for the next bundle if this one ends well.
             buffer: as the FrameDecoder wants it.
             headers: more headers to send.
+            pacer: holds back the reading.
 
         Raises:
             SourceError: if the source cannot be reached or does not answer.
@@ -169,9 +201,43 @@ class Source:
         )
         check_answer(answer, f"blocks from {self}")
         decoder = FrameDecoder(request.wants, buffer)
-        return BundleStream(answer, decoder, self.options.patience_s)
+        return BundleStream(answer, decoder, self.options.patience_s, pacer)
 
-    def record(self, name: Name) -> RecordAnswer:
+    def have(
+        self, manifest: Digest, count: int, name: Name | None, connection: Connection,
+        *, known_only: bool = False,
+    ) -> HaveMap | None:  # fmt: skip
+        """Which of a manifest's blocks the source holds, and whether it would fetch the others.
+
+        Args:
+            manifest: its digest.
+            count: how many distinct blocks it has.
+            name: under which it may look for the manifest.
+            connection: of this source; kept for what is asked next.
+            known_only: it shall not look for a manifest that it does not know.
+
+        Returns:
+            None if the source does not know the manifest, or is too old to know the question.
+
+        Raises:
+            SourceError: if it cannot be reached.
+            FormatError: if it answers nonsense.
+            IcnError: as the source refuses.
+        """
+        headers = self._authorization(writes=False)
+        if name is not None:
+            headers["ICN-Name"] = str(name)
+        if known_only:
+            headers["Cache-Control"] = "only-if-cached"
+        path = f"/v1/manifests/{manifest}/have"
+        answer = connection.request("GET", path, None, headers)
+        try:
+            check_answer(answer, f"have-map from {self}")
+        except (NotFoundError, RefusedError):
+            return None
+        return decode_have(answer.read(MAX_HAVE_BYTES), count)
+
+    def record(self, name: Name, *, headers: Mapping[str, str] | None = None) -> RecordAnswer:
         """The record of a name and tag.
 
         Raises:
@@ -180,7 +246,7 @@ class Source:
             FormatError: if it answers nonsense.
         """
         answer, raw = self._ask(
-            "GET", _record_path(name), f"{name} at {self}", most=MAX_RECORD_BYTES
+            "GET", _record_path(name), f"{name} at {self}", most=MAX_RECORD_BYTES, headers=headers
         )
         age = answer.headers.get("ICN-Age", "0").strip()
         age_s = float(age) if age.isdecimal() and len(age) <= 10 else 0.0

@@ -9,13 +9,13 @@ icnblocks.manifest.record has done so before a record gets here.
 from __future__ import annotations
 
 import fcntl
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icnblocks.client.settings import read_toml
 from icnblocks.errors import StorageError, TrustError, UsageError
 from icnblocks.manifest.record import fingerprint, trusted_via
+from icnblocks.store.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,10 +91,8 @@ class KnownPublishers:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 lines = self._lines()
                 kept = [line for line in lines if line.split()[:1] != [publisher]]
-                fresh = self._path.with_name(f"{self._path.name}.new")
                 line = " ".join([publisher, key, *(old for old in replaced if old != key)])
-                fresh.write_text("\n".join([*kept, line]) + "\n")
-                os.replace(fresh, self._path)
+                write_whole(self._path, ("\n".join([*kept, line]) + "\n").encode())
         except OSError as error:
             raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
 

@@ -9,8 +9,9 @@ the store of its blocks and nothing is copied.
 from __future__ import annotations
 
 import os
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.assembler import read_all
 from icnblocks.errors import NotFoundError, TrustError
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from icnblocks.publish.scan import Scan
     from icnblocks.store.catalog import Catalog
     from icnblocks.store.inplace import InPlaceStore
+
+
+UPLOADS_AT_ONCE: Final = 8
+"""Request bodies under way at a time, of at most MAX_REQUEST_BYTES each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,34 @@ def known_record(source: Source, name: Name) -> Record | None:
     return record
 
 
+def _upload(source: Source, bodies: Iterator[bytes]) -> None:
+    """Send bodies, several at once; they are drawn in the calling thread.
+
+    The origin answers each when it is on disk, and flushes once for all that wait for it: sent one
+    by one, a publish would spend most of its time waiting for the disk.
+    """
+    running: set[Future[None]] = set()
+    with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="icn-upload") as pool:
+        try:
+            for body in bodies:
+                if len(running) == UPLOADS_AT_ONCE:
+                    running = _some_done(running)
+                running.add(pool.submit(source.upload, [body]))
+            while running:
+                running = _some_done(running)
+        finally:
+            for one in running:  # after a failure, or an interrupt: what has not begun never does
+                one.cancel()
+
+
+def _some_done(running: set[Future[None]]) -> set[Future[None]]:
+    """Wait until one has ended, well or with its exception; those that have not."""
+    done, rest = wait(running, return_when=FIRST_COMPLETED)
+    for one in done:
+        one.result()
+    return rest
+
+
 def send(
     source: Source,
     name: Name,
@@ -165,13 +198,13 @@ def send(
     known = known_record(source, name)
     record = next_record(name, digest, key, known, now)
     plan = Plan(scan.manifest)
-    wants = [Want(block, length) for block, length in plan.wants()]
+    wants = [Want(block, length) for _, block, length in plan.wants()]
     missing = [wants[index] for index in source.missing(wants)]
     bytes_sent = sum(want.length for want in missing)
     begun(bytes_sent)
     reader = _Reader(scan, plan)
     try:
-        source.upload(pack_parts(reader.blocks(missing, sent)))
+        _upload(source, pack_parts(reader.blocks(missing, sent)))
     finally:
         reader.close()
     scan.check()

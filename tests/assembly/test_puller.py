@@ -209,6 +209,21 @@ def test_partial_files_of_an_earlier_version_do_not_stay(put, pull, puller, sett
     assert contents(to) == {"file": b"2", "mine.partial": b"mine"}
 
 
+def test_partial_files_beside_whole_ones_do_not_stay(put, pull, tmp_path):
+    """Another version of a file that is right by now: nobody would ever use it again."""
+    to = tmp_path / "to"
+    put("acme/a", file=b"1", other=b"1")
+    pull("acme/a", to)
+    root = put("acme/a", file=os.urandom(SIZE), other=b"2")
+    (root / "file").unlink()  # so that the pull cannot end
+    with pytest.raises(NotFoundError):
+        pull("acme/a", to)
+    assert (to / "file.partial").exists()
+    put("acme/a", file=b"1", other=b"3")
+    pull("acme/a", to)
+    assert contents(to) == {"file": b"1", "other": b"3"}
+
+
 def test_a_model_that_is_there_is_only_looked_at(put, pull, settings, monkeypatch, tmp_path):
     """So that it may lie where this user cannot write."""
     put("acme/base", file=b"1")

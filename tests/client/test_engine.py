@@ -101,7 +101,7 @@ def test_everything_arrives_once() -> None:
         assert server.connections <= 2, "connections are kept from bundle to bundle"
 
 
-def test_several_sources_share_the_work_and_nothing_comes_twice() -> None:
+def test_several_sources_share_the_work_and_no_block_comes_twice() -> None:
     blocks = blocks_of(400, 30_000)
     with LyingServer(blocks) as one, LyingServer(blocks) as two:
         sink, _ = fetch([one, two], blocks)
@@ -412,7 +412,7 @@ def test_idle_lanes_do_nothing() -> None:
     ):
         engine.add(wants_of(blocks))
         assert engine.wait(10)
-        eventually(lambda: all(not lane.open for lane in engine._lanes))
+        eventually(lambda: all(lane.bundle is None for lane in engine._lanes))
         threading.Event().wait(0.1)
         before = len(ticks)
         threading.Event().wait(0.3)

@@ -1,12 +1,16 @@
 """From a name to its manifest: what is remembered counts only while its key is trusted."""
 
+from types import SimpleNamespace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from icnblocks.client import resolve
+from icnblocks.client.answers import ThrottledError
 from icnblocks.client.resolve import Resolver
 from icnblocks.client.source import RecordAnswer
 from icnblocks.client.trust import KnownPublishers, Trust
-from icnblocks.errors import SourceError, TrustError
+from icnblocks.errors import IcnError, SourceError, TrustError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.cutting import build_manifest
 from icnblocks.manifest.model import Kind
@@ -101,3 +105,63 @@ def test_an_older_record_is_not_followed(follow):
     with pytest.raises(TrustError, match="two different"):
         follow(Origin(signed(TWO, 5, NEW, [rotation])))
     assert follow(Origin(signed(TWO, 6, NEW, [rotation]))) == TWO
+
+
+class Busy(Origin):
+    """Asks to be left alone for a while, some times before each answer."""
+
+    def __init__(self, raw, record=(), manifest=()):
+        super().__init__(raw)
+        self.waits = {"record": list(record), "manifest": list(manifest)}
+
+    def record(self, name):
+        self._refuse("record")
+        return super().record(name)
+
+    def manifest(self, digest):
+        self._refuse("manifest")
+        return super().manifest(digest)
+
+    def _refuse(self, what):
+        if self.waits[what]:
+            raise ThrottledError("busy", after_s=self.waits[what].pop(0))
+
+
+def test_a_busy_source_is_asked_again_after_the_time_that_it_asked_for(catalog, tmp_path):
+    """Catches: a 429 that ends a pull before it began, and a client that comes back too early."""
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    waits = []
+    resolver = Resolver(
+        [Busy(signed(ONE, 1), [3, 5], [7])], catalog, trust, lambda: 100.0, pause=waits.append
+    )
+    assert resolver.resolve(NAME).digest == ONE
+    assert waits == [3, 5, 7]
+
+
+def test_a_source_that_stays_busy_is_given_up(catalog, tmp_path):
+    """Catches: a client that waits for ever."""
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    waits = []
+    busy = [Busy(None, [4] * 100), Busy(None, [6] * 100)]
+    resolver = Resolver(busy, catalog, trust, lambda: 100.0, patience_s=10, pause=waits.append)
+    with pytest.raises(ThrottledError):
+        resolver.resolve(NAME)
+    assert waits == [4, 4]
+
+
+def test_what_other_sources_take_counts_as_waiting(catalog, tmp_path, monkeypatch):
+    """Catches: a busy source and one that does not answer, asked in turn for half an hour."""
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    clock, waits = [0.0], []
+    monkeypatch.setattr(resolve, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Silent(Origin):
+        def record(self, name):
+            clock[0] += 10.0
+            raise SourceError("does not answer")
+
+    sources = [Busy(None, [0] * 1000), Silent(None)]
+    resolver = Resolver(sources, catalog, trust, lambda: 100.0, pause=waits.append)
+    with pytest.raises(IcnError):
+        resolver.resolve(NAME)
+    assert clock[0] <= 70.0

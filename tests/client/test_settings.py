@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from icnblocks.client.settings import load_settings
+from icnblocks.client.settings import load_settings, read_toml
 from icnblocks.errors import UsageError
 
 
@@ -30,6 +30,9 @@ def test_sources_in_the_environment_may_be_separated_by_blanks_or_commas(tmp_pat
     [
         ("sources = 1", {}, "unknown key 'sources'"),
         ("connections = 99", {}, "connections"),
+        ('limit_rate = "fast"', {}, "limit_rate"),
+        ("limit_rate = 20", {}, "limit_rate"),
+        ("", {"ICN_LIMIT_RATE": "64kbit"}, "ICN_LIMIT_RATE"),
         ("", {"ICN_CONNECTIONS": "many"}, "ICN_CONNECTIONS"),
         ("", {"ICN_DURABLE": "perhaps"}, "ICN_DURABLE"),
         ("from = 3", {}, "from"),
@@ -45,6 +48,14 @@ def test_a_bad_value_is_named(tmp_path, text, environ, named):
 def test_a_named_config_file_must_be_there(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         load_settings({"ICN_CONFIG": str(tmp_path / "absent")})
+
+
+def test_a_file_that_may_not_be_looked_at_is_said_to_be_it(tmp_path):
+    """A directory that is another user's, say: a traceback where a program calls, else "disk"."""
+    for path in (tmp_path / ("x" * 300), tmp_path):
+        for required in (True, False):
+            with pytest.raises(UsageError, match="cannot read"):
+                read_toml(path, required=required)
 
 
 def test_without_a_home_what_needs_one_must_be_named(tmp_path, monkeypatch):

@@ -1,0 +1,209 @@
+"""Telling edges what is shared here, and bringing their other devices into a pull under way.
+
+One thread for all models. What an edge says of neighbours is only an address to try: who fails
+there is left alone for a while, who sends something wrong for good. This module must not fetch
+blocks; the engine does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.client.neighbours import (
+    NoNeighboursError,
+    announce,
+    neighbour_source,
+    withdraw,
+)
+from icnblocks.errors import CorruptError, FormatError, IcnError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from icnblocks.client.http import Connection
+    from icnblocks.client.neighbourly import NeighbourlyEngine
+    from icnblocks.client.source import Source
+    from icnblocks.naming import Digest, Name
+
+_FIRST_S: Final = 0.3
+"""After so long more neighbours are asked for, then after twice that, while there are too few."""
+_LONGEST_S: Final = 5.0
+_RETRY_S: Final = 10.0
+_AGAIN_S: Final = 15.0
+"""A neighbour that failed is tried again after so long."""
+_VISITORS: Final = 4
+"""Neighbours beyond those we looked for, from among those who found us."""
+_MOST_MET: Final = 500
+"""Neighbours that one pull tries, in all."""
+
+
+@dataclass(slots=True, eq=False)
+class _Edge:
+    """An edge to which a model is announced."""
+
+    source: Source
+    connection: Connection
+    due: float = 0.0
+    step_s: float = _FIRST_S
+    told: bool = False
+    refused: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Model:
+    manifest: Digest
+    name: Name
+    edges: list[_Edge]
+    engine: NeighbourlyEngine | None = None
+    met: dict[str, Source] = field(default_factory=dict)  # neighbours of the pull under way
+    away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
+    joined: int = 0
+
+
+class Neighbourhood:
+    """Announces models until it is closed.
+
+    Args:
+        port: where this device serves.
+        most: neighbours that a pull has at a time.
+        warned: told when an edge does not do this.
+    """
+
+    def __init__(self, port: int, most: int, warned: Callable[[str], None]) -> None:
+        self._port = port
+        self._most = most
+        self._warned = warned
+        self._random = Random()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._models: dict[Digest, _Model] = {}
+        self._banned: set[str] = set()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="icn-neighbours", daemon=True)
+        self._thread.start()
+
+    def add(self, manifest: Digest, name: Name, sources: Sequence[Source]) -> None:
+        """Announce a model to these from now on; it may be announced already."""
+        with self._lock:
+            if manifest not in self._models and not self._closed:
+                edges = [_Edge(source, source.connect()) for source in sources]
+                self._models[manifest] = _Model(manifest, name, edges)
+                self._changed.notify_all()
+
+    def join(self, manifest: Digest, engine: NeighbourlyEngine) -> None:
+        """Bring neighbours into this pull, until `part`."""
+        with self._lock:
+            model = self._models[manifest]
+            model.engine = engine
+            for edge in model.edges:
+                edge.due, edge.step_s = 0.0, _FIRST_S
+            self._changed.notify_all()
+
+    def visited(self, manifest: Digest, url: str) -> None:
+        """A device asks here for a model and serves it too: what it gets is new to us as well.
+
+        Else one that came late would give its blocks to nobody.
+        """
+        with self._lock:
+            model = self._models.get(manifest)
+            if model is not None and url not in model.met and not self._closed:
+                self._bring(model, [url], self._most + _VISITORS)
+
+    def part(self, manifest: Digest) -> None:
+        """The pull is over; its engine was closed."""
+        with self._lock:
+            model = self._models[manifest]
+            met, model.met, model.engine = model.met, {}, None
+        for source in met.values():
+            source.close()
+
+    def close(self) -> None:
+        """Take leave, and wait for the thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for model in self._models.values():
+                for edge in model.edges:
+                    edge.connection.abort()
+            self._changed.notify_all()
+        self._thread.join()
+        silent: set[Source] = set()  # one that cannot be reached is not waited for once a model
+        for model in self._models.values():
+            for edge in model.edges:
+                edge.connection.revive()
+                if edge.told and edge.source not in silent and not self._withdraw(edge, model):
+                    silent.add(edge.source)
+                edge.connection.drop()
+
+    def _withdraw(self, edge: _Edge, model: _Model) -> bool:
+        try:
+            withdraw(edge.connection, model.manifest, self._port)
+        except IcnError:
+            return False  # it will forget this device by itself
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                now = time.monotonic()
+                due = [
+                    (edge.due, model, edge)
+                    for model in self._models.values()
+                    for edge in model.edges
+                    if not edge.refused
+                ]
+                at, model, edge = min(due, key=lambda each: each[0], default=(now + 60, None, None))
+                if at > now or model is None or edge is None:
+                    self._changed.wait(at - now)
+                    continue
+            self._visit(model, edge)
+
+    def _visit(self, model: _Model, edge: _Edge) -> None:
+        """Announce once, and bring in whom the edge names."""
+        urls: list[str] = []
+        try:
+            urls, ttl_s = announce(edge.connection, model.manifest, model.name, self._port)
+            edge.told = True
+        except NoNeighboursError as error:
+            edge.refused = True
+            self._warned(f"this device is not made known: {error}")
+        except IcnError:
+            ttl_s = 3 * _RETRY_S
+        else:
+            with self._lock:
+                self._bring(model, urls, self._most)
+        with self._lock:
+            now, wait_s = time.monotonic(), 0.0
+            if not edge.refused:
+                wait_s = ttl_s / 3
+                if model.engine is not None and len(model.met) < self._most:
+                    wait_s = min(edge.step_s, wait_s)
+                    edge.step_s = min(2 * edge.step_s, _LONGEST_S)
+            edge.due = now + wait_s * self._random.uniform(0.7, 1.0)
+
+    def _bring(self, model: _Model, urls: Sequence[str], most: int) -> None:
+        engine = model.engine
+        if engine is None:
+            return
+        now = time.monotonic()
+        for url, error in engine.dropped().items():
+            source = model.met.pop(url, None)
+            if source is None:
+                continue
+            if isinstance(error, (CorruptError, FormatError, NotFoundError)):
+                self._banned.add(url)
+            model.away[url] = now + _AGAIN_S
+        for url in urls:
+            known = url in model.met or url in self._banned or model.away.get(url, 0.0) > now
+            if known or len(model.met) >= most or model.joined >= _MOST_MET:
+                continue
+            model.met[url] = neighbour_source(url)
+            model.joined += 1
+            engine.join(model.met[url])
