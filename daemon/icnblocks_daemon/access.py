@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.access import open_access
@@ -110,6 +111,7 @@ class Access:
         return Writer(f"publisher {publisher}", prefixes)
 
 
+@lru_cache(maxsize=4096)  # asked for each block that is sent
 def is_loopback(peer: str | None) -> bool:
     """Whether the address is of this machine itself."""
     if peer is None:

@@ -1,6 +1,7 @@
 """What one bundle is answered with, and in which order: decides, and holds its leases.
 
-Blocks that are here are leased one at a time, when they are about to be sent. Missing ones are
+Blocks that are here are touched at once, so that the room that the missing ones need is not made
+of them, and leased one at a time, when they are about to be sent. Missing ones are
 Interests, at most a window of them together with the blocks that landed and are leased until
 they are sent. So a reader that falls behind holds a window of blocks and no more: what lands
 later for others passes it by, and is a new Interest if it was evicted meanwhile.
@@ -9,12 +10,15 @@ later for others passes it by, and is a new Interest if it was evicted meanwhile
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import ChangedError, IcnError
+from icnblocks.wire.bundle import Order
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.forwarder import UNSTORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 EVICTED: Final = "evicted"
 """Why a block is fetched again: it was here when it was looked up, and gone when it was sent."""
+_FEW: Final = 4
+"""The window while blocks cannot be stored: so many may wait in memory for one reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class Answer:
         self._holdings = holdings
         self._forwarder = forwarder
         self._window = window
+        self._listed = hint.order is Order.LISTED
         self._hits: deque[int] = deque()
         self._misses: deque[tuple[int, str]] = deque()  # index, why it is fetched again
         self._waiting: dict[Digest, int] = {}
@@ -78,8 +85,8 @@ class Answer:
         self._refused: deque[Refuse] = deque()
         self._news = asyncio.Event()
         for index, want in enumerate(wants):
-            if holdings.contains(want.digest):
-                self._hits.append(index)
+            if holdings.at_hand(want.digest):
+                self._is_here(index)
             else:
                 self._misses.append((index, ""))
 
@@ -92,7 +99,7 @@ class Answer:
         self._ask()
         if self._refused:
             return self._refused.popleft()
-        if self._ready:  # these hold budget, so they go first
+        if self._ready and not self._hit_is_first():  # these hold budget, so they go first
             return self._ready.popleft()
         while self._hits:
             index = self._hits.popleft()
@@ -102,6 +109,10 @@ class Answer:
             self._misses.append((index, EVICTED))
             self._ask()
         return self._refused.popleft() if self._refused else None
+
+    def _hit_is_first(self) -> bool:
+        """Where the order matters, a block that is here may stand before one that landed."""
+        return self._listed and bool(self._hits) and self._hits[0] < self._ready[0].index
 
     async def news(self) -> None:
         """Return when `next` has something; call it after it gave None."""
@@ -113,11 +124,14 @@ class Answer:
         index = self._waiting.pop(digest, None)
         if index is None:
             return
+        if self._forwarder.storage_failing and len(self._ready) >= _FEW:
+            self._misses.append((index, UNSTORED))
+            return
         step = self._open(index, waited=True)
         if step is None:
             self._misses.append((index, EVICTED))
         elif isinstance(step, Send):
-            self._ready.append(step)
+            self._is_ready(step)
         else:
             self._refused.append(step)
         self._news.set()
@@ -130,15 +144,15 @@ class Answer:
         # Nobody else has it; that it lies here in a file that was changed says more.
         here = self._open(index, waited=True) if reason is Reason.NOT_FOUND else None
         if isinstance(here, Send):
-            self._ready.append(here)
+            self._is_ready(here)
         else:
             self._refused.append(here or Refuse(index, reason, text))
         self._news.set()
 
     def close(self) -> None:
         """Wait for nothing any more and give the leases back. Idempotent."""
-        waiting, self._waiting = self._waiting, {}
-        for digest in waiting:
+        while self._waiting:  # one at a time: what leaves makes room, and may end another's wait
+            digest, _ = self._waiting.popitem()
             self._forwarder.leave(self, digest)
         for send in self._leased():
             send.lease.close()
@@ -149,19 +163,35 @@ class Answer:
 
     def _ask(self) -> None:
         """Make Interests of what is missing, as far as the window goes."""
-        while self._misses and len(self) < self._window:
+        window = self._window
+        if self._forwarder.storage_failing:
+            window = min(window, _FEW)
+        while self._misses and len(self) < window:
             index, again = self._misses.popleft()
             want = self._wants[index]
-            if self._holdings.contains(want.digest):  # it came for somebody else
-                self._hits.append(index)
+            if self._holdings.at_hand(want.digest):  # it came for somebody else
+                self._is_here(index)
                 continue
             self._waiting[want.digest] = index
             self._forwarder.want(self, want, self._hint, again=again)
 
+    def _is_here(self, index: int) -> None:
+        self._holdings.touch(self._wants[index].digest)
+        if self._listed:
+            insort(self._hits, index)
+        else:
+            self._hits.append(index)
+
+    def _is_ready(self, send: Send) -> None:
+        if self._listed:
+            insort(self._ready, send, key=lambda each: each.index)
+        else:
+            self._ready.append(send)
+
     def _open(self, index: int, *, waited: bool) -> Send | Refuse | None:
         want = self._wants[index]
         try:
-            lease = self._holdings.open(want.digest)
+            lease = self._holdings.open(want.digest, counted=False)
         except ChangedError as error:
             return Refuse(index, Reason.CHANGED, str(error))
         except IcnError as error:

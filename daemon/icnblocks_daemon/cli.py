@@ -12,6 +12,7 @@ import click
 
 from icnblocks.errors import IcnError, StorageError, UsageError
 from icnblocks_daemon.config import ENV_PREFIX, Config, default_text, keys, load_config
+from icnblocks_daemon.prefetch_cli import prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,7 +61,7 @@ def icn_edge(
         return
 
     def read() -> Config:
-        config = load_config(_config_path(config_file, os.environ), os.environ, flags)
+        config = load_config(config_path(config_file, os.environ), os.environ, flags)
         _check_names(config)
         from icnblocks_daemon.preflight import preflight
 
@@ -95,7 +96,10 @@ def print_unit(path: str | None) -> None:
     click.echo(unit, nl=False)
 
 
-def _config_path(flag: str | None, environ: Mapping[str, str]) -> Path | None:
+icn_edge.add_command(prefetch)
+
+
+def config_path(flag: str | None, environ: Mapping[str, str]) -> Path | None:
     """--config, else ICN_EDGE_CONFIG, else edge.toml in systemd's ConfigurationDirectory."""
     if flag == "":  # an unset variable in a script must not mean other settings
         raise UsageError("--config names no file")
@@ -110,9 +114,9 @@ def _config_path(flag: str | None, environ: Mapping[str, str]) -> Path | None:
 def _check_names(config: Config) -> None:
     """Names of policies and strategies are known only to their registries."""
     from icnblocks.cache.policy import make_policy
-    from icnblocks_daemon.strategy import make_strategy
+    from icnblocks_daemon.strategies import make_strategy
 
-    make_policy(config.policy)
+    make_policy(config.policy, config.capacity)
     make_strategy(config.strategy)
 
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.errors import UsageError
 from icnblocks.limits import MAX_BLOCK_BYTES
-from icnblocks_daemon.fib import check_prefix, parse_upstream
-from icnblocks_daemon.quantities import (
-    Address,
+from icnblocks.quantities import (
     format_duration,
     format_size,
-    parse_address,
     parse_duration,
+    parse_rate,
     parse_size,
 )
+from icnblocks_daemon.addresses import Address, parse_address
+from icnblocks_daemon.fib import check_prefix, parse_upstream
 from icnblocks_daemon.tokens import check_token
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ LOG_FORMATS: Final = ("text", "json")
 
 
 RELOADED: Final = frozenset({
-    "token", "token_file", "publisher", "trust_file", "policy", "bundle_window", "send_floor",
-    "send_grace", "alive_interval", "log_level", "log_format",
+    "strategy", "token", "token_file", "publisher", "trust_file", "policy", "trace",
+    "bundle_window", "send_floor", "send_grace", "alive_interval", "log_level", "log_format",
 })  # fmt: skip
 """Keys that SIGHUP takes over; a daemon must be restarted for the others."""
 
@@ -133,6 +133,28 @@ def _upstreams(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(parse_upstream(text) for text in _words(value))
 
 
+def _siblings(value: Any) -> tuple[str, ...]:
+    found = []
+    for text in _words(value):
+        prefix, url = parse_upstream(text)
+        if prefix:
+            raise ValueError(f"{text[:120]!r} is not a URL; a sibling has no prefix")
+        found.append(url)
+    return tuple(found)
+
+
+def _limits(value: Any) -> tuple[tuple[str, float], ...]:
+    """`[URL=]RATE` pairs; without a URL the rate is for every other upstream."""
+    pairs: dict[str, float] = {}
+    for text in _words(value):
+        url, _, rate = text.rpartition("=")
+        place = parse_upstream(url)[1] if url else ""
+        if place in pairs:
+            raise ValueError(f"two limits for {place or 'all upstreams'}")
+        pairs[place] = parse_rate(rate)
+    return tuple(pairs.items())
+
+
 def _publishers(value: Any) -> tuple[tuple[str, str], ...]:
     """`PREFIX=FINGERPRINT` pairs."""
     pairs = []
@@ -166,17 +188,40 @@ class Config:
     upstream: tuple[tuple[str, str], ...] = _key(
         (), _upstreams, "[PREFIX=]URL",
         "Where names under PREFIX (a publisher or publisher/model; none: every name) are pulled"
-        " from; several for one prefix are tried in order. None at all: this is an origin.",
+        " from; several for one prefix are picked from by `strategy`. None at all: this is an"
+        " origin.",
         many=True,
     )  # fmt: skip
-    strategy: str = _key("fail-over", _word, "NAME", "How one upstream of several is picked.")
+    strategy: str = _key(
+        "fail-over", _word, "SPEC", "How one upstream of several is picked: NAME[:key=value,...]."
+    )
+    sibling: tuple[str, ...] = _key(
+        (), _siblings, "URL",
+        "Another edge nearby: what it holds of a model is asked of it before the upstreams.",
+        many=True,
+    )  # fmt: skip
+    sibling_wait: float = _key(
+        0.3, _duration, "TIME", "How long a request waits until siblings say what they hold."
+    )
+    upstream_limit: tuple[tuple[str, float], ...] = _key(
+        (), _limits, "[URL=]RATE",
+        "Blocks are read from each upstream, or from that of URL, no faster than RATE, e.g."
+        " 200Mbit or 25MB/s.",
+        many=True,
+    )  # fmt: skip
     capacity: int | None = _key(
         None,
         _capacity,
         "SIZE",
         "Byte budget of cached blocks, e.g. 20GB; 16MiB at least; `none`: no limit.",
     )
-    policy: str = _key("sharing", _word, "NAME", "Which cached blocks leave first.")
+    policy: str = _key(
+        "sharing", _word, "SPEC", "Which cached blocks leave first: NAME[:key=value,...]."
+    )
+    trace: Path | None = _key(
+        None, _path, "FILE",
+        "File to which every request for a model is appended, for `icn-sim`; SIGHUP reopens it.",
+    )  # fmt: skip
     manifest_capacity: int = _key(
         1024**3, _size, "SIZE", "Byte budget of manifests cached from upstreams."
     )
@@ -214,6 +259,11 @@ class Config:
         "TIME",
         "How long a missing block waits for room in the budget while nobody gets any.",
     )
+    overflow: int = _key(
+        64 * 1024 * 1024, _size, "SIZE",
+        "Memory for blocks that the disk would not take: they are passed on without being stored."
+        " 0: such blocks are refused.",
+    )  # fmt: skip
     ca_file: Path | None = _key(None, _path, "FILE", "PEM file of private CAs for upstreams.")
     upstream_token: str | None = _key(None, _word, "TOKEN", "Bearer token for upstreams.")
     tls_cert: Path | None = _key(None, _path, "FILE", "PEM certificate chain to serve TLS with.")
@@ -248,6 +298,19 @@ class Config:
     max_client_requests: int = _key(
         256, _count(1, 100_000), "N", "Requests in work at once for one client address."
     )
+    client_sends: int = _key(
+        2, _count(0, 100_000), "N",
+        "Blocks on their way at once to one client address while others are sent to as well, so"
+        " that many connections are no larger share; 0: no limit.",
+    )  # fmt: skip
+    max_connections: int = _key(
+        4096, _count(16, 1_000_000), "N",
+        "Connections of clients open at once; for more, the longest idle ones are closed.",
+    )  # fmt: skip
+    idle_timeout: float = _key(
+        75.0, _duration, "TIME",
+        "A connection on which no whole request comes for so long is closed.",
+    )  # fmt: skip
     bundle_window: int = _key(
         64, _count(1, 1024), "N", "Blocks that one bundle may have pending or leased at once."
     )
@@ -260,6 +323,10 @@ class Config:
     alive_interval: float = _key(
         5.0, _duration, "TIME", "A bundle that waits for upstream says so this often."
     )
+    neighbours: bool = _key(
+        True, _flag, "BOOL",
+        "Tell devices that serve each other (`icn-fetch --share`) of each other; off: 403.",
+    )  # fmt: skip
     stop_timeout: float = _key(
         20.0, _duration, "TIME", "How long a stop waits for what is being sent."
     )
@@ -371,6 +438,16 @@ def _checked(config: Config) -> Config:
         if path is not None and not os.path.isfile(path):
             what = "not a file" if os.path.lexists(path) else "no such file"
             raise UsageError(f"{name}: {what}: {path}")
+    known = {url for _, url in config.upstream}
+    for url in config.sibling:
+        if url in known:
+            raise UsageError(f"sibling: {url} is an upstream already")
+    if config.sibling and not known:
+        raise UsageError("sibling: an origin has no siblings", hint="name an upstream")
+    known.update(config.sibling)
+    for url, _ in config.upstream_limit:
+        if url and url not in known:
+            raise UsageError(f"upstream_limit: {url} is neither an upstream nor a sibling")
     if config.send_floor < 1:
         raise UsageError("send_floor is at least 1 byte a second")
     return config

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from icnblocks.client.engine import Engine, EngineOptions
 from icnblocks.client.engine import Hint as EngineHint
-from icnblocks.client.events import Demoted, Event, Received, Wasted
+from icnblocks.client.events import Demoted, Event, Received, Waste, Wasted
 from icnblocks.client.scheduler import RetryOptions
-from icnblocks.errors import IcnError, StorageError
+from icnblocks.errors import IcnError, SourceError, StorageError
 from icnblocks.wire.bundle import Want
+from icnblocks_daemon.forwarder import HEDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
     from icnblocks.naming import Digest
     from icnblocks.store.base import Store, Verified
     from icnblocks_daemon.metrics import Metrics
+    from icnblocks_daemon.overflow import Overflow
     from icnblocks_daemon.pit import Fetch
 
 _LOG = logging.getLogger(__name__)
-CONNECTIONS: Final = 2
-"""To each upstream, for blocks."""
+_HEDGED: Final = 4096
+CONNECTIONS: Final = 8
+"""To each upstream, for blocks, when it is asked for so many models."""
+MODEL_CONNECTIONS: Final = 2
+"""For those of one model: the upstream may be waiting for it, while it has others."""
 
 
 class Desk(Protocol):
@@ -43,8 +50,16 @@ class Desk(Protocol):
         """The upstream did not give it."""
         ...
 
+    def passed(self, fetch: Fetch, error: IcnError) -> None:
+        """It came, the store would not take it, and it is in memory for those who wait."""
+        ...
+
     def unstored(self, fetch: Fetch, error: IcnError) -> None:
-        """It came, and the store would not take it."""
+        """It came, and neither the store nor memory would take it."""
+        ...
+
+    def faltered(self, upstream: str, error: IcnError, wait_s: float) -> None:
+        """The upstream failed, and is left alone for `wait_s`; what it was asked for may come."""
         ...
 
 
@@ -54,18 +69,21 @@ class Courier:
     Args:
         source: the upstream; stays the caller's to close.
         store: where blocks are put.
+        overflow: where those are put that the store would not take.
         desk: told how it went.
         metrics: counts payload.
         hint: makes of a fetch what the upstream is told about it.
         retry_s: seconds of failures after which pending blocks are refused.
         busy_s: the same while the upstream says that it is busy.
         share: False fetches a block once for each fetch of it, one after the other.
+        limit_rate: bytes a second that are read at most; None for no limit.
     """
 
     def __init__(
         self,
         source: Source,
         store: Store,
+        overflow: Overflow,
         desk: Desk,
         metrics: Metrics,
         *,
@@ -73,9 +91,11 @@ class Courier:
         retry_s: float,
         busy_s: float,
         share: bool,
+        limit_rate: float | None = None,
     ) -> None:
         self._url = source.url
         self._store = store
+        self._overflow = overflow
         self._desk = desk
         self._metrics = metrics
         self._hint = hint
@@ -83,8 +103,14 @@ class Courier:
         self._loop = asyncio.get_running_loop()
         self._wanted: dict[Digest, list[Fetch]] = {}
         self._batch: dict[Digest, Fetch] = {}
-        options = EngineOptions(CONNECTIONS, retry_s, RetryOptions(busy_s=busy_s))
-        self._engine = Engine([source], self, options, self._heard)
+        self._hedged: OrderedDict[Digest, None] = OrderedDict()  # given up, since others gave it
+        self._ended_by_hedge = False
+        retry = RetryOptions(busy_s=busy_s, passes_on=True, hint_lanes=MODEL_CONNECTIONS)
+        # An engine has half of its connections with one source.
+        options = EngineOptions(2 * CONNECTIONS, retry_s, retry, limit_rate=limit_rate)
+        self._make = partial(Engine, [source], self, options, self._heard, failed=self._broke)
+        self._engine = self._make()
+        self._mending: asyncio.Task[None] | None = None
 
     def begin(self, fetch: Fetch) -> None:
         """Fetch this; the desk is told later, never from within this call."""
@@ -93,9 +119,16 @@ class Courier:
         if len(fetches) == 1:
             self._order(fetch)
 
+    def overtaken(self, fetch: Fetch) -> None:
+        """Another upstream gave it: what still comes of it came twice."""
+        self._hedged[fetch.digest] = None
+        if len(self._hedged) > _HEDGED:
+            self._hedged.popitem(last=False)
+
     def abandon(self, fetch: Fetch) -> bool:
         """Fetch it no more; False if it is too late and the desk will be told all the same."""
         digest = fetch.digest
+        self._ended_by_hedge = digest in self._hedged
         fetches = self._wanted.get(digest, [])
         if fetch not in fetches:
             return True
@@ -146,6 +179,8 @@ class Courier:
             except IcnError as error:
                 for want in wants:
                     self._refused(want.digest, error)
+            except RuntimeError as error:  # the system has no threads left
+                self._broke(error)
 
     def _take(self, digest: Digest) -> list[Fetch]:
         """The fetches that an outcome is for."""
@@ -160,6 +195,10 @@ class Courier:
         for fetch in self._take(digest):
             self._desk.landed(fetch)
 
+    def _passed(self, digest: Digest, error: IcnError) -> None:
+        for fetch in self._take(digest):
+            self._desk.passed(fetch, error)
+
     def _unstored(self, digest: Digest, error: IcnError) -> None:
         for fetch in self._take(digest):
             self._desk.unstored(fetch, error)
@@ -168,19 +207,38 @@ class Courier:
         for fetch in self._take(digest):
             self._desk.refused(fetch, error)
 
+    async def _mend(self, error: SourceError) -> None:
+        """Begin anew with another engine. Nobody is left waiting for what the old one had."""
+        await asyncio.to_thread(self._engine.close)
+        self._engine = self._make()
+        for digest in self._wanted.keys() - self._batch.keys():
+            self._refused(digest, error)
+
+    def _begin_mending(self, error: SourceError) -> None:
+        self._mending = self._loop.create_task(self._mend(error))
+
     # --- on the engine's threads --------------------------------------------------------------
+
+    def _broke(self, failure: BaseException) -> None:
+        """A fault of ours, not of the upstream. May be called from any thread."""
+        _LOG.error("fetching broke off, and begins anew", exc_info=failure)
+        self._tell(self._begin_mending, SourceError(f"fetching from {self._url} broke off"))
 
     def accept(self, want: Want, block: Verified) -> None:
         """See Sink: the bytes are verified; put them into the store. Must not raise."""
         try:
             self._store.put(block)
         except IcnError as error:
-            self._tell(self._unstored, want.digest, error)
+            self._pass(block, error)
         except Exception as error:
             _LOG.exception("a block could not be stored")
-            self._tell(self._unstored, want.digest, StorageError(f"{error}"))
+            self._pass(block, StorageError(f"{error}"))
         else:
             self._tell(self._stored, want.digest)
+
+    def _pass(self, block: Verified, error: IcnError) -> None:
+        kept = self._overflow.put(block)
+        self._tell(self._passed if kept else self._unstored, block.digest, error)
 
     def refuse(self, want: Want, error: IcnError) -> None:
         """See Sink."""
@@ -197,10 +255,19 @@ class Courier:
             self._metrics.upstream_bytes.labels(self._url).inc(event.length)
             self._metrics.upstream_blocks.labels(self._url).inc()
         elif isinstance(event, Wasted):
-            self._metrics.refetched.labels(event.cause.value).inc(event.length)
+            self._metrics.refetched.labels(self._cause(event)).inc(event.length)
         elif isinstance(event, Demoted):
+            self._tell(self._desk.faltered, self._url, event.error, event.wait_s)
             self._metrics.upstream_errors.labels(self._url, event.error.code).inc()
             _LOG.warning(
                 "an upstream failed: %s", event.error,
                 extra={"upstream": self._url, "wait_s": round(event.wait_s, 1)},
             )  # fmt: skip
+
+    def _cause(self, event: Wasted) -> str:
+        """Why a block came in vain: one that was cancelled may be one that another gave."""
+        if event.cause is not Waste.CANCELLED:
+            return event.cause.value
+        if event.digest is None:  # a part of the one that was given up last, as a rule
+            return HEDGE if self._ended_by_hedge else event.cause.value
+        return HEDGE if event.digest in self._hedged else event.cause.value

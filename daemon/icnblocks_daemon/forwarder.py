@@ -1,45 +1,53 @@
 """Drives the pending Interest table: makes room, asks upstreams, commits, and tells the waiters.
 
 Lives on the event loop. Bytes never pass through here: an engine's thread verifies a block and
-puts it into the store; this is told afterwards. Room in the budget is reserved before anything is
-asked for, in the order of asking, so that what is under way counts against the budget.
+puts it into the store; this is told afterwards. What is wanted takes its turn, by priority and
+age, until its upstream has room for it and room in the budget is reserved, so that what is under
+way counts against the budget. Whom to ask is decided then and not before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from icnblocks.errors import (
-    BusyError,
-    ChangedError,
-    CorruptError,
-    IcnError,
-    NotFoundError,
-    RefusedError,
-    StorageError,
-)
-from icnblocks.limits import MAX_HOPS
+from icnblocks.limits import DEFAULT_PRIORITY, MAX_HOPS
+from icnblocks.wire.bundle import HERE_ONLY, Order
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.reasons import FAILURES, failure_of, reason_of
+from icnblocks_daemon.siblings import Siblings
+from icnblocks_daemon.strategies import Failure
+from icnblocks_daemon.turns import Turns
+from icnblocks_daemon.under_way import UnderWay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from icnblocks.cache.content_store import Reservation
+    from icnblocks.errors import IcnError
     from icnblocks.naming import Digest, Name
     from icnblocks.wire.bundle import Want
-    from icnblocks_daemon.fib import Fib
+    from icnblocks_daemon.fib import Fib, Route
     from icnblocks_daemon.holdings import Holdings
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.pit import Fetch, Pit, Step
-    from icnblocks_daemon.strategy import Strategy
+    from icnblocks_daemon.strategies import Asked, Strategy
+    from icnblocks_daemon.turns import Line
 
 _LOG = logging.getLogger(__name__)
 _TICK_S: Final = 0.05
-"""How often room is looked for while somebody waits for it."""
+"""How often it is looked for room while somebody waits for it, and for what is late."""
+_FEW_LINES: Final = 16
+"""More lines of who waits are not looked through for each block that comes: 400 take 3 ms."""
+UNSTORED: Final = "unstored"
+"""Why a block is fetched again: it could not be stored, nor held in memory for who waited."""
+_CALM_S: Final = 1.0
+"""Blocks are stored again when one was so long after the last that was not: on a disk that is all
+but full small ones still are."""
+HEDGE: Final = "hedge"
+"""Why a block comes twice: two upstreams were asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +59,16 @@ class Hint:
         manifest: the manifest it stands in, if known.
         hops: daemons that passed the Interest on.
         via: their ids.
+        priority: 0 to 7; the larger goes first where not all can be served at once.
+        order: in which order the requester would like to have the blocks of its bundle.
     """
 
     name: Name | None = None
     manifest: Digest | None = None
     hops: int = 0
     via: frozenset[str] = frozenset()
+    priority: int = DEFAULT_PRIORITY
+    order: Order = Order.ANY
 
 
 class Waiter(Protocol):
@@ -84,12 +96,30 @@ class Carrier(Protocol):
         """Stop; False if it is too late and the forwarder will be told as if nothing were."""
         ...
 
+    def overtaken(self, fetch: Fetch) -> None:
+        """Another upstream gave it, so what still comes of it came twice; `abandon` follows."""
+        ...
+
 
 @dataclass(slots=True)
 class _Pending:
+    """A fetch. It waits for its turn until it has been asked for.
+
+    Attributes:
+        fetch: what, and of whom.
+        since: when it was wanted.
+        reservation: room for it, from when it is asked for.
+        asked: what the strategy knows it by, from then on.
+        hedged: another gave it; it was too late to give this one up.
+        unwanted: nobody waits for it any more; it was too late to give it up.
+    """
+
     fetch: Fetch
     since: float
     reservation: Reservation | None = None
+    asked: Asked | None = None
+    hedged: bool = False
+    unwanted: bool = False
 
 
 class Forwarder:
@@ -98,13 +128,14 @@ class Forwarder:
     Args:
         holdings: where they go.
         fib: which upstreams may be asked.
-        strategy: told how they do.
+        strategy: says which one is, and is told how they do.
         pit: who waits for what.
         carrier: asks upstreams.
         metrics: counts.
         node_id: of this daemon; an Interest that came through it before is a loop.
         room_wait_s: how long a miss waits for room in the budget while nobody gets any.
         clock: seconds that never go backward.
+        siblings: what other edges nearby hold; nobody's, if left out.
     """
 
     def __init__(
@@ -119,6 +150,7 @@ class Forwarder:
         node_id: str,
         room_wait_s: float,
         clock: Callable[[], float],
+        siblings: Siblings | None = None,
     ) -> None:
         self._holdings = holdings
         self._fib = fib
@@ -130,10 +162,16 @@ class Forwarder:
         self._room_wait_s = room_wait_s
         self._clock = clock
         self._pending: dict[int, _Pending] = {}  # by the fetch's serial number
-        self._no_room: deque[_Pending] = deque()
+        self._turns = Turns()
+        self._starved_since: float | None = None  # no room in the budget for whose turn it is
+        self._under_way = UnderWay(holdings.content)
+        self._overflow = holdings.overflow
         self._tick: asyncio.TimerHandle | None = None
-        self._full_since: float | None = None
-        self._room_at = clock()  # when somebody last got room
+        self._going: asyncio.Handle | None = None
+        self._siblings = Siblings() if siblings is None else siblings
+        several = any(len(route) > 1 for route in (*fib.prefixes.values(), fib.upstreams))
+        self._choice = several or bool(self._siblings.urls)
+        self._unstored_at: float | None = None  # the last time that a block could not be
 
     @property
     def pending(self) -> int:
@@ -146,16 +184,29 @@ class Forwarder:
         return self._pit.waiting()
 
     @property
+    def waiting_for_turn(self) -> int:
+        """Pending blocks that were not asked for yet."""
+        return len(self._turns)
+
+    @property
     def waiting_for_room(self) -> int:
-        """Pending blocks for which there is no room in the budget yet."""
-        return len(self._no_room)
+        """Those of them that wait because there is no room in the budget."""
+        return 0 if self._starved_since is None else len(self._turns)
 
     @property
     def storage_failing(self) -> bool:
-        """The last block that came could not be stored."""
-        return self._full_since is not None
+        """Some block that came just now could not be stored: it is passed on from memory."""
+        return self._unstored_at is not None
 
-    def want(self, waiter: Waiter, want: Want, hint: Hint, *, again: str = "") -> None:
+    def want(
+        self,
+        waiter: Waiter,
+        want: Want,
+        hint: Hint,
+        *,
+        again: str = "",
+        counted: bool = True,
+    ) -> None:
         """`waiter` wants a block; it is told when it landed or why it cannot be had.
 
         Args:
@@ -163,17 +214,29 @@ class Forwarder:
             want: the block.
             hint: where it may be found.
             again: why it is fetched once more, if it was here before.
+            counted: False if no client asked for it, so that it is no miss.
         """
-        self._metrics.misses.inc()
-        self._metrics.miss_bytes.inc(want.length)
+        if hint.hops == HERE_ONLY:
+            waiter.refused(want.digest, Reason.NOT_FOUND, "the block is not here")
+            return
+        if counted:
+            self._metrics.misses.inc()
+            self._metrics.miss_bytes.inc(want.length)
         route = self._fib.route(hint.name)
         if route and (hint.hops >= MAX_HOPS or self._node_id in hint.via):
+            self._metrics.loop("block", str(hint.name or want.digest))
             waiter.refused(want.digest, Reason.LOOP, "the Interest went in a circle")
             return
+        if route:
+            route = (*self._siblings.holders(hint.manifest, want.digest), *route)
         now = self._clock()
-        step = self._pit.want(waiter, want.digest, want.length, route, now, hint=hint)
+        step = self._pit.want(
+            waiter, want.digest, want.length, route, now, hint=hint, scope=hint.name
+        )
         if again and step.fetch is not None:
             self._metrics.refetched.labels(again).inc(want.length)
+        if step.joined is not None and step.joined.serial in self._turns:
+            self._turns.add(step.joined.serial, ((), None), 0, hint.priority, now)
         self._do(step)
 
     def leave(self, waiter: Waiter, digest: Digest) -> None:
@@ -182,8 +245,14 @@ class Forwarder:
 
     def room_freed(self) -> None:
         """A lease was closed: perhaps there is room now."""
-        if self._no_room:
-            self._find_room()
+        if self._starved_since is not None:
+            self._go_on_soon()
+
+    def set_strategy(self, strategy: Strategy) -> None:
+        """Go on with another strategy, which takes over what is known of the upstreams."""
+        strategy.take_over(self._strategy)
+        self._strategy = strategy
+        self._pit.set_strategy(strategy)
 
     # --- what the carrier reports -------------------------------------------------------------
 
@@ -191,121 +260,276 @@ class Forwarder:
         """The block is verified and in the store."""
         now = self._clock()
         pending = self._pending.pop(fetch.serial, None)
-        if pending is None or pending.reservation is None:
+        if pending is None or pending.reservation is None or pending.asked is None:
             return
         self._holdings.content.commit(pending.reservation, now)
-        self._strategy.succeeded(fetch.upstream, now)
-        self._full_since = None
-        step = self._pit.arrived(fetch)
-        for waiter in step.ready:
-            cast("Waiter", waiter).landed(fetch.digest)
-        self._do(step)
+        self._strategy.delivered(pending.asked, now)
+        if pending.hedged:
+            self._metrics.refetched.labels(HEDGE).inc(fetch.length)
+        if self._unstored_at is not None and now - self._unstored_at >= _CALM_S:
+            self._unstored_at = None
+            self._overflow.clear()
+            _LOG.warning("blocks are stored again")
+        self._arrived(fetch, pending.asked)
+        if self._turns:
+            self._under_way.landed(fetch.digest, fetch.length, now)
+        self._go_on_soon()
 
     def refused(self, fetch: Fetch, error: IcnError) -> None:
         """The upstream did not give it."""
-        self._release(fetch)
         now = self._clock()
         reason = reason_of(error)
-        if reason in {Reason.UPSTREAM, Reason.CORRUPT}:
-            self._strategy.failed(fetch.upstream, now)
+        asked = self._release(fetch)
+        kind = FAILURES.get(reason)
+        if asked is not None and kind is None:
+            self._strategy.lacked(asked, now)
+        elif asked is not None:
+            self._strategy.let_go(asked, now)
+        if kind is not None:
+            self._strategy.failed(fetch.upstream, kind, now)
         self._do(self._pit.refused(fetch, reason, str(error), now))
+        self._go_on_soon()
+
+    def passed(self, fetch: Fetch, error: IcnError) -> None:
+        """The store would not take it, but it is verified and in memory for those who wait."""
+        asked = self._release(fetch)
+        self._failing(error)
+        self._metrics.passed_bytes.inc(fetch.length)
+        if asked is not None:
+            self._strategy.delivered(asked, self._clock())
+        self._arrived(fetch, asked)
+        self._go_on_soon()
 
     def unstored(self, fetch: Fetch, error: IcnError) -> None:
-        """It came, but the store would not take it."""
-        self._release(fetch)
-        if self._full_since is None:
-            self._full_since = self._clock()
-            _LOG.error("blocks cannot be stored: %s", error)
-        self._do(self._pit.drop(fetch, Reason.NO_SPACE, str(error)))
+        """It came, and neither store nor memory would take it."""
+        pending = self._pending.get(fetch.serial)
+        asked = self._release(fetch)
+        self._failing(error)
+        if asked is not None:
+            self._strategy.delivered(asked, self._clock())
+        self._metrics.refetched.labels(UNSTORED).inc(fetch.length)
+        if pending is None or pending.unwanted:
+            pass  # who wants it now waits for another fetch of it
+        elif not self._overflow.can_ever_fit(fetch.length):
+            self._do(self._pit.drop(fetch, Reason.NO_SPACE, str(error)))
+        else:  # more was under way than memory has room for when the disk failed: once more
+            self._take_turn(fetch)
+        self._go_on_soon()
+
+    def faltered(self, upstream: str, error: IcnError, wait_s: float) -> None:
+        """An upstream failed just now; what it was asked for may still come."""
+        kind = failure_of(error)
+        least_s = wait_s if kind is Failure.BUSY else 0.0
+        self._strategy.failed(upstream, kind, self._clock(), least_s=least_s)
+        self._go_on_soon()
 
     # --- inside -------------------------------------------------------------------------------
 
+    def _arrived(self, fetch: Fetch, asked: Asked | None) -> None:
+        """Tell those who wait for it, and give up what else was asked for it."""
+        step = self._pit.arrived(fetch)
+        for number, waiter in enumerate(step.ready):
+            if number:  # it was brought for the first; the others could have come a moment later
+                self._holdings.touch(fetch.digest)
+            cast("Waiter", waiter).landed(fetch.digest)
+        self._do_later(step)  # those who gave it another length
+        for other in step.cancel:
+            self._give_up(other, hedged=True, gave=asked)
+
+    def _failing(self, error: IcnError) -> None:
+        known, self._unstored_at = self._unstored_at, self._clock()
+        if known is None:
+            _LOG.error("blocks cannot be stored, and are passed on from memory: %s", error)
+
     def _do(self, step: Step) -> None:
-        if step.cancel is not None:
-            self._give_up(step.cancel)
+        for fetch in step.cancel:
+            self._give_up(fetch, hedged=False)
         for refusal in step.refused:
             waiter = cast("Waiter", refusal.waiter)
             waiter.refused(refusal.digest, refusal.reason, refusal.text)
-        if step.fetch is not None:
-            pending = self._pending[step.fetch.serial] = _Pending(step.fetch, self._clock())
-            self._no_room.append(pending)
-            self._find_room()
+        first = step.fetch is not None and self._take_turn(step.fetch)
+        if first or step.cancel:  # whoever is behind another waits as that one does
+            self._go_on_soon()
 
-    def _find_room(self) -> None:
-        """Reserve for those who wait for room, first come first served, and ask upstream."""
+    def _take_turn(self, fetch: Fetch) -> bool:
+        """It is to be asked for; whether it is the first of its line."""
         now = self._clock()
-        while self._no_room:
-            pending = self._no_room[0]
-            fetch = pending.fetch
-            if fetch.serial not in self._pending:
-                self._no_room.popleft()  # nobody waits for it any more
+        self._pending[fetch.serial] = _Pending(fetch, now)
+        priority = fetch.hint.priority if isinstance(fetch.hint, Hint) else DEFAULT_PRIORITY
+        line = (self._pit.candidates(fetch), _model_of(fetch))
+        return self._turns.add(fetch.serial, line, fetch.length, priority, now)
+
+    def _go_on_soon(self) -> None:
+        """As `_go_on`; where there is much to look through, once for all that happens now."""
+        if self._turns.lines <= _FEW_LINES:
+            self._go_on()
+        elif self._going is None:
+            self._going = asyncio.get_running_loop().call_soon(self._go_on_now)
+
+    def _go_on_now(self) -> None:
+        self._going = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Ask for what waits, as far as upstreams and the budget have room."""
+        now = self._clock()
+        passed: set[Line] = set()
+        starved = False
+        for serial, line in self._turns.heads(passed):
+            pending = self._pending[serial]
+            fetch = pending.fetch = self._chosen(pending.fetch, now)
+            if not self._strategy.may_ask(fetch.upstream, fetch.length, now, _model_of(fetch)):
+                passed.add(line)
                 continue
-            room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
+            if self._under_way.is_enough(fetch.length, now):
+                starved = True
+                break
+            room = None
+            if self._can_be_held(fetch.length, now):
+                room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
             if room is None:
                 # As long as others get room, the queue moves and patience begins anew.
-                waited = now - max(pending.since, self._room_at)
+                if self._starved_since is None:
+                    self._starved_since = now
+                waited = now - max(pending.since, self._starved_since)
                 if waited < self._room_wait_s and self._can_ever_fit(fetch.length):
+                    starved = True
                     break
-                self._no_room.popleft()
-                del self._pending[fetch.serial]
-                text = "no room in the cache's budget: all of it is pinned or being sent"
-                self._do_later(self._pit.drop(fetch, Reason.NO_SPACE, text))
+                self._turns.remove(serial)
+                del self._pending[serial]
+                text = "no room: the cache's budget is all pinned or being sent"
+                if self._unstored_at is not None:
+                    text = "no room: blocks cannot be stored, and memory is full of blocks"
+                step = self._pit.drop(fetch, Reason.NO_SPACE, text)
+                for other in step.cancel:
+                    self._give_up(other, hedged=False)
+                self._do_later(step)
                 continue
-            self._no_room.popleft()
-            pending.reservation = room
-            self._room_at = now
-            self._carrier.begin(fetch)
-        if self._no_room and self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(_TICK_S, self._on_tick)
+            self._turns.remove(serial)
+            self._starved_since = None
+            self._ask(pending, room, now)
+        if not starved:
+            self._starved_since = None
+        elif self._starved_since is None:
+            self._starved_since = now
+        self._look_again()
 
-    def _do_later(self, step: Step) -> None:
-        """Refusals have no consequences here, so this does not lead back to `_find_room`."""
-        for refusal in step.refused:
-            waiter = cast("Waiter", refusal.waiter)
-            waiter.refused(refusal.digest, refusal.reason, refusal.text)
+    def _chosen(self, fetch: Fetch, now: float) -> Fetch:
+        """The fetch whose turn it is, of the upstream that is best for it now."""
+        route = self._nearest(self._pit.candidates(fetch), now)
+        behind = self._turns.waiting - fetch.length
+        upstream = self._strategy.choose(route, (), now, fetch.length, behind, _model_of(fetch))
+        return fetch if upstream is None else self._pit.assign(fetch, upstream)
+
+    def _nearest(self, route: Route, now: float) -> Route:
+        """Siblings before upstreams, where one is among them that is well."""
+        near = tuple(url for url in route if url in self._siblings.urls)
+        well = any(not self._strategy.resting(url, now) for url in near)
+        return near if well else route
+
+    def _ask(self, pending: _Pending, room: Reservation, now: float) -> None:
+        fetch = pending.fetch
+        pending.reservation = room
+        pending.asked = self._strategy.asked(fetch.upstream, fetch.length, now, _model_of(fetch))
+        self._carrier.begin(fetch)
+
+    def _look_again(self) -> None:
+        """See to it that it is looked for room, and for what is late, in a while."""
+        wanted = self._starved_since is not None or (self._choice and self._pending)
+        if wanted and self._tick is None:
+            self._tick = asyncio.get_running_loop().call_later(_TICK_S, self._on_tick)
 
     def _on_tick(self) -> None:
         self._tick = None
-        self._find_room()
+        if self._choice:
+            self._hedge()
+        self._go_on()
+
+    def _hedge(self) -> None:
+        """Ask others as well for what the strategy says; what was asked for last, first."""
+        now = self._clock()
+        idle = not self._turns
+        for pending in reversed(list(self._pending.values())):
+            if pending.asked is None or pending.hedged:
+                continue
+            others = self._pit.others(pending.fetch)
+            if not others:
+                continue
+            upstream = self._strategy.second(pending.asked, others, now, idle=idle)
+            if upstream is None:
+                continue
+            fetch = pending.fetch
+            room = None
+            if self._can_be_held(fetch.length, now):
+                room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
+            if room is None:
+                continue
+            second = _Pending(self._pit.hedge(fetch, upstream), now)
+            self._pending[second.fetch.serial] = second
+            self._metrics.hedges.labels(fetch.upstream).inc()
+            self._ask(second, room, now)
+
+    def _can_be_held(self, length: int, now: float) -> bool:
+        """While nothing can be stored: has memory room for it and for all that is under way?
+
+        One alone is tried in any case, to see whether blocks are stored again; but not over and
+        over while memory is full of what slow readers are sent.
+        """
+        if self._unstored_at is None:
+            return True
+        coming = self._holdings.content.reserved_bytes + length
+        if self._overflow.has_room(coming):
+            return True
+        calm = now - self._unstored_at >= _CALM_S or not self._overflow.can_ever_fit(length)
+        return calm and coming == length
+
+    def _do_later(self, step: Step) -> None:
+        """Refusals have no consequences here, so this does not lead back to `_go_on`."""
+        for refusal in step.refused:
+            waiter = cast("Waiter", refusal.waiter)
+            waiter.refused(refusal.digest, refusal.reason, refusal.text)
 
     def _can_ever_fit(self, length: int) -> bool:
         content = self._holdings.content
         return content.capacity is None or content.store.footprint(length) <= content.capacity
 
-    def _give_up(self, fetch: Fetch) -> None:
+    def _give_up(self, fetch: Fetch, *, hedged: bool, gave: Asked | None = None) -> None:
+        """Nobody needs it any more; where it was `hedged`, since another gave it."""
         pending = self._pending.get(fetch.serial)
         if pending is None:
             return
-        if pending.reservation is None:
-            del self._pending[fetch.serial]  # `_find_room` passes over it
-        elif self._carrier.abandon(fetch):
+        if pending.asked is None:
+            self._turns.remove(fetch.serial)
+            del self._pending[fetch.serial]
+            return
+        now = self._clock()
+        if hedged:
+            if gave is not None and gave.at > pending.asked.at:  # else it was asked to help
+                self._strategy.overtaken(pending.asked, now)
+            self._carrier.overtaken(fetch)
+        if self._carrier.abandon(fetch):
             self._release(fetch)
+            self._strategy.let_go(pending.asked, now)
+        else:
+            pending.hedged, pending.unwanted = hedged, True
 
-    def _release(self, fetch: Fetch) -> None:
+    def _release(self, fetch: Fetch) -> Asked | None:
+        """It does not come: give its room back; what the strategy knows it by, if it was asked."""
         pending = self._pending.pop(fetch.serial, None)
-        if pending is not None and pending.reservation is not None:
+        if pending is None:
+            return None
+        self._turns.remove(fetch.serial)
+        if pending.reservation is not None:
             self._holdings.content.release(pending.reservation)
+        return pending.asked
 
     def close(self) -> None:
         """Look for room no more."""
-        if self._tick is not None:
-            self._tick.cancel()
-            self._tick = None
+        for timer in (self._tick, self._going):
+            if timer is not None:
+                timer.cancel()
+        self._tick = self._going = None
 
 
-def reason_of(error: IcnError) -> Reason:
-    """How an upstream's failure is told to those who wait."""
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    return Reason.UPSTREAM
-
-
-_REASONS: Final[tuple[tuple[type[IcnError], Reason], ...]] = (
-    (NotFoundError, Reason.NOT_FOUND),
-    (CorruptError, Reason.CORRUPT),
-    (ChangedError, Reason.CHANGED),
-    (StorageError, Reason.NO_SPACE),
-    (BusyError, Reason.BUSY),
-    (RefusedError, Reason.REFUSED),
-)
+def _model_of(fetch: Fetch) -> Digest | None:
+    return fetch.hint.manifest if isinstance(fetch.hint, Hint) else None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from icnblocks.errors import StorageError
 from icnblocks.store.base import verify
 from icnblocks.wire.bundle import NO_PULL
+from icnblocks_daemon.overflow import Overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -27,6 +28,18 @@ T = TypeVar("T")
 _PULLS_REMEMBERED: Final = 16_384
 
 
+class Listener(Protocol):
+    """Hears of demand, on the loop; must return at once."""
+
+    def learnt(self, digest: Digest) -> None:
+        """A manifest became known."""
+        ...
+
+    def requested(self, digest: Digest) -> None:
+        """Somebody began to pull this model."""
+        ...
+
+
 class Holdings:
     """Blocks by digest, wherever they lie on this machine.
 
@@ -36,6 +49,7 @@ class Holdings:
         clock: seconds that never go backward.
         evicts: whether the content store may evict.
         recall: a known manifest, for a policy that has forgotten it, or None.
+        overflow: blocks in memory that could not be stored; without one, there are none.
     """
 
     def __init__(
@@ -46,8 +60,12 @@ class Holdings:
         *,
         evicts: bool,
         recall: Callable[[Digest], Manifest | None],
+        overflow: Overflow | None = None,
     ) -> None:
         self.content = content
+        self.overflow = Overflow(0) if overflow is None else overflow
+        self.listener: Listener | None = None
+        """Told of models that became known, and of pulls."""
         self._recall = recall
         self.places = places
         self._clock = clock
@@ -65,18 +83,38 @@ class Holdings:
         """Is it here? May be called from any thread."""
         return digest in self.content.store or digest in self.places
 
-    def open(self, digest: Digest) -> Lease | None:
+    def at_hand(self, digest: Digest) -> bool:
+        """Could it be sent now? It may be about to be forgotten, when it could not be stored."""
+        return self.contains(digest) or digest in self.overflow
+
+    def held(self, digests: Iterable[Digest]) -> bytes:
+        """A byte for each of them: 1 if it is here. May be called from any thread."""
+        if len(self.places):
+            return bytes(map(self.contains, digests))
+        # Where nothing lies in place, as at most edges, its index need not be asked 35,000 times.
+        store = self.content.store
+        return bytes(digest in store for digest in digests)
+
+    def open(self, digest: Digest, *, counted: bool = True) -> Lease | None:
         """Lease a block for sending, or None if it is not here.
+
+        Args:
+            digest: of the block.
+            counted: False if it was counted that it was asked for (see `ContentStore.open`).
 
         Raises:
             ChangedError: if it lies in a file that was changed, and nowhere else.
             StorageError: if the disk refuses.
         """
-        if digest in self.content.store:
-            lease = self.content.open(digest, self._clock())
+        if not counted or digest in self.content.store:  # else it would count as a miss
+            lease = self.content.open(digest, self._clock(), counted=counted)
             if lease is not None:
                 return lease
-        return self.places.open(digest)
+        return self.overflow.open(digest) or self.places.open(digest)
+
+    def touch(self, digest: Digest) -> None:
+        """A block that is here was asked for: told to the policy before it is opened."""
+        self.content.touch(digest, self._clock())
 
     def missing(self, wants: Iterable[Want]) -> list[int]:
         """Indexes of the wants that are not here. May be called from any thread."""
@@ -89,12 +127,20 @@ class Holdings:
         self._pulls[manifest, pull] = None
         if len(self._pulls) > _PULLS_REMEMBERED:
             self._pulls.popitem(last=False)
-        if self.content.requested(manifest, self._clock()):
-            return
-        known = self._recall(manifest)
-        if known is not None:
+        if not self.content.requested(manifest, self._clock()):
+            known = self._recall(manifest)
+            if known is None:
+                return
             self.content.learn(manifest, known)
             self.content.requested(manifest, self._clock())
+        if self.listener is not None:
+            self.listener.requested(manifest)
+
+    def learn(self, digest: Digest, manifest: Manifest) -> None:
+        """A manifest became known: told to the policy."""
+        self.content.learn(digest, manifest)
+        if self.listener is not None:
+            self.listener.learnt(digest)
 
     async def put(self, digest: Digest, data: bytes | bytearray | memoryview) -> None:
         """Verify and store a block that somebody brought; `flush` makes it last.
@@ -148,9 +194,10 @@ class Holdings:
                 self._flushing = None
 
     def close(self) -> None:
-        """Flush and let go of both."""
+        """Flush and let go of all."""
         self.content.store.close()
         self.places.close()
+        self.overflow.close()
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:

@@ -11,11 +11,13 @@ import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from icnblocks.errors import CorruptError, NotFoundError
+from icnblocks.errors import CorruptError, NotFoundError, StorageError
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
     from icnblocks.store.catalog import Catalog
@@ -58,6 +60,7 @@ class Manifests:
         self._sizes: OrderedDict[Digest, int] = OrderedDict()  # least recently used first
         self._bytes = 0
         self._own: set[Digest] = set()
+        self._held: frozenset[Digest] = frozenset()
         for digest, size in catalog.manifests():
             self._count(digest, size)
         self._fetches: Coalesced[Digest, bytes] = Coalesced()
@@ -71,14 +74,30 @@ class Manifests:
         """How many are kept."""
         return len(self._sizes)
 
+    def __contains__(self, digest: Digest) -> bool:
+        """Whether one is kept."""
+        return digest in self._sizes
+
     def keep(self, digest: Digest) -> None:
         """This one was published here: it stays whatever the budget."""
         self._own.add(digest)
 
-    async def get(self, digest: Digest, name: Name | None) -> bytes:
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """These models are pinned: their manifests stay until this is called again."""
+        self._held = frozenset(digests)
+
+    async def get(
+        self, digest: Digest, name: Name | None, via: frozenset[str] = frozenset()
+    ) -> bytes:
         """A manifest's bytes, from here or from upstream.
 
+        Args:
+            digest: which.
+            name: under which to look upstream.
+            via: ids of the daemons that the question came through.
+
         Raises:
+            LoopError: if it came through this one.
             NotFoundError: if neither has it.
             SourceError: if no upstream could be asked.
         """
@@ -90,7 +109,8 @@ class Manifests:
         route = self._fib.route(name)
         if not route:
             raise NotFoundError(f"no manifest {digest} here")
-        return await self._fetches.do(digest, lambda: self._fetch(digest, route, name))
+        self._upstreams.refuse_loop(via, f"manifest {digest}")
+        return await self._fetches.do(digest, lambda: self._fetch(digest, route, name, via))
 
     async def put(self, digest: Digest, data: bytes) -> Manifest:
         """Take one from a publisher; it is on disk when this returns.
@@ -108,10 +128,19 @@ class Manifests:
             self._holdings.content.pin(digest, named)
         return manifest
 
-    async def _fetch(self, digest: Digest, route: Route, name: Name | None) -> bytes:
-        data = await self._upstreams.manifest(route, digest, name)
-        await self._store(digest, data)
-        await self._shrink(digest)
+    async def _fetch(
+        self, digest: Digest, route: Route, name: Name | None, via: frozenset[str]
+    ) -> bytes:
+        data = await self._upstreams.manifest(route, digest, name, via)
+        try:
+            await self._store(digest, data)
+        except StorageError as error:  # its digest and form were checked before
+            _LOG.error("a manifest is passed on, and cannot be stored: %s", error)
+            return data
+        try:
+            await self._shrink(digest)
+        except StorageError as error:
+            _LOG.error("an unused manifest cannot be removed: %s", error)
         return data
 
     async def _store(self, digest: Digest, data: bytes) -> Manifest:
@@ -124,7 +153,7 @@ class Manifests:
 
         manifest = await asyncio.to_thread(work)
         self._count(digest, len(data))
-        self._holdings.content.learn(digest, manifest)
+        self._holdings.learn(digest, manifest)
         return manifest
 
     def _count(self, digest: Digest, size: int) -> None:
@@ -137,8 +166,11 @@ class Manifests:
         for digest in list(self._sizes):
             if self._bytes <= self._capacity:
                 return
-            if digest == spared or digest in self._own:
+            if digest == spared or digest in self._own or digest in self._held:
                 continue
-            self._bytes -= self._sizes.pop(digest)
+            size = self._sizes.pop(digest, None)
+            if size is None:  # another fetch that ended at this time let it go
+                continue
+            self._bytes -= size
             self._holdings.content.forget(digest)
             await asyncio.to_thread(self._catalog.remove_manifest, digest)

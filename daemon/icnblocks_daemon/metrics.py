@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+_LOG = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -27,6 +29,7 @@ class Metrics:
     """The daemon's counters. Safe to increment from any thread."""
 
     def __init__(self) -> None:
+        self._looped = ""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.requests = self._counter("icn_requests", "Requests answered", "endpoint", "status")
@@ -58,6 +61,18 @@ class Metrics:
         self.refetched = self._counter(
             "icn_refetched_bytes", "Block payload fetched from upstream again", "cause"
         )
+        self.hedges = self._counter(
+            "icn_upstream_hedges", "Blocks that another was asked for as well", "upstream"
+        )
+        self.loops = self._counter(
+            "icn_loops", "Requests refused that came back to this daemon", "what"
+        )
+        self.passed_bytes = self._counter(
+            "icn_passed_bytes", "Block payload passed on that could not be stored"
+        )
+        self.prefetched_bytes = self._counter(
+            "icn_prefetched_bytes", "Block payload that a plan brought here"
+        )
         self.uploaded_bytes = self._counter("icn_uploaded_bytes", "Block payload uploaded")
         self.stale_records = self._counter("icn_stale_records", "Records served stale")
         self.refused_records = self._counter(
@@ -73,9 +88,24 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
 
+    def loop(self, kind: str, what: str) -> None:
+        """Count a loop, and say so in the log, but not for each block of a model."""
+        self.loops.labels(kind).inc()
+        if what != self._looped:
+            self._looped = what
+            _LOG.warning(
+                "daemons ask each other in a circle for %s: look at `upstream` of each", what
+            )
+
     def observe(self, figures: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
         """Ask `figures` for (name, help, value) at each scrape; `_total` names are counters."""
         self._registry.register(_Figures(figures))
+
+    def observe_by(
+        self, label: str, figures: Callable[[], Iterable[tuple[str, str, str, float]]]
+    ) -> None:
+        """As `observe`, with (name, help, the label's value, value)."""
+        self._registry.register(_FiguresBy(label, figures))
 
     def value(self, name: str) -> float:
         """What a counter or gauge without labels says; 0 if there is none of that name."""
@@ -99,3 +129,23 @@ class _Figures(Collector):
                 yield CounterMetricFamily(name.removesuffix("_total"), text, value)
             else:
                 yield GaugeMetricFamily(name, text, value)
+
+
+class _FiguresBy(Collector):
+    def __init__(
+        self, label: str, figures: Callable[[], Iterable[tuple[str, str, str, float]]]
+    ) -> None:
+        self._label = label
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for name, text, which, value in self._figures():
+            if name not in families:
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                families[name] = kind(name.removesuffix("_total"), text, labels=[self._label])
+            families[name].add_metric([which], value)
+        yield from families.values()

@@ -13,8 +13,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from icnblocks.cache.content_store import ContentStore
+from icnblocks.cache.planning import Remembering
 from icnblocks.cache.policy import make_policy
-from icnblocks.errors import StorageError
+from icnblocks.errors import FormatError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
@@ -26,19 +27,31 @@ from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
 from icnblocks_daemon.manifests import Manifests
 from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.overflow import Overflow
 from icnblocks_daemon.pit import Pit
+from icnblocks_daemon.plans import LOOK_S, Plans
+from icnblocks_daemon.policy_state import FILE, SAVE_S, Memory
+from icnblocks_daemon.prefetch import FILE as PREFETCH_FILE
+from icnblocks_daemon.prefetch import Prefetch, kept_order, seconds_of_day
 from icnblocks_daemon.records import Records
 from icnblocks_daemon.rules import read_rules
-from icnblocks_daemon.strategy import make_strategy
+from icnblocks_daemon.sending import Sending
+from icnblocks_daemon.sibling_maps import SiblingMaps
+from icnblocks_daemon.siblings import Siblings
+from icnblocks_daemon.strategies import make_strategy
+from icnblocks_daemon.trace_log import WRITE_S, TraceLog
 from icnblocks_daemon.uploads import Uploads
 from icnblocks_daemon.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from icnblocks.cache.policy import Policy
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks_daemon.config import Config
+    from icnblocks_daemon.prefetch_order import Order
 
 _LOG = logging.getLogger(__name__)
 FLUSH_S: Final = 5.0
@@ -49,15 +62,26 @@ VERSION: Final = importlib.metadata.version("icnblocks")
 class Node:
     """A daemon without its face. Made on the running loop; `close` ends it.
 
+    Args:
+        config: the settings.
+        clock: seconds that never go backward.
+        wall: Unix seconds.
+
     Raises:
         UsageError: if a policy, token or trust file is wrong.
         BusyError: if another process has the store.
         StorageError: if the disk refuses.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.config = config
-        self.clock = time.monotonic
+        self.clock, self._wall = clock, wall
         self.started = self.clock()
         self.stopping = False
         self.metrics = Metrics()
@@ -74,28 +98,38 @@ class Node:
         self.places = InPlaceStore(config.store / "places.sqlite")
         self.catalog = Catalog(config.store / "catalog.sqlite")
         evicts = bool(self.fib.upstreams) and config.capacity is not None
+        order = kept_order(config.store / PREFETCH_FILE)
+        published = dict(self._published()) if evicts else {}
+        planned = dict(self._pinned_by(order)) if evicts and order is not None else {}
         content = ContentStore(
             self.store,
-            make_policy(config.policy),
+            make_policy(config.policy, config.capacity),
             config.capacity,
             evict=evicts,
             manifests=self._known() if evicts else (),
-            pins=dict(self._published()) if evicts else None,
+            pins=planned | published,
             now=self.clock(),
         )
         self.holdings = Holdings(
-            content, self.places, self.clock, evicts=evicts, recall=self._manifest
-        )
+            content, self.places, self.clock, evicts=evicts, recall=self._manifest,
+            overflow=Overflow(config.overflow),
+        )  # fmt: skip
         strategy = make_strategy(config.strategy)
-        self.strategy = strategy
         self.upstreams = Upstreams(
             config, self.fib, strategy, self.metrics, node_id=self.node_id, clock=self.clock
         )
+        siblings = Siblings(config.sibling)
         pit = Pit(strategy, negative_s=config.negative_ttl, share=config.pit)
         self.forwarder = Forwarder(
             self.holdings, self.fib, strategy, pit, self.upstreams, self.metrics,
             node_id=self.node_id, room_wait_s=config.room_wait, clock=self.clock,
+            siblings=siblings,
         )  # fmt: skip
+        self.siblings = SiblingMaps(
+            siblings, self.upstreams, self.holdings, self._manifest,
+            wait_s=config.sibling_wait, clock=self.clock,
+        )  # fmt: skip
+        self.sending = Sending(config.client_sends, clock)
         self.uploads = Uploads(
             self.holdings, self.catalog, self.metrics, ttl_s=config.upload_ttl, clock=self.clock
         )
@@ -106,13 +140,28 @@ class Node:
         self.records = Records(
             self.catalog, self.fib, self.upstreams, self.metrics,
             lifetime_cap_s=config.record_cap, stale_max_s=config.stale_max,
-            clock=self.clock, wall=time.time,
+            clock=self.clock, wall=wall,
         )  # fmt: skip
         self.records.trusted = trusted
-        for digest in content.pins():
+        for digest in published:
             self.manifests.keep(digest)
-        self.upstreams.attach(self.forwarder, self.store)
+        for digest in planned.keys() & published.keys():
+            content.pin(digest, planned[digest])  # each pins it for itself
+        self.upstreams.attach(self.forwarder, self.store, self.holdings.overflow)
+        self.prefetch = Prefetch(
+            config.store / PREFETCH_FILE, self.records, self.manifests, self.holdings,
+            self.forwarder, self.metrics,
+            recall=self._manifest, clock=self.clock, day=seconds_of_day,
+        )  # fmt: skip
+        self.prefetch.start(order, set(planned))
+        self.plans = Plans(content, self.clock)
+        self.plans.look()  # so that the policy knows from here on that its plans are driven
+        self.memory = Memory(config.store / FILE, content, self.clock, wall)
+        self.memory.restore()
+        self.trace = self._trace_at(config.trace)
+        self.holdings.listener = self
         self.metrics.observe(self._figures)
+        self.metrics.observe_by("upstream", self.upstreams.figures)
 
     def _manifest(self, digest: Digest) -> Manifest | None:
         data = self.catalog.manifest(digest)
@@ -135,23 +184,65 @@ class Node:
             if manifest is not None:
                 yield record.manifest, list(manifest.lengths())
 
+    def learnt(self, digest: Digest) -> None:
+        """See Listener."""
+        if self.trace is not None:
+            self.trace.learnt(digest)
+
+    def requested(self, digest: Digest) -> None:
+        """See Listener."""
+        if self.trace is not None:
+            self.trace.requested(digest)
+
+    def _trace_at(self, path: Path | None) -> TraceLog | None:
+        return None if path is None else TraceLog(path, self._manifest, self.clock, self._wall)
+
+    def _pinned_by(self, order: Order) -> Iterator[tuple[Digest, list[Digest]]]:
+        """The models that a plan pins, with their blocks, as far as their manifests are here."""
+        shared: dict[Digest, Digest] = {}  # one object for a block, however many models have it
+        for entry in order.entries:
+            if not entry.pin or entry.digest is None or entry.progress == "failed":
+                continue
+            manifest = self._manifest(entry.digest)
+            if manifest is not None:
+                blocks = manifest.lengths()
+                yield entry.digest, [shared.setdefault(digest, digest) for digest in blocks]
+
     def absent(self, manifest: bytes) -> int:
         """How many blocks of an encoded manifest are not here. May be called from any thread."""
         contains = self.holdings.contains
         return sum(not contains(digest) for digest in decode(manifest).lengths())
 
+    async def keep_plans(self) -> None:
+        """Begin plans when they are due, and write the trace; until cancelled."""
+        writing = self.clock()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self.plans.look()
+                if self.trace is not None and self.clock() - writing >= WRITE_S:
+                    writing = self.clock()
+                    await self.trace.write()
+            except Exception:
+                _LOG.exception("keeping plans and trace failed; it is tried again")
+
     async def keep_house(self) -> None:
         """Flush, expire uploads; until cancelled."""
         if not self.fib.has_default and not self.holdings.evicts:
             await self.uploads.find_unnamed()
-        sweep = self.clock()
+        sweep = saved = self.clock()
         while True:
             await asyncio.sleep(min(FLUSH_S, self.config.upload_ttl))
             try:
                 await self.holdings.flush()
+                if self.clock() - saved > SAVE_S:
+                    saved = self.clock()
+                    await self.memory.save()
                 if self.clock() - sweep > min(60.0, self.config.upload_ttl):
                     sweep = self.clock()
                     await self.uploads.expire()
+            except StorageError as error:
+                _LOG.error("keeping house failed; it is tried again: %s", error)
             except Exception:
                 _LOG.exception("keeping house failed; it is tried again")
 
@@ -163,19 +254,50 @@ class Node:
 
         Raises:
             UsageError: if something in it is wrong; nothing is changed then.
+            BusyError: if another process writes to the trace; nothing is changed then either.
+            StorageError: if the disk refuses; nothing is changed then either.
         """
         access, trusted = read_rules(config)
-        if config.policy != self.config.policy:
-            policy = make_policy(config.policy)
-            self.holdings.content.set_policy(policy, self.clock(), self._known())
+        policy = make_policy(config.policy, self.config.capacity)
+        strategy = make_strategy(config.strategy)
+        moved = config.trace != self.config.trace
+        trace = self._trace_at(config.trace) if moved else self.trace
+        try:
+            if config.policy != self.config.policy:
+                self._change_policy(policy)
+        except BaseException:
+            if moved and trace is not None:
+                trace.close()
+            raise
+        old, self.trace = self.trace, trace
+        if moved and old is not None:
+            old.close()
+        elif trace is not None:
+            trace.reopen()
         self.access, self.records.trusted = access, trusted
+        if config.strategy != self.config.strategy:
+            self.forwarder.set_strategy(strategy)
+            self.upstreams.set_strategy(strategy)
         self.config, left = taken_over(self.config, config)
         return left
+
+    def _change_policy(self, policy: Policy) -> None:
+        """Go on with another policy and the same content; it takes over the rates if it can."""
+        content, now = self.holdings.content, self.clock()
+        known = self._known() if self.holdings.evicts else ()
+        state = content.policy.state(now) if isinstance(content.policy, Remembering) else None
+        content.set_policy(policy, now, known)
+        self.plans.look()
+        if state is not None and isinstance(policy, Remembering):
+            try:
+                policy.restore(state, now, 0.0)
+            except FormatError as error:
+                _LOG.info("the new policy starts without rates: %s", error)
 
     def status(self) -> dict[str, Any]:
         """What /v1/status says; docs/operations.md has the fields."""
         now, stats = self.clock(), self.holdings.content.stats()
-        asked = stats.hit_bytes + self._count("icn_miss_bytes_total")
+        asked = self._count("icn_hit_bytes_total") + self._count("icn_miss_bytes_total")
         hits, misses = self._count("icn_hits_total"), self._count("icn_misses_total")
         return {
             "version": VERSION,
@@ -192,6 +314,8 @@ class Node:
                 "manifest_bytes": self.manifests.cached_bytes,
                 "unnamed_uploads": self.uploads.unnamed,
                 "failing": self.forwarder.storage_failing,
+                "passed_bytes": self._count("icn_passed_bytes_total"),
+                "overflow_bytes": self.holdings.overflow.used_bytes,
             },
             "budget": {
                 "capacity": stats.capacity,
@@ -200,7 +324,15 @@ class Node:
                 "evicted_bytes": stats.evicted_bytes,
                 "waiting_for_room": self.forwarder.waiting_for_room,
             },
-            "policy": stats.policy,
+            "policy": self.config.policy,
+            "plan": {
+                "made": self.plans.made,
+                "failed": self.plans.failed,
+                "seconds": round(self.plans.last_s, 3),
+                "models": self.plans.models,
+                "bytes": self.plans.kept_bytes,
+            },
+            "trace": self.trace.status() if self.trace is not None else None,
             "hits": {
                 "blocks": hits,
                 "misses": misses,
@@ -213,8 +345,11 @@ class Node:
                 "enabled": self.config.pit,
                 "blocks": self.forwarder.pending,
                 "waiters": self.forwarder.waiters,
+                "waiting_for_turn": self.forwarder.waiting_for_turn,
             },
+            "strategy": self.config.strategy,
             "upstreams": self.upstreams.status(),
+            "prefetch": self.prefetch.status(),
             "changed_files": [str(item.root / item.path) for item in self.places.changed()],
         }
 
@@ -235,15 +370,38 @@ class Node:
         yield "icn_manifest_bytes", "Bytes of manifests kept", self.manifests.cached_bytes
         yield "icn_pit_blocks", "Blocks pending", self.forwarder.pending
         yield "icn_pit_waiters", "Interests waiting for them", self.forwarder.waiters
+        waiting = self.forwarder.waiting_for_turn
+        yield "icn_waiting_blocks", "Pending blocks not asked for yet", waiting
         yield "icn_no_room_blocks", "Misses waiting for room", self.forwarder.waiting_for_room
         yield "icn_changed_files", "In-place files that changed", len(self.places.changed())
         yield "icn_unnamed_uploads", "Uploads that no manifest names", self.uploads.unnamed
+        yield from self.prefetch.figures()
+        plans, trace = self.plans, self.trace
+        yield "icn_plans_total", "Plans of the policy that were adopted", plans.made
+        yield "icn_failed_plans_total", "Plans that failed", plans.failed
+        yield "icn_plan_seconds", "What the last plan took", plans.last_s
+        yield "icn_plan_models", "Models that it keeps whole", plans.models
+        yield "icn_plan_bytes", "Bytes that it keeps", plans.kept_bytes
+        yield "icn_trace_failing", "1: the trace cannot be written", bool(trace and trace.failing)
+        dropped = trace.dropped if trace is not None else 0
+        yield "icn_trace_dropped_total", "Lines that the trace lacks for it", dropped
+        yield "icn_sending_waits_total", "Blocks that waited for a turn", self.sending.waits
         yield "icn_storage_failing", "1: blocks cannot be stored", self.forwarder.storage_failing
+        yield "icn_overflow_bytes", "Memory of passed blocks", self.holdings.overflow.used_bytes
 
     async def close(self) -> None:
         """Stop asking upstreams, flush, and let go of the store."""
+        await self.prefetch.close()
+        await self.siblings.close()
         await self.records.close()
         self.forwarder.close()
         await self.upstreams.close()
+        await self.plans.close()
+        try:
+            await self.memory.save()
+        except StorageError as error:
+            _LOG.warning("what the policy learnt is not kept: %s", error)
+        if self.trace is not None:
+            await asyncio.to_thread(self.trace.close)
         await asyncio.to_thread(self.holdings.close)
         self.catalog.close()

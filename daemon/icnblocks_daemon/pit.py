@@ -1,29 +1,33 @@
 """The pending Interest table: one entry for each block under way, and who waits for it. Pure.
 
-However many want a block, it is fetched once. An upstream's refusal fails only those who have
-no other upstream left; the others' routes are tried in turn. Refusals are remembered briefly,
-so that a crowd asking for what does not exist costs one request. The table says what to fetch
-and whom to tell; it must not do either.
+However many want a block, it is fetched once; where whoever drives the table says so, a second
+upstream is asked as well (a hedge), and whichever gives it first ends the other. An upstream's
+refusal fails only those who have no other upstream left; the others' routes are tried in turn. It
+may be due to the name under which it was asked, so that it says nothing of other names.
+Refusals are remembered briefly, so that a crowd asking for what does not exist costs one request.
+The table says what to fetch and whom to tell; it must not do either.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterator
 
     from icnblocks.naming import Digest
     from icnblocks_daemon.fib import Route
-    from icnblocks_daemon.strategy import Strategy
+    from icnblocks_daemon.strategies import Strategy
 
 _GRAVITY: Final = (Reason.NOT_FOUND, Reason.LENGTH, Reason.LOOP, Reason.REFUSED)
 """Reasons that say "never"; any other may pass, and is what a waiter hears if there is one."""
 MAX_REMEMBERED: Final = 65_536
+MOST_FETCHES: Final = 2
+"""Under way for one entry: the first, and a hedge."""
 NO_ROUTE: Final = (Reason.NOT_FOUND, "the block is not here and there is no upstream for it")
 
 
@@ -36,6 +40,7 @@ class Fetch:
         length: the bytes that the waiters say it has.
         upstream: whom to ask.
         hint: what the waiter said whose route this is; the table does not look into it.
+        scope: the name under which it is asked for: refusals hold for it alone.
         serial: no two fetches of a table have the same.
     """
 
@@ -44,6 +49,7 @@ class Fetch:
     length: int
     upstream: str
     hint: Hashable = None
+    scope: Hashable = None
     serial: int = 0
 
 
@@ -57,30 +63,78 @@ class Refusal:
     text: str
 
 
+_Asked = tuple[str, int, "Hashable"]
+"""An upstream, the length that a block was said to have, and the scope."""
+
+
 @dataclass(slots=True)
 class Step:
     """What is to be done after an event.
 
     Attributes:
         fetch: ask an upstream for this.
-        cancel: nobody waits for this any more.
+        joined: this is under way for others already.
+        cancel: nobody waits for these any more.
         ready: waiters whose block is here.
         refused: waiters who will not get it.
     """
 
     fetch: Fetch | None = None
-    cancel: Fetch | None = None
+    joined: Fetch | None = None
+    cancel: list[Fetch] = field(default_factory=list)
     ready: list[Hashable] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
 
+_Kind = tuple[int, "Route", "Hashable"]
+"""A length, a route and a scope: who said the same may ask the same upstreams."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Interest:
+    """What a waiter said."""
+
+    length: int
+    route: Route
+    hint: Hashable
+    scope: Hashable
+
+    @property
+    def kind(self) -> _Kind:
+        return self.length, self.route, self.scope
+
+
 class _Entry:
-    __slots__ = ("refusals", "under_way", "waiters")
+    __slots__ = ("kinds", "refusals", "under_way", "waiters")
 
     def __init__(self) -> None:
-        self.waiters: dict[Hashable, tuple[int, Route, Hashable]] = {}
-        self.refusals: dict[tuple[str, int], tuple[Reason, str]] = {}
-        self.under_way: Fetch | None = None
+        self.waiters: dict[Hashable, _Interest] = {}
+        self.kinds: dict[_Kind, int] = {}  # how many waiters are of each
+        self.refusals: dict[_Asked, tuple[Reason, str]] = {}
+        self.under_way: list[Fetch] = []
+
+    def join(self, waiter: Hashable, interest: _Interest) -> None:
+        """One more waits, or one that waits says something else."""
+        self.part(waiter)
+        self.waiters[waiter] = interest
+        self.kinds[interest.kind] = self.kinds.get(interest.kind, 0) + 1
+
+    def part(self, waiter: Hashable) -> bool:
+        """It waits no longer; False if it did not."""
+        interest = self.waiters.pop(waiter, None)
+        if interest is None:
+            return False
+        self.kinds[interest.kind] -= 1
+        if not self.kinds[interest.kind]:
+            del self.kinds[interest.kind]
+        return True
+
+    def left(self, kind: _Kind) -> Iterator[str]:
+        """Upstreams of a route that have not refused who waits for it so."""
+        length, route, scope = kind
+        for upstream in route:
+            if (upstream, length, scope) not in self.refusals:
+                yield upstream
 
 
 class Pit:
@@ -100,7 +154,7 @@ class Pit:
         self._share = share
         self._serial = 0
         self._entries: dict[Hashable, _Entry] = {}
-        self._negative: OrderedDict[tuple[Digest, str, int], tuple[float, tuple[Reason, str]]] = (
+        self._negative: OrderedDict[tuple[Digest, _Asked], tuple[float, tuple[Reason, str]]] = (
             OrderedDict()
         )
 
@@ -112,6 +166,10 @@ class Pit:
         """How many waiters there are, over all blocks."""
         return sum(len(entry.waiters) for entry in self._entries.values())
 
+    def set_strategy(self, strategy: Strategy) -> None:
+        """Ask another strategy from now on."""
+        self._strategy = strategy
+
     def want(
         self,
         waiter: Hashable,
@@ -121,105 +179,184 @@ class Pit:
         now: float,
         *,
         hint: Hashable = None,
+        scope: Hashable = None,
     ) -> Step:
         """`waiter` wants a block of `length` bytes, which `route` may have.
 
-        A waiter waits once for a block: wanting it again replaces the earlier Interest.
+        A waiter waits once for a block: wanting it again replaces the earlier Interest. See Fetch
+        for `hint` and `scope`.
         """
         key = self._key(waiter, digest)
         entry = self._entries.setdefault(key, _Entry())
-        entry.waiters[waiter] = (length, route, hint)
+        entry.join(waiter, _Interest(length, route, hint, scope))
         for upstream in route:
-            known = self._recall(digest, upstream, length, now)
-            if known is not None and not self._asks(entry, upstream, length):
-                entry.refusals.setdefault((upstream, length), known)
-        return self._advance(key, digest, entry, now)
+            asked = (upstream, length, scope)
+            known = self._recall(digest, upstream, length, now, scope)
+            if known is not None and not self._asks(entry, asked):
+                entry.refusals.setdefault(asked, known)
+        joined = entry.under_way[0] if entry.under_way else None
+        step = self._advance(key, digest, entry, now, new=waiter)
+        step.joined = joined
+        return step
 
     def leave(self, waiter: Hashable, digest: Digest) -> Step:
         """`waiter` waits no longer. Unknown ones are ignored."""
         key = self._key(waiter, digest)
         entry = self._entries.get(key)
-        if entry is None or entry.waiters.pop(waiter, None) is None or entry.waiters:
+        if entry is None or not entry.part(waiter) or entry.waiters:
             return Step()
         del self._entries[key]
         return Step(cancel=entry.under_way)
+
+    def candidates(self, fetch: Fetch) -> Route:
+        """The upstreams that may be asked for it as of now: of one of those who wait for it.
+
+        Those that are asked for it already are among them.
+        """
+        entry = self._entries.get(fetch.key)
+        for kind in entry.kinds if entry is not None else ():
+            if entry is not None and kind[0] == fetch.length:
+                left = tuple(entry.left(kind))
+                if left:
+                    return left
+        return (fetch.upstream,)
+
+    def assign(self, fetch: Fetch, upstream: str) -> Fetch:
+        """It was not asked for yet, and is to be asked of another of its candidates.
+
+        Returns:
+            What takes its place; it has the same serial.
+        """
+        entry = self._entries.get(fetch.key)
+        if entry is None or fetch not in entry.under_way or upstream == fetch.upstream:
+            return fetch
+        changed = self._asking(entry, fetch, upstream)
+        entry.under_way[entry.under_way.index(fetch)] = changed
+        return changed
+
+    def others(self, fetch: Fetch) -> Route:
+        """Upstreams that may be asked for it as well; none if two are asked already."""
+        entry = self._entries.get(fetch.key)
+        if entry is None or fetch not in entry.under_way or len(entry.under_way) >= MOST_FETCHES:
+            return ()
+        found: dict[str, None] = {}
+        for kind in entry.kinds:  # a crowd is not gone through at each look at what is late
+            if kind[0] == fetch.length:
+                found.update(dict.fromkeys(entry.left(kind)))
+        return tuple(upstream for upstream in found if upstream != fetch.upstream)
+
+    def hedge(self, fetch: Fetch, upstream: str) -> Fetch:
+        """Ask another, one of `others`, for what is under way."""
+        entry = self._entries[fetch.key]
+        self._serial += 1
+        second = replace(self._asking(entry, fetch, upstream), serial=self._serial)
+        entry.under_way.append(second)
+        return second
 
     def arrived(self, fetch: Fetch) -> Step:
         """What was asked for is verified and stored; the entry is done.
 
         Waiters who gave the block another length are refused. It may be an earlier fetch that
-        came too late to be given up; the one that took its place is then cancelled.
+        came too late to be given up; those that took its place are then cancelled.
         """
         entry = self._entries.pop(fetch.key, None)
         step = Step()
-        if entry is not None and entry.under_way != fetch:
-            step.cancel = entry.under_way
-        for waiter, (length, _, _) in entry.waiters.items() if entry is not None else ():
-            if length == fetch.length:
+        if entry is not None:
+            step.cancel = [each for each in entry.under_way if each != fetch]
+        for waiter, interest in entry.waiters.items() if entry is not None else ():
+            if interest.length == fetch.length:
                 step.ready.append(waiter)
             else:
-                text = f"the block has {fetch.length} bytes, not {length}"
+                text = f"the block has {fetch.length} bytes, not {interest.length}"
                 step.refused.append(Refusal(waiter, fetch.digest, Reason.LENGTH, text))
         return step
 
     def refused(self, fetch: Fetch, reason: Reason, text: str, now: float) -> Step:
         """The upstream will not or cannot give it. Only reasons that say "never" are remembered."""
+        asked = (fetch.upstream, fetch.length, fetch.scope)
         if self._negative_s > 0 and reason in _GRAVITY:
-            place = (fetch.digest, fetch.upstream, fetch.length)
+            place = (fetch.digest, asked)
             self._negative[place] = (now + self._negative_s, (reason, text))
             self._negative.move_to_end(place)
             while len(self._negative) > MAX_REMEMBERED:
                 self._negative.popitem(last=False)
         entry = self._entries.get(fetch.key)
-        if entry is None or entry.under_way != fetch:
+        if entry is None or fetch not in entry.under_way:
             return Step()
-        entry.under_way = None
-        entry.refusals[fetch.upstream, fetch.length] = (reason, text)
+        entry.under_way.remove(fetch)
+        entry.refusals[asked] = (reason, text)
         return self._advance(fetch.key, fetch.digest, entry, now)
 
     def drop(self, fetch: Fetch, reason: Reason, text: str) -> Step:
         """It cannot be taken here (no space, say): everyone who waits is refused."""
         entry = self._entries.pop(fetch.key, None)
-        waiters = entry.waiters if entry is not None else ()
-        return Step(refused=[Refusal(waiter, fetch.digest, reason, text) for waiter in waiters])
+        if entry is None:
+            return Step()
+        return Step(
+            cancel=[each for each in entry.under_way if each != fetch],
+            refused=[Refusal(waiter, fetch.digest, reason, text) for waiter in entry.waiters],
+        )
 
     def _key(self, waiter: Hashable, digest: Digest) -> Hashable:
         return digest if self._share else (digest, waiter)
 
     @staticmethod
-    def _asks(entry: _Entry, upstream: str, length: int) -> bool:
-        asked = entry.under_way
-        return asked is not None and (asked.upstream, asked.length) == (upstream, length)
+    def _asks(entry: _Entry, asked: _Asked) -> bool:
+        return any((each.upstream, each.length, each.scope) == asked for each in entry.under_way)
+
+    @staticmethod
+    def _asking(entry: _Entry, fetch: Fetch, upstream: str) -> Fetch:
+        """The same of an upstream, as a waiter would ask it whom it has not refused."""
+        for interest in entry.waiters.values():
+            if interest.length == fetch.length and upstream in entry.left(interest.kind):
+                return replace(fetch, upstream=upstream, hint=interest.hint, scope=interest.scope)
+        return replace(fetch, upstream=upstream)
 
     def _recall(
-        self, digest: Digest, upstream: str, length: int, now: float
+        self, digest: Digest, upstream: str, length: int, now: float, scope: Hashable = None
     ) -> tuple[Reason, str] | None:
-        known = self._negative.get((digest, upstream, length))
+        place = (digest, (upstream, length, scope))
+        known = self._negative.get(place)
         if known is None:
             return None
         if known[0] <= now:
-            del self._negative[digest, upstream, length]
+            del self._negative[place]
             return None
         return known[1]
 
-    def _advance(self, key: Hashable, digest: Digest, entry: _Entry, now: float) -> Step:
-        """Refuse those who have no upstream left; ask the first other's if nobody is asked."""
+    def _advance(
+        self,
+        key: Hashable,
+        digest: Digest,
+        entry: _Entry,
+        now: float,
+        *,
+        new: Hashable | None = None,
+    ) -> Step:
+        """Refuse those who have no upstream left; ask the first other's if nobody is asked.
+
+        For those who waited before `new` came nothing has changed: a crowd is not gone through
+        for each who joins it.
+        """
         step = Step()
-        for waiter, (length, route, hint) in list(entry.waiters.items()):
-            tried = {upstream for upstream, size in entry.refusals if size == length}
-            upstream = self._strategy.choose(route, tried, now)
-            if upstream is None:
-                del entry.waiters[waiter]
-                heard = [entry.refusals[up, length] for up in route]
+        judged = list(entry.waiters.items()) if new is None else [(new, entry.waiters[new])]
+        for waiter, interest in judged:
+            length, scope = interest.length, interest.scope
+            left = tuple(entry.left(interest.kind))
+            if not left:
+                entry.part(waiter)
+                heard = [entry.refusals[up, length, scope] for up in interest.route]
                 reason, text = _gravest(heard)
                 step.refused.append(Refusal(waiter, digest, reason, text))
-            elif entry.under_way is None:
+            elif not entry.under_way:
+                upstream = self._strategy.choose(left, (), now, length) or left[0]
                 self._serial += 1
-                fetch = Fetch(key, digest, length, upstream, hint, self._serial)
-                entry.under_way = step.fetch = fetch
+                fetch = Fetch(key, digest, length, upstream, interest.hint, scope, self._serial)
+                entry.under_way.append(fetch)
+                step.fetch = fetch
         if not entry.waiters:
             # Whoever the block was under way for left at this very moment.
-            step.cancel, entry.under_way = entry.under_way, None
+            step.cancel = entry.under_way
             del self._entries[key]
         return step
 

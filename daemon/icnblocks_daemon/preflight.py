@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.client.endpoint import ssl_context
 from icnblocks.errors import StorageError, UsageError
 from icnblocks_daemon.rules import read_rules
+from icnblocks_daemon.trace_log import may_continue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,8 @@ def preflight(config: Config) -> None:
     check_store(config.store)
     if config.port_file is not None:
         _check_port_file(config.port_file)
+    if config.trace is not None:
+        _check_trace(config.trace)
 
 
 def server_tls(config: Config) -> ssl.SSLContext | None:
@@ -106,3 +109,22 @@ def _check_port_file(path: Path) -> None:
         raise UsageError(f"port_file: {path} is a directory")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"port_file: cannot write into {path.parent}")
+
+
+def _check_trace(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"trace: no such directory: {path.parent}")
+    if not os.path.lexists(path):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UsageError(f"trace: cannot write into {path.parent}")
+        return
+    if not path.is_file():
+        raise UsageError(f"trace: {path} is not a plain file")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise UsageError(f"trace: cannot read and write {path}")
+    with path.open("rb") as file:
+        if not may_continue(file.fileno()):
+            raise UsageError(
+                f"trace: {path} is not empty and not a trace of a daemon",
+                hint="name a file of its own",
+            )

@@ -19,6 +19,7 @@ from icnblocks.errors import (
     IcnError,
     NotFoundError,
     SourceError,
+    StorageError,
     TrustError,
 )
 from icnblocks.manifest.record import (
@@ -104,10 +105,15 @@ class Records:
         self.trusted: Mapping[str, tuple[str, ...]] = {}
         """Fingerprints by publisher, of the trust file; other keys of these are refused."""
 
-    async def get(self, name: Name) -> Served:
+    async def get(self, name: Name, via: frozenset[str] = frozenset()) -> Served:
         """The record to serve for a name.
 
+        Args:
+            name: whose.
+            via: ids of the daemons that the question came through.
+
         Raises:
+            LoopError: if it came through this one, and there is none that may still be served.
             NotFoundError: if nobody knows it.
             SourceError: if upstream is gone and there is none that may still be served.
             TrustError: if upstream's is not acceptable and there is no earlier one.
@@ -119,13 +125,14 @@ class Records:
                 raise NotFoundError(f"no record of {name} here")
             return Served(stored.raw, 0.0, stale=False)
         if stored is None:
-            return await self._asking.do(name, lambda: self._ask(name, route))
+            self._upstreams.refuse_loop(via, f"record of {name}")
+            return await self._asking.do(name, lambda: self._ask(name, route, via))
         record = open_record(stored.raw)
         age = self._age(name, stored.fetched_at)
         if age < min(record.lifetime, self._cap_s):
             return Served(stored.raw, age, stale=False)
         try:
-            return await self._renewed(name, route)
+            return await self._renewed(name, route, via)
         except (IcnError, TimeoutError) as error:
             if age > self._stale_max_s:
                 if isinstance(error, IcnError):
@@ -134,18 +141,21 @@ class Records:
             self._metrics.stale_records.inc()
             return Served(stored.raw, age, stale=True)
 
-    async def _renewed(self, name: Name, route: Route) -> Served:
+    async def _renewed(self, name: Name, route: Route, via: frozenset[str]) -> Served:
+        self._upstreams.refuse_loop(via, f"record of {name}")
         failed = self._failed.get(name)
         if failed is not None and self._clock() - failed[0] < RETRY_S:
             raise failed[1]
-        return await self._asking.do(name, lambda: self._ask(name, route), patience_s=PATIENCE_S)
+        return await self._asking.do(
+            name, lambda: self._ask(name, route, via), patience_s=PATIENCE_S
+        )
 
-    async def _ask(self, name: Name, route: Route) -> Served:
+    async def _ask(self, name: Name, route: Route, via: frozenset[str]) -> Served:
         """Ask upstream and keep what it says, if it may be kept."""
         try:
-            answer = await self._upstreams.record(route, name)
+            answer = await self._upstreams.record(route, name, via)
             async with self._writing:
-                await asyncio.to_thread(self._accept, name, answer.raw)
+                kept = await asyncio.to_thread(self._accept, name, answer.raw)
         except IcnError as error:
             if len(self._failed) >= _REMEMBERED:
                 self._failed.clear()
@@ -159,11 +169,16 @@ class Records:
         self._failed.pop(name, None)
         # What upstream itself had stale is as old here as it was there.
         age = max(0.0, answer.age_s)
-        self._confirm(name, self._clock() - age)
+        if kept:  # else the one that is here is as old as before
+            self._confirm(name, self._clock() - age)
         return Served(answer.raw, age, stale=answer.stale)
 
-    def _accept(self, name: Name, raw: bytes) -> None:
-        """Check an upstream's record against everything known, and keep it. On a thread."""
+    def _accept(self, name: Name, raw: bytes) -> bool:
+        """Check an upstream's record against everything known, and keep it. On a thread.
+
+        Returns:
+            False if the disk would not take it.
+        """
         record = open_record(raw)
         if record.name != name:
             raise TrustError(f"asked for {name}, got a record of {record.name}")
@@ -172,7 +187,12 @@ class Records:
             self._check_key(record)
         if old is not None:
             check_follows(old, record)
-        self._keep(record, raw)
+        try:
+            self._keep(record, raw)
+        except StorageError as error:
+            _LOG.error("a record is passed on, and cannot be stored: %s", error)
+            return False
+        return True
 
     def put_checked(self, name: Name, raw: bytes) -> Record:
         """Is this a record that may be published here now? On a thread.

@@ -6,18 +6,18 @@ The plain asyncio loop is used: uvloop has no sendfile (docs/decisions/pit-and-f
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
-from icnblocks.errors import IcnError, StorageError, UsageError
+from icnblocks.errors import IcnError, UsageError
+from icnblocks.store.whole import write_whole
 from icnblocks_daemon.http.app import make_app
+from icnblocks_daemon.http.connections import Connections, most_connections
 from icnblocks_daemon.logs import set_up_logs
 from icnblocks_daemon.node import VERSION, Node
 from icnblocks_daemon.notify import Notifier
@@ -26,14 +26,15 @@ from icnblocks_daemon.scrub import scrub
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    from aiohttp.web_server import Server
 
     from icnblocks_daemon.config import Config
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG: Final = 1024
-_KEEP_ALIVE_S: Final = 75.0
+_HANDSHAKE_S: Final = 15.0
 
 
 def serve(config: Config, reread: Callable[[], Config]) -> int:
@@ -80,19 +81,25 @@ class _Daemon:
         return 0
 
     async def _serve(self, node: Node, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        connections = Connections(most_connections(self._config.max_connections), node.clock)
         runner = web.AppRunner(
-            make_app(node),
+            make_app(node, connections),
             access_log=None,
             handler_cancellation=True,
-            keepalive_timeout=_KEEP_ALIVE_S,
+            keepalive_timeout=self._config.idle_timeout,
             shutdown_timeout=max(self._config.stop_timeout, 0.01),  # 0 would be for ever
         )
         await runner.setup()
-        site = web.SockSite(runner, sock, ssl_context=tls, backlog=_BACKLOG)
-        await site.start()
+        server = cast("Server", runner.server)
+        node.metrics.observe(lambda: _figures(server, connections))
+        listening = await asyncio.get_running_loop().create_server(
+            connections.guarded(server), sock=sock, ssl=tls, backlog=_BACKLOG,
+            ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
+        )  # fmt: skip
         chores = [
             asyncio.create_task(self._notifier.feed_watchdog(), name="watchdog"),
             asyncio.create_task(node.keep_house(), name="house"),
+            asyncio.create_task(node.keep_plans(), name="plans"),
             asyncio.create_task(
                 scrub(node.holdings.content, node.metrics, self._config.scrub_rate), name="scrub"
             ),
@@ -104,6 +111,7 @@ class _Daemon:
             self._notifier.stopping()
             _LOG.info("stopping: no new requests; what is being sent is finished")
         finally:
+            listening.close()
             await runner.cleanup()
             for chore in chores:
                 chore.cancel()
@@ -114,7 +122,7 @@ class _Daemon:
     def _say_ready(self, sock: socket.socket) -> None:
         host, port = sock.getsockname()[:2]
         if self._config.port_file is not None:
-            _write_whole(self._config.port_file, f"{port}\n")
+            write_whole(self._config.port_file, f"{port}\n".encode(), durable=False)
         line = {"event": "ready", "host": host, "port": port, "version": VERSION}
         print(json.dumps(line), flush=True)
         role = "edge" if self._config.upstream else "origin"
@@ -130,10 +138,17 @@ class _Daemon:
         except (IcnError, OSError) as error:
             _LOG.error("nothing was reloaded: %s", error)
         else:
-            _LOG.info("reloaded tokens, trust, policy, sending limits and log settings")
+            _LOG.info(
+                "reloaded tokens, trust, policy, strategy, trace, sending limits and log settings"
+            )
             if left:
                 _LOG.warning("changed, but in effect only after a restart: %s", ", ".join(left))
         self._notifier.ready("reloaded")
+
+
+def _figures(server: Server, connections: Connections) -> Iterator[tuple[str, str, float]]:
+    yield "icn_connections", "Open connections of clients", len(server.connections)
+    yield "icn_connections_closed_total", "Idle ones closed to make room", connections.closed
 
 
 def _listen(config: Config) -> socket.socket:
@@ -161,15 +176,3 @@ def _listen(config: Config) -> socket.socket:
         ) from None
     sock.setblocking(False)
     return sock
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Whoever polls for the file finds it whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text)
-        os.replace(fresh, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise StorageError(f"cannot write {path}: {error.strerror}") from None

@@ -11,19 +11,23 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from icnblocks.client.answers import ThrottledError
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Hint as EngineHint
 from icnblocks.client.source import Source
-from icnblocks.errors import IcnError, NotFoundError, RefusedError, SourceError
-from icnblocks.wire.bundle import NO_PULL, PULL_BYTES
+from icnblocks.errors import IcnError, LoopError, NotFoundError, RefusedError, SourceError
+from icnblocks.limits import MAX_HOPS
+from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.forwarder import Hint
-from icnblocks_daemon.via import NAME_HEADER, format_via
+from icnblocks_daemon.reasons import failure_of
+from icnblocks_daemon.via import NAME_HEADER, VIA_HEADER, format_via
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from icnblocks.client.source import RecordAnswer
     from icnblocks.naming import Digest, Name
@@ -32,14 +36,17 @@ if TYPE_CHECKING:
     from icnblocks_daemon.couriers import Desk
     from icnblocks_daemon.fib import Fib, Route
     from icnblocks_daemon.metrics import Metrics
+    from icnblocks_daemon.overflow import Overflow
     from icnblocks_daemon.pit import Fetch
-    from icnblocks_daemon.strategy import Strategy
+    from icnblocks_daemon.strategies import Strategy
 
 T = TypeVar("T")
 _CONTROL_THREADS: Final = 8
 _PULL_IDLE_S: Final = 30.0
 """After so long without a miss of a model, the next one counts upstream as another request."""
 _PULLS: Final = 1024
+_SIBLING_STALL_S: Final = 5.0
+"""A sibling is near, and there are upstreams to ask instead."""
 
 
 class Upstreams:
@@ -65,7 +72,7 @@ class Upstreams:
         clock: Callable[[], float],
     ) -> None:
         self._config = config
-        self._strategy = strategy
+        self.strategy = strategy
         self._metrics = metrics
         self._node_id = node_id
         self._clock = clock
@@ -76,7 +83,10 @@ class Upstreams:
             patience_s=config.upstream_wait,
             user_agent="icn-edge",
         )
-        self._sources = {url: Source(url, options) for url in fib.upstreams}
+        self.urls = fib.upstreams
+        near = replace(options, token=None, stall_s=min(options.stall_s, _SIBLING_STALL_S))
+        self._siblings = {url: Source(url, near) for url in config.sibling}
+        self._sources = {url: Source(url, options) for url in fib.upstreams} | self._siblings
         self._couriers: dict[str, Courier] = {}
         self._errors: dict[str, str] = {}
         self._pulls: OrderedDict[tuple[Name | None, Digest], tuple[bytes, float]] = OrderedDict()
@@ -84,16 +94,25 @@ class Upstreams:
         if self._sources:
             self._threads = ThreadPoolExecutor(_CONTROL_THREADS, "icn-upstream")
 
-    def attach(self, desk: Desk, store: Store) -> None:
+    def attach(self, desk: Desk, store: Store, overflow: Overflow) -> None:
         """Say where blocks go and who is told; before the first `begin`."""
         for url, source in self._sources.items():
             self._couriers[url] = Courier(
-                source, store, desk, self._metrics,
+                source, store, overflow, desk, self._metrics,
                 hint=self._engine_hint,
                 retry_s=self._config.upstream_retry,
+                limit_rate=self._limit_of(url),
                 busy_s=self._config.upstream_wait,
                 share=self._config.pit,
             )  # fmt: skip
+
+    def _limit_of(self, url: str) -> float | None:
+        limits = dict(self._config.upstream_limit)
+        return limits.get(url, limits.get(""))
+
+    def set_strategy(self, strategy: Strategy) -> None:
+        """Ask another strategy from now on."""
+        self.strategy = strategy
 
     def begin(self, fetch: Fetch) -> None:
         """See Carrier."""
@@ -103,38 +122,109 @@ class Upstreams:
         """See Carrier."""
         return self._couriers[fetch.upstream].abandon(fetch)
 
-    async def record(self, route: Route, name: Name) -> RecordAnswer:
+    def overtaken(self, fetch: Fetch) -> None:
+        """See Carrier."""
+        self._couriers[fetch.upstream].overtaken(fetch)
+
+    def refuse_loop(self, via: frozenset[str], what: str) -> None:
+        """Refuse to ask for what was asked of this daemon before, or passed too many.
+
+        To be called before waiting for what is under way: it may be what waits for the answer.
+
+        Raises:
+            LoopError: naming `what`.
+        """
+        if self._node_id in via or len(via) >= MAX_HOPS:
+            self._metrics.loop("control", what)
+            raise LoopError(f"asking for the {what} went in a circle")
+
+    async def record(
+        self, route: Route, name: Name, via: frozenset[str] = frozenset()
+    ) -> RecordAnswer:
         """A name's record, as an upstream gives it: neither opened nor believed yet.
+
+        Args:
+            route: whom to ask.
+            name: whose record.
+            via: ids of the daemons that the question came through.
 
         Raises:
             NotFoundError: if every upstream of the route says so.
             IcnError: as the upstream that might have had it.
         """
-        return await self._ask(route, f"record of {name}", lambda source: source.record(name))
+        headers = self._passed_on(via)
+        return await self._ask(
+            route, f"record of {name}", lambda source: source.record(name, headers=headers)
+        )
 
-    async def manifest(self, route: Route, digest: Digest, name: Name | None) -> bytes:
+    async def manifest(
+        self, route: Route, digest: Digest, name: Name | None, via: frozenset[str] = frozenset()
+    ) -> bytes:
         """A manifest's bytes, hashed.
 
         Raises:
             NotFoundError, IcnError: as `record`.
         """
-        headers = {} if name is None else {NAME_HEADER: str(name)}
+        headers = self._passed_on(via)
+        if name is not None:
+            headers[NAME_HEADER] = str(name)
         return await self._ask(
             route, f"manifest {digest}", lambda source: source.manifest(digest, headers=headers)
         )
 
+    def held_by(self, url: str, manifest: Digest, count: int) -> bytes:
+        """Which blocks of a manifest a sibling holds: a byte for each; b"" if it does not know it.
+
+        Asks it, so it is for a thread.
+
+        Raises:
+            IcnError: if it cannot be asked, or answers nonsense.
+        """
+        source = self._siblings[url]
+        connection = source.connect()
+        try:
+            have = source.have(manifest, count, None, connection, known_only=True)
+        finally:
+            connection.drop()
+        return b"" if have is None else have.flags
+
     def status(self) -> list[dict[str, Any]]:
         """How each upstream is doing."""
-        now = self._clock()
         return [
             {
                 "url": url,
-                "resting_s": round(self._strategy.resting(url, now), 1),
+                "sibling": url in self._siblings,
+                **self._standing(url),
                 "last_control_error": self._errors.get(url),
                 **courier.status(),
             }
             for url, courier in self._couriers.items()
         ]
+
+    def _standing(self, url: str) -> dict[str, Any]:
+        now = self._clock()
+        standing = self.strategy.standing(url)
+        rate = standing.rate(now)
+        return {
+            "measured_rate": None if rate is None else round(rate),
+            "limit_rate": self._limit_of(url),
+            "owed_bytes": standing.owed,
+            "found": round(standing.found, 3),
+            "resting_s": round(standing.resting(now), 1),
+            "demotions": standing.demotions,
+            "why": None if standing.why is None else standing.why.value,
+        }
+
+    def figures(self) -> Iterator[tuple[str, str, str, float]]:
+        """Gauges for /metrics: name, help, upstream, value."""
+        now = self._clock()
+        for url in self._sources:
+            standing = self.strategy.standing(url)
+            rate, resting = standing.rate(now) or 0.0, standing.resting(now)
+            yield "icn_upstream_rate_bytes", "Bytes a second while it owed some", url, rate
+            yield "icn_upstream_owed_bytes", "Asked of it and to come", url, standing.owed
+            yield "icn_upstream_resting_seconds", "Passed over for so long", url, resting
+            yield "icn_upstream_demotions_total", "Times made to rest", url, standing.demotions
 
     async def close(self) -> None:
         """Ask nobody any more; cut off what is under way."""
@@ -149,31 +239,40 @@ class Upstreams:
         """Ask the upstreams of a route in turn until one answers."""
         loop, tried = asyncio.get_running_loop(), set[str]()
         worst: IcnError | None = None
-        while (url := self._strategy.choose(route, tried, self._clock())) is not None:
+        while (url := self.strategy.choose(route, tried, self._clock())) is not None:
             tried.add(url)
             try:
                 answer = await loop.run_in_executor(self._threads, question, self._sources[url])
             except NotFoundError:
                 # In words of our own, or each daemon on the way would put its line before it.
                 worst = worst or NotFoundError(f"no {what} here or upstream")
-                self._strategy.succeeded(url, self._clock())
+                self.strategy.answered(url, self._clock())
             except IcnError as error:
                 if worst is None or isinstance(worst, NotFoundError):
                     worst = error  # whoever could not be asked might have had it
                 self._errors[url] = str(error)
                 self._metrics.upstream_errors.labels(url, error.code).inc()
-                if not isinstance(error, RefusedError):
-                    self._strategy.failed(url, self._clock())
+                if not isinstance(error, RefusedError | LoopError):
+                    least_s = error.after_s if isinstance(error, ThrottledError) else 0.0
+                    self.strategy.failed(url, failure_of(error), self._clock(), least_s=least_s)
             else:
-                self._strategy.succeeded(url, self._clock())
+                self.strategy.answered(url, self._clock())
                 return answer
         raise worst or SourceError("there is no upstream to ask")
 
     def _engine_hint(self, fetch: Fetch) -> EngineHint:
         """What the upstream is told: the requester's hint, one hop on, and this daemon's id."""
         hint = fetch.hint if isinstance(fetch.hint, Hint) else Hint()
-        via = format_via(hint.via | {self._node_id})
-        return EngineHint(hint.name, hint.manifest, self._pull_of(hint), hint.hops + 1, via)
+        if fetch.upstream in self._siblings:  # which shall not count it as its own demand
+            via = self._passed_on(hint.via)[VIA_HEADER]
+            return EngineHint(hint.name, None, NO_PULL, HERE_ONLY, via, hint.priority, hint.order)
+        return EngineHint(
+            hint.name, hint.manifest, self._pull_of(hint), hint.hops + 1,
+            self._passed_on(hint.via)[VIA_HEADER], hint.priority, hint.order,
+        )  # fmt: skip
+
+    def _passed_on(self, via: frozenset[str]) -> dict[str, str]:
+        return {VIA_HEADER: format_via(via | {self._node_id})}
 
     def _pull_of(self, hint: Hint) -> bytes:
         """One number for all that is missed of a model together: one request, seen upstream."""

@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 
 from icnblocks.errors import UsageError
+from icnblocks_daemon.addresses import Address, parse_address
 from icnblocks_daemon.config import keys, load_config, taken_over
-from icnblocks_daemon.quantities import (
-    Address,
-    format_duration,
-    format_size,
-    parse_address,
-    parse_duration,
-    parse_size,
-)
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,6 +143,7 @@ def run(*args, **environ):
     "args",
     [
         (), ("--store", "/x", "--policy", "nope"), ("--store", "/x", "--strategy", "nope"),
+        ("--store", "/x", "--policy", "lru:alpha=1"),
         ("--nope",), ("nope",), ("--config", "/does/not/exist"), ("--store",),
         ("--store", "/x", "--listen", "192.0.2.1:1"),
     ],
@@ -190,29 +184,6 @@ def test_every_key_is_documented_in_operations():
     text = (ROOT / "docs" / "operations.md").read_text()
     for key in keys():
         assert f"`{key.name}`" in text, key.name
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("20GB", 20 * 10**9), ("20GiB", 20 << 30), ("20G", 20 << 30), ("1.5kB", 1500), ("7", 7)],
-)
-def test_sizes(text, size):
-    assert parse_size(text) == size
-
-
-def test_quantities_are_written_as_they_are_read():
-    for size in (1, 1000, 1024, 16 * 1024, 10**9, 1 << 30, 12345):
-        assert parse_size(format_size(size)) == size
-    for seconds in (0.25, 1.0, 90.0, 3600.0, 604800.0):
-        assert parse_duration(format_duration(seconds)) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1e9", "GB", "1 parsec", "1" * 40, "٣"])
-def test_what_is_no_quantity_is_refused(text):
-    with pytest.raises(ValueError):
-        parse_size(text)
-    with pytest.raises(ValueError):
-        parse_duration(text)
 
 
 def test_addresses():

@@ -5,7 +5,7 @@ import pytest
 from icnblocks.errors import UsageError
 from icnblocks.naming import Name
 from icnblocks_daemon.fib import Fib, parse_upstream
-from icnblocks_daemon.strategy import FailOver, make_strategy
+from icnblocks_daemon.strategies import FailOver, Failure, make_strategy
 
 
 def fib():
@@ -55,20 +55,20 @@ def test_what_is_no_upstream_is_refused_in_one_line(text):
 def test_fail_over_rests_longer_each_time_and_comes_back():
     strategy, route = FailOver(), ("a", "b")
     assert strategy.choose(route, (), 0.0) == "a"
-    strategy.failed("a", 0.0)
-    strategy.failed("a", 0.5)  # of the same incident
+    strategy.failed("a", Failure.BROKEN, 0.0)
+    strategy.failed("a", Failure.BROKEN, 0.5)  # of the same incident
     assert strategy.choose(route, (), 0.9) == "b"
     assert strategy.choose(route, (), 1.1) == "a"
-    strategy.failed("a", 1.1)
+    strategy.failed("a", Failure.BROKEN, 1.1)
     assert strategy.resting("a", 1.1) == pytest.approx(2.0)
-    strategy.succeeded("a", 1.2)
+    strategy.answered("a", 1.2)
     assert strategy.choose(route, (), 1.2) == "a"
 
 
 def test_when_all_rest_the_one_that_rests_shortest_is_asked():
     strategy = FailOver()
-    strategy.failed("a", 0.0)
-    strategy.failed("b", 0.5)
+    strategy.failed("a", Failure.BROKEN, 0.0)
+    strategy.failed("b", Failure.BROKEN, 0.5)
     assert strategy.choose(("a", "b"), (), 0.6) == "a"
     assert strategy.choose(("a", "b"), ("a",), 0.6) == "b"
     assert strategy.choose(("a", "b"), ("a", "b"), 0.6) is None

@@ -65,3 +65,15 @@ async def test_a_part_that_comes_again_holds_no_memory(world):
     assert [await uploads.take(body) for body in bodies] == [0, 1]
     assert await uploads.take(bodies[1]) == 0
     assert uploads.open_parts == 0
+
+
+async def test_what_is_told_of_many_blocks_is_what_is_here_also_in_place(world, tmp_path):
+    """In-place blocks are not looked for where there are none; once there are, they count."""
+    _, digest, holdings, _ = world
+    found = scan(tmp_path / "model", Kind.PACK)
+    (lies,) = found.manifest.lengths()
+    stored, absent = Digest.of(b"stored"), Digest.of(b"absent")
+    await holdings.put(stored, b"stored")
+    assert holdings.held([stored, absent, lies]) == b"\1\0\0"
+    holdings.places.add_directory(tmp_path / "model", digest, found.manifest, found.facts)
+    assert holdings.held([stored, absent, lies]) == b"\1\0\1"

@@ -1,11 +1,13 @@
 """Writing to a client: what the file does not hold is not made up, and the connection is closed."""
 
+import asyncio
 import os
 
 import pytest
 from aiohttp import ClientError, ClientSession, web
 from aiohttp.test_utils import TestServer
 
+from icnblocks.limits import KIB
 from icnblocks.store.lease import ExtentLease
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
 
@@ -44,3 +46,38 @@ async def test_a_block_longer_than_its_file_closes_the_connection(tmp_path, leng
                 await got.read()
     os.close(fd)
     assert cuts == ["changed"]
+
+
+class Taker:
+    """A request, its transport and its writer, of a reader that takes everything at once."""
+
+    transport = property(lambda self: self)
+
+    def get_extra_info(self, name):
+        return None
+
+    def is_closing(self):
+        return False
+
+    def write(self, data):
+        pass
+
+    async def drain(self):
+        pass
+
+
+async def test_others_have_their_turn_while_a_reader_takes_many_small_blocks_at_once():
+    """Catches: a bundle of 64 MiB that is written in one go, since nothing makes it wait."""
+    outlet, rounds = Outlet(Taker(), Taker(), chunked=True, floor=1000, grace_s=5), 0
+
+    async def other():
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    for _ in range(1024):
+        await outlet.gather(bytes(32 * KIB))
+    task.cancel()
+    assert rounds >= 7

@@ -1,4 +1,5 @@
-"""The pending Interest table: one fetch a block, no waiter lost, refusals where they belong."""
+"""The pending Interest table: one fetch a block or a hedged one, no waiter lost, refusals where
+they belong."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from icnblocks.naming import Digest
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.pit import Pit
-from icnblocks_daemon.strategy import FailOver
+from icnblocks_daemon.strategies import FailOver
 
 D = Digest.of(b"d")
 A, B = ("http://a",), ("http://b",)
@@ -24,6 +25,49 @@ def test_many_waiters_make_one_fetch_and_all_are_told():
     assert [pit.want(f"w{n}", D, 9, A, 0.0).fetch for n in range(1, 8)] == [None] * 7
     assert pit.arrived(fetch).ready == [f"w{n}" for n in range(8)]
     assert len(pit) == 0
+
+
+def test_a_crowd_is_not_gone_through_for_each_who_joins_it():
+    """256 devices that wanted one block cost 33,000 choices of an upstream, 42 ms a block."""
+
+    class Counting(FailOver):
+        choices = 0
+
+        def choose(self, *args):
+            self.choices += 1
+            return super().choose(*args)
+
+    strategy = Counting()
+    pit = Pit(strategy, negative_s=5.0)
+    for number in range(256):
+        pit.want(number, D, 9, A, 0.0)
+    assert pit.waiting() == 256
+    assert strategy.choices == 1
+
+
+def test_a_crowd_is_not_gone_through_for_each_look_at_what_is_late():
+    """64 blocks with 256 who wait for each took 11 ms, 20 times a second."""
+
+    class Watched(tuple):
+        __slots__ = ()
+        looks = 0
+
+        def __iter__(self):
+            Watched.looks += 1
+            return super().__iter__()
+
+    pit, route = make(), Watched(AB)
+    fetch = pit.want(0, D, 9, route, 0.0).fetch
+    for number in range(1, 256):
+        pit.want(number, D, 9, route, 0.0)
+    Watched.looks = 0
+    assert pit.others(fetch) == B
+    assert pit.candidates(fetch) == AB
+    assert Watched.looks <= 2
+    for number in range(255):
+        pit.leave(number, D)
+    assert pit.others(fetch) == B, "one still waits"
+    assert pit.leave(255, D).cancel == [fetch]
 
 
 def test_without_sharing_each_waiter_makes_its_own_fetch():
@@ -89,9 +133,9 @@ def test_the_last_waiter_that_leaves_cancels_the_fetch():
     pit = make()
     fetch = pit.want("x", D, 9, A, 0.0).fetch
     pit.want("y", D, 9, A, 0.0)
-    assert pit.leave("x", D).cancel is None
-    assert pit.leave("y", D).cancel == fetch
-    assert pit.leave("y", D).cancel is None
+    assert pit.leave("x", D).cancel == []
+    assert pit.leave("y", D).cancel == [fetch]
+    assert pit.leave("y", D).cancel == []
     assert len(pit) == 0
 
 
@@ -102,7 +146,7 @@ def test_a_fetch_too_late_to_cancel_serves_who_came_after_and_cancels_the_second
     late = pit.want("y", D, 9, A, 0.0).fetch
     assert late != early
     step = pit.arrived(early)
-    assert (step.ready, step.cancel) == (["y"], late)
+    assert (step.ready, step.cancel) == (["y"], [late])
 
 
 def test_no_route_is_refused_at_once():
@@ -120,11 +164,78 @@ def test_a_block_that_cannot_be_kept_is_refused_to_all_whatever_their_route():
     assert len(pit) == 0
 
 
+def test_a_hedge_is_asked_of_another_and_the_first_answer_cancels_the_other():
+    pit = make()
+    first = pit.want("x", D, 9, AB, 0.0).fetch
+    assert pit.others(first) == ("http://b",)
+    second = pit.hedge(first, "http://b")
+    assert (second.upstream, second.length) == ("http://b", 9)
+    assert second.serial != first.serial
+    assert pit.others(first) == pit.others(second) == (), "two at most are under way"
+    step = pit.arrived(second)
+    assert (step.ready, step.cancel) == (["x"], [first])
+    assert pit.arrived(first).ready == [], "told once"
+
+
+def test_a_hedge_that_is_refused_leaves_the_first_under_way_and_nobody_refused():
+    pit = make()
+    first = pit.want("x", D, 9, AB, 0.0).fetch
+    second = pit.hedge(first, "http://b")
+    step = pit.refused(second, Reason.NOT_FOUND, "no", 0.0)
+    assert (step.fetch, step.refused, step.cancel) == (None, [], [])
+    assert pit.others(first) == (), "the one that refused is not asked again"
+    last = pit.refused(first, Reason.UPSTREAM, "gone", 0.0)
+    assert [refusal.waiter for refusal in last.refused] == ["x"]
+
+
+def test_a_hedge_goes_on_when_the_first_is_refused_and_nobody_is_asked_a_third_time():
+    pit = make()
+    first = pit.want("x", D, 9, AB, 0.0).fetch
+    second = pit.hedge(first, "http://b")
+    step = pit.refused(first, Reason.CORRUPT, "bad", 0.0)
+    assert (step.fetch, step.refused) == (None, [])
+    assert pit.arrived(second).ready == ["x"]
+
+
+def test_the_last_waiter_that_leaves_cancels_a_hedge_too():
+    pit = make()
+    first = pit.want("x", D, 9, AB, 0.0).fetch
+    second = pit.hedge(first, "http://b")
+    assert pit.leave("x", D).cancel == [first, second]
+
+
+def test_a_block_that_cannot_be_kept_ends_the_hedge_too():
+    pit = make()
+    first = pit.want("x", D, 9, AB, 0.0).fetch
+    second = pit.hedge(first, "http://b")
+    assert pit.drop(first, Reason.NO_SPACE, "full").cancel == [second]
+
+
+def test_a_hedge_is_not_asked_under_a_route_of_someone_who_gave_another_length():
+    pit = make()
+    first = pit.want("x", D, 9, A, 0.0).fetch
+    pit.want("liar", D, 5, B, 0.0)
+    assert pit.others(first) == ()
+
+
+def test_what_was_not_asked_for_yet_goes_to_whom_those_who_still_wait_may_ask():
+    pit = make()
+    fetch = pit.want("x", D, 9, A, 0.0).fetch
+    assert pit.want("y", D, 9, B, 0.0).joined == fetch
+    pit.leave("x", D)
+    assert pit.candidates(fetch) == ("http://b",)
+    moved = pit.assign(fetch, "http://b")
+    assert (moved.upstream, moved.serial) == ("http://b", fetch.serial)
+    assert pit.refused(fetch, Reason.NOT_FOUND, "no", 0.0).refused == [], "it is that no more"
+    assert pit.arrived(moved).ready == ["y"]
+
+
 DIGESTS = [Digest.of(bytes([n])) for n in range(3)]
 
 
 class PitMachine(RuleBasedStateMachine):
-    """Whatever happens: a waiter is told exactly once, and nothing is fetched twice at a time."""
+    """Whatever happens: a waiter is told exactly once, and a block is fetched once at a time, or
+    twice if that was asked for, of different upstreams."""
 
     def __init__(self):
         super().__init__()
@@ -135,8 +246,8 @@ class PitMachine(RuleBasedStateMachine):
         self.count = 0
 
     def take(self, step):
-        if step.cancel is not None:
-            assert self.fetches.pop(step.cancel.serial) == step.cancel
+        for fetch in step.cancel:
+            assert self.fetches.pop(fetch.serial) == fetch
         for refusal in step.refused:
             self.waiting.remove((refusal.waiter, refusal.digest))
         if step.fetch is not None:
@@ -161,6 +272,25 @@ class PitMachine(RuleBasedStateMachine):
         self.take(self.pit.leave(waiter, digest))
 
     @precondition(lambda self: self.fetches)
+    @rule(data=st.data())
+    def hedge(self, data):
+        fetch = self.fetches[data.draw(st.sampled_from(sorted(self.fetches)))]
+        others = self.pit.others(fetch)
+        if others:
+            second = self.pit.hedge(fetch, others[-1])
+            assert second.upstream != fetch.upstream
+            self.fetches[second.serial] = second
+
+    @precondition(lambda self: self.fetches)
+    @rule(data=st.data())
+    def assign(self, data):
+        serial = data.draw(st.sampled_from(sorted(self.fetches)))
+        fetch = self.fetches[serial]
+        if sum(one.digest == fetch.digest for one in self.fetches.values()) == 1:
+            upstream = data.draw(st.sampled_from(self.pit.candidates(fetch)))
+            self.fetches[serial] = self.pit.assign(fetch, upstream)
+
+    @precondition(lambda self: self.fetches)
     @rule(
         data=st.data(),
         reason=st.sampled_from([None, Reason.NOT_FOUND, Reason.UPSTREAM, Reason.NO_SPACE]),
@@ -183,12 +313,26 @@ class PitMachine(RuleBasedStateMachine):
 
     @invariant()
     def everyone_waits_for_something_under_way(self):
-        assert {digest for _, digest in self.waiting} == {
-            fetch.digest for fetch in self.fetches.values()
-        }
-        assert len(self.pit) == len(self.fetches)
+        under_way = [fetch.digest for fetch in self.fetches.values()]
+        assert {digest for _, digest in self.waiting} == set(under_way)
+        assert len(self.pit) == len(set(under_way))
+        assert all(under_way.count(digest) <= 2 for digest in under_way)
         assert self.pit.waiting() == len(self.waiting)
 
 
 TestPitMachine = PitMachine.TestCase
 TestPitMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_refusal_under_one_name_does_not_fail_who_asks_under_another():
+    """An upstream that routes by name may lack a block for one name and find it for another."""
+    pit = make()
+    first = pit.want("x", D, 9, A, 0.0, hint="hint x", scope="acme/x").fetch
+    pit.want("y", D, 9, A, 0.0, hint="hint y", scope="zoo/y")
+    step = pit.refused(first, Reason.NOT_FOUND, "no", 0.0)
+    assert [refusal.waiter for refusal in step.refused] == ["x"]
+    assert (step.fetch.upstream, step.fetch.hint) == ("http://a", "hint y")
+    assert pit.arrived(step.fetch).ready == ["y"]
+    # It is remembered for the name alone, too.
+    assert pit.want("z", D, 9, A, 0.1, scope="acme/x").fetch is None
+    assert pit.want("z", D, 9, A, 0.1, scope="zoo/y").fetch is not None

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from icnblocks.client.source import RecordAnswer
-from icnblocks.errors import SourceError
+from icnblocks.errors import SourceError, StorageError
 from icnblocks.manifest.record import fingerprint, public_bytes
 from icnblocks.store.catalog import Catalog
 from icnblocks.testing.exchange import make_model
@@ -24,7 +24,10 @@ class Origin:
         self.raw, self.asked, self.age_s, self.stale = raw, 0, 0.0, False
         self.gate = None
 
-    async def record(self, route, name):
+    def refuse_loop(self, via, what):
+        assert not via
+
+    async def record(self, route, name, via):
         self.asked += 1
         if self.gate is not None:
             await self.gate.wait()
@@ -169,3 +172,22 @@ async def test_a_rotation_does_not_spoil_the_publishers_other_records(world):
     served = await world.get()
     assert (served.stale, world.origin.asked) == (False, 2)
     assert world.catalog.publisher_key(MODEL.name.publisher) == "0" * 64
+
+
+async def test_one_that_the_disk_does_not_take_makes_the_old_one_no_fresher(world, monkeypatch):
+    """The old one was served as confirmed just now: whoever came next got what was replaced."""
+    old = world.origin.raw
+    await world.get()
+    world.now += 61
+    world.origin.raw = MODEL.record(seq=2, time=1_800_000_000)
+
+    def refuse(*_):
+        raise StorageError("disk full")
+
+    monkeypatch.setattr(world.catalog, "put_record", refuse)
+    for _ in range(2):
+        served = await world.get()
+        assert (served.raw, served.stale) == (world.origin.raw, False)
+    world.origin.raw = None
+    served = await world.get()
+    assert (served.raw, served.age_s, served.stale) == (old, 61, True)

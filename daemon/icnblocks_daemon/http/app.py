@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from icnblocks.errors import IcnError, StorageError, VersionError
+from icnblocks.errors import BusyError, IcnError, StorageError, VersionError
 from icnblocks_daemon.access import Quota
 from icnblocks_daemon.http.admin import Admin
 from icnblocks_daemon.http.blocks import Blocks
 from icnblocks_daemon.http.bundles import Bundles
+from icnblocks_daemon.http.connections import Connections
+from icnblocks_daemon.http.have import Have
 from icnblocks_daemon.http.names import Names
+from icnblocks_daemon.http.neighbours import NeighbourFace
+from icnblocks_daemon.http.prefetches import Prefetches
 from icnblocks_daemon.http.problems import (
     BusyServerError,
     http_problem,
@@ -38,9 +42,9 @@ _UNCOUNTED: Final = frozenset({"/healthz", "/metrics", "/v1/status"})
 """Answered however busy the daemon is: somebody wants to know why."""
 
 
-def make_app(node: Node) -> web.Application:
-    """The HTTP face of a node."""
-    manners = _Manners(node)
+def make_app(node: Node, connections: Connections | None = None) -> web.Application:
+    """The HTTP face of a node; `connections` is told which of them are at work."""
+    manners = _Manners(node, connections or Connections(node.config.max_connections, node.clock))
 
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -49,7 +53,8 @@ def make_app(node: Node) -> web.Application:
     app = web.Application(middlewares=[handle])
     app.on_response_prepare.append(manners.mark)
     writes = Writes(node)
-    for face in (Blocks(node), Bundles(node), Names(node), writes, Admin(node)):
+    reads = (Blocks(node), Bundles(node), Names(node), Have(node), Admin(node))
+    for face in (*reads, NeighbourFace(node), writes, Prefetches(node)):
         app.add_routes(face.routes())
 
     async def clean(_: web.Application) -> None:
@@ -62,8 +67,9 @@ def make_app(node: Node) -> web.Application:
 class _Manners:
     """What holds for every request."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, connections: Connections) -> None:
         self._node = node
+        self._connections = connections
         self._quota = Quota(node.config.max_requests, node.config.max_client_requests)
 
     async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -77,7 +83,8 @@ class _Manners:
         began = time.monotonic()
         resource = request.match_info.route.resource
         endpoint = resource.canonical if resource is not None else "none"
-        response = await self._limited(request, handler, endpoint)
+        with self._connections.at_work(request.transport):
+            response = await self._limited(request, handler, endpoint)
         metrics = self._node.metrics
         metrics.requests.labels(f"{request.method} {endpoint}", response.status).inc()
         metrics.request_seconds.labels(endpoint).observe(time.monotonic() - began)
@@ -106,7 +113,8 @@ class _Manners:
             _check_version(request)
             return await handler(request)
         except IcnError as error:
-            return _closing(request, problem(error))
+            later = _RETRY_AFTER if isinstance(error, BusyError) else None
+            return _closing(request, problem(error, later))
         except web.HTTPException as error:
             return _closing(request, http_problem(error))
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from icnblocks.errors import (
     CorruptError,
     FormatError,
     IcnError,
+    LoopError,
     NotFoundError,
     RefusedError,
     SourceError,
@@ -25,9 +26,8 @@ from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Send
 from icnblocks_daemon.forwarder import Hint
-from icnblocks_daemon.http.names import hint_of
+from icnblocks_daemon.http.names import hint_of, via_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
-from icnblocks_daemon.via import VIA_HEADER, parse_via
 
 if TYPE_CHECKING:
     from icnblocks.store.base import Lease
@@ -44,6 +44,7 @@ _ERRORS: Final[dict[Reason, type[IcnError]]] = {
     Reason.UPSTREAM: SourceError,
     Reason.REFUSED: RefusedError,
     Reason.LENGTH: FormatError,
+    Reason.LOOP: LoopError,
 }
 
 
@@ -78,8 +79,8 @@ class Blocks:
             raise FormatError("length is not a number")
         if not 1 <= int(length) <= MAX_BLOCK_BYTES:
             raise FormatError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes")
-        via = parse_via(request.headers.get(VIA_HEADER, ""))
-        hint = Hint(hint_of(request), None, 0, via)
+        via = via_of(request)
+        hint = Hint(hint_of(request), None, len(via), via)
         return await self._pulled(Want(digest, int(length)), hint)
 
     async def _pulled(self, want: Want, hint: Hint) -> Lease:
@@ -125,8 +126,17 @@ class Blocks:
                 floor=node.config.send_floor,
                 grace_s=node.config.send_grace,
             )
-            await outlet.send(b"", lease, start, end - start)
-            await outlet.finish()
+            client, sending = request.remote or "?", node.sending
+            turn = sending.begin(client)
+            if turn is None or sending.has_many(client):
+                outlet.hold_little()
+            if turn is None:
+                turn = await sending.wait(client, _nothing, node.config.alive_interval)
+            try:
+                await outlet.send(b"", lease, start, end - start)
+                await outlet.finish()
+            finally:
+                sending.end(client, turn)
         except CutOffError as cut:
             node.metrics.cut_off.labels(cut.cause).inc()
             _LOG.warning("a block was cut off: %s", cut, extra={"peer": request.remote})
@@ -134,6 +144,10 @@ class Blocks:
             node.metrics.sent_bytes.inc(end - start)
             node.metrics.sent_blocks.inc()
         return response
+
+
+async def _nothing() -> None:
+    """A block has no frames that could say that we live."""
 
 
 def _headers(digest: Digest) -> dict[str, str]:

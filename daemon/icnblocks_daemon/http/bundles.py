@@ -9,18 +9,45 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, web
 
 from icnblocks.limits import MAX_BUNDLE_BYTES
-from icnblocks.wire.bundle import decode_request
+from icnblocks.wire.bundle import HERE_ONLY, decode_request
 from icnblocks.wire.frames import ALIVE, MEDIA_TYPE, PREAMBLE, data_header, end_frame, nack_frame
 from icnblocks_daemon.answer import Answer, Send
 from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.names import via_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
-from icnblocks_daemon.via import VIA_HEADER, parse_via
 
 if TYPE_CHECKING:
+    from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.node import Node
 
 _LOG = logging.getLogger(__name__)
+
+
+class _Tally:
+    """What was sent, until the metrics are told: a counter costs as much as a small block."""
+
+    __slots__ = ("_blocks", "_bytes", "_hit_bytes", "_hits", "_metrics")
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._blocks = self._bytes = self._hits = self._hit_bytes = 0
+
+    def add(self, sent: Send) -> None:
+        length = sent.lease.length
+        self._blocks += 1
+        self._bytes += length
+        if not sent.waited:
+            self._hits += 1
+            self._hit_bytes += length
+
+    def tell(self) -> None:
+        metrics = self._metrics
+        metrics.sent_blocks.inc(self._blocks)
+        metrics.sent_bytes.inc(self._bytes)
+        metrics.hits.inc(self._hits)
+        metrics.hit_bytes.inc(self._hit_bytes)
+        self._blocks = self._bytes = self._hits = self._hit_bytes = 0
 
 
 class Bundles:
@@ -39,8 +66,11 @@ class Bundles:
         asked = decode_request(await read_body(request, MAX_BUNDLE_BYTES))
         if asked.manifest is not None:
             node.holdings.requested(asked.manifest, asked.pull)
-        via = parse_via(request.headers.get(VIA_HEADER, ""))
-        hint = Hint(asked.name, asked.manifest, asked.hops, via)
+            if asked.hops != HERE_ONLY and node.config.sibling:
+                await node.siblings.look(asked.manifest)
+        hint = Hint(
+            asked.name, asked.manifest, asked.hops, via_of(request), asked.priority, asked.order
+        )
         chunked = request.version >= HttpVersion11
         response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
         response.content_type = MEDIA_TYPE
@@ -49,6 +79,7 @@ class Bundles:
         else:
             response.force_close()  # the end of the connection is the end of the body
         window = node.config.bundle_window
+        tally = _Tally(node.metrics)
         answer = Answer(asked.wants, hint, node.holdings, node.forwarder, window)
         try:
             writer = await response.prepare(request)
@@ -61,25 +92,30 @@ class Bundles:
                 floor=node.config.send_floor,
                 grace_s=node.config.send_grace,
             )
-            await self._run(answer, outlet, len(asked.wants))
+            await self._run(answer, outlet, len(asked.wants), tally, request.remote or "?")
         except CutOffError as cut:
             node.metrics.cut_off.labels(cut.cause).inc()
             _LOG.warning("a bundle was cut off: %s", cut, extra={"peer": request.remote})
         finally:
+            tally.tell()
             answer.close()
         return response
 
-    async def _run(self, answer: Answer, outlet: Outlet, wants: int) -> None:
+    async def _run(
+        self, answer: Answer, outlet: Outlet, wants: int, tally: _Tally, client: str
+    ) -> None:
         await outlet.gather(PREAMBLE)
         answered = 0
         while answered < wants:
             step = answer.next()
             if step is None:
+                tally.tell()
                 await outlet.flush()
                 await self._wait(answer, outlet)
                 continue
             if isinstance(step, Send):
-                await self._send(step, outlet)
+                await self._send(step, outlet, client)
+                tally.add(step)
             else:
                 self._node.metrics.nacks.labels(step.reason.name.lower()).inc()
                 await outlet.gather(nack_frame(step.index, step.reason, step.text))
@@ -87,17 +123,29 @@ class Bundles:
         await outlet.gather(end_frame(answered))
         await outlet.finish()
 
-    async def _send(self, step: Send, outlet: Outlet) -> None:
-        metrics, lease = self._node.metrics, step.lease
-        length = lease.length
-        with lease:
-            await outlet.send(data_header(step.index, length), lease)
+    async def _send(self, step: Send, outlet: Outlet, client: str) -> None:
+        sending = self._node.sending
+        with step.lease as lease:
+            turn = sending.begin(client)
+            if turn is None or sending.has_many(client):
+                outlet.hold_little()
+            if turn is None:
+                turn = await self._turn(outlet, client)
+            try:
+                await outlet.send(data_header(step.index, lease.length), lease)
+            finally:
+                sending.end(client, turn)
         self._node.forwarder.room_freed()
-        metrics.sent_bytes.inc(length)
-        metrics.sent_blocks.inc()
-        if not step.waited:
-            metrics.hits.inc()
-            metrics.hit_bytes.inc(length)
+
+    async def _turn(self, outlet: Outlet, client: str) -> int:
+        """Wait for the client's turn, and say meanwhile that we live."""
+
+        async def alive() -> None:
+            await outlet.gather(ALIVE)
+            await outlet.flush()
+
+        await outlet.flush()
+        return await self._node.sending.wait(client, alive, self._node.config.alive_interval)
 
     async def _wait(self, answer: Answer, outlet: Outlet) -> None:
         """Until there is something to send; say that we live while there is not."""

@@ -11,7 +11,7 @@ from icnblocks.limits import MISSING_BATCH
 from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
 from icnblocks_daemon.http.body import read_body
-from icnblocks_daemon.via import NAME_HEADER
+from icnblocks_daemon.via import NAME_HEADER, VIA_HEADER, parse_via
 
 if TYPE_CHECKING:
     from icnblocks_daemon.node import Node
@@ -36,7 +36,7 @@ class Names:
 
     async def record(self, request: web.Request) -> web.StreamResponse:
         """The signed record of a name, with its age and whether it is stale."""
-        served = await self._node.records.get(name_of(request))
+        served = await self._node.records.get(name_of(request), via_of(request))
         headers = {"ICN-Age": str(round(served.age_s)), "Cache-Control": "no-cache"}
         if served.stale:
             headers["ICN-Stale"] = "1"
@@ -45,7 +45,7 @@ class Names:
     async def manifest(self, request: web.Request) -> web.StreamResponse:
         """A manifest; the header ICN-Name says under which name to look upstream."""
         digest = Digest.parse(request.match_info["digest"])
-        data = await self._node.manifests.get(digest, hint_of(request))
+        data = await self._node.manifests.get(digest, hint_of(request), via_of(request))
         headers = {
             "ETag": f'"{digest}"',
             "Cache-Control": "public, max-age=31536000, immutable",
@@ -68,6 +68,11 @@ def hint_of(request: web.Request) -> Name | None:
     """
     text = request.headers.get(NAME_HEADER, "")
     return Name.parse(text) if text else None
+
+
+def via_of(request: web.Request) -> frozenset[str]:
+    """The ids of the daemons that a request came through."""
+    return parse_via(request.headers.get(VIA_HEADER, ""))
 
 
 def name_of(request: web.Request) -> Name:

@@ -9,11 +9,13 @@ was cut short meanwhile, the connection is closed, since the bytes cannot be cal
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from typing import IO, TYPE_CHECKING, Final, cast
 
 from icnblocks.errors import IcnError
-from icnblocks.limits import KIB
+from icnblocks.limits import KIB, MIB
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 SMALL_BYTES: Final = 64 * KIB
 """Blocks up to here are read and gathered; larger ones go by sendfile."""
 _PIECE: Final = 256 * KIB
+_TURN: Final = 4 * MIB
+"""What one reader is sent, if it takes it at once, before others have their turn."""
+_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+_HELD: Final = 128 * KIB
 
 
 class CutOffError(Exception):
@@ -49,6 +55,18 @@ class _File:
         return self._fd
 
 
+async def _writable(fd: int) -> None:
+    """Wait until a connection takes bytes again. Its transport has one watch of its own."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    watched = os.dup(fd)
+    try:
+        loop.add_writer(watched, ready.set)
+        await ready.wait()
+    finally:
+        loop.remove_writer(watched)
+        os.close(watched)
+
+
 class Outlet:
     """The body of one answer on its way to the client.
 
@@ -63,8 +81,8 @@ class Outlet:
     """
 
     __slots__ = (
-        "_chunked", "_floor", "_gathered", "_grace_s", "_sendfile", "_tail", "_transport",
-        "_writer", "sent_bytes",
+        "_chunked", "_floor", "_gathered", "_grace_s", "_holds_little", "_in_turn", "_sendfile",
+        "_socket", "_tail", "_transport", "_writer", "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -85,10 +103,20 @@ class Outlet:
         self._floor = floor
         self._grace_s = grace_s
         self._sendfile = transport.get_extra_info("ssl_object") is None
+        self._socket: socket.socket = transport.get_extra_info("socket")
         self._gathered = bytearray()
+        self._holds_little = False
+        self._in_turn = 0
         self._tail = b""  # what closes the chunk before: written with the next one
         self.sent_bytes = 0
         """Bytes handed to the connection so far, block payload and frames."""
+
+    def hold_little(self) -> None:
+        """Keep no more than a little in the kernel that has not left yet."""
+        if not self._holds_little:
+            self._holds_little = True
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _HELD)
 
     async def gather(self, data: bytes) -> None:
         """Add a few bytes; they are written when enough came together, or by `flush`."""
@@ -140,18 +168,8 @@ class Outlet:
         first = bytes(self._gathered) + head
         self._gathered.clear()
         first = self._framed(len(first) + length) + first
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._allowed(len(first) + length)):
-                self._check_open()
-                self._transport.write(first)
-                sent = await loop.sendfile(
-                    self._transport,
-                    cast("IO[bytes]", _File(lease.fd)),
-                    lease.offset + start,
-                    length,
-                    fallback=False,
-                )
+            sent = await self._straight(first, lease.fd, lease.offset + start, length)
         except TimeoutError:
             raise self._cut("stalled", f"a reader took less than {self._floor} B/s") from None
         except RuntimeError as error:  # asyncio: the transport is closing, or sendfile failed
@@ -160,6 +178,50 @@ class Outlet:
         if sent < length:
             raise self._cut("changed", f"a block's file was cut short: {sent} of {length} bytes")
         lease.check()
+
+    async def _straight(self, first: bytes, fd: int, offset: int, length: int) -> int:
+        """Send `first` and then from a file, past the transport; the bytes of the file sent.
+
+        `loop.sendfile` would do, and does where the transport holds bytes back; it costs more
+        for each block.
+        """
+        self._check_open()
+        transport, loop = self._transport, asyncio.get_running_loop()
+        until = loop.time() + self._allowed(len(first) + length)
+        self._cork(1)  # one packet with what follows: the reader is woken once
+        transport.write(first)
+        if transport.get_write_buffer_size():
+            self._cork(0)
+            file = cast("IO[bytes]", _File(fd))
+            async with asyncio.timeout_at(until):
+                return await loop.sendfile(transport, file, offset, length, fallback=False)
+        sent = 0
+        while sent < length:
+            try:
+                count = os.sendfile(self._socket.fileno(), fd, offset + sent, length - sent)
+            except BlockingIOError:
+                self._cork(0)
+                async with asyncio.timeout_at(until):
+                    await _writable(self._socket.fileno())
+                self._check_open()
+                self._in_turn = 0
+                continue
+            sent += count
+            if not count:
+                break
+        self._cork(0)
+        await self._had(sent)
+        return sent
+
+    async def _had(self, sent: int) -> None:
+        """Let others have their turn after a while: a reader that takes all is never waited for."""
+        self._in_turn += sent
+        if self._in_turn >= _TURN:
+            self._in_turn = 0
+            await asyncio.sleep(0)
+
+    def _cork(self, on: int) -> None:
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     async def _send_copied(self, head: bytes, lease: Lease, start: int, length: int) -> None:
         await self.flush()
@@ -193,6 +255,7 @@ class Outlet:
         except ConnectionError as error:
             raise self._cut("gone", f"the client left: {error}") from None
         self.sent_bytes += len(data)
+        await self._had(len(data))
 
     def _check_open(self) -> None:
         if self._transport.is_closing():

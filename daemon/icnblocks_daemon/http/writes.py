@@ -6,10 +6,9 @@ import asyncio
 import logging
 import re
 import tempfile
-import time
 from typing import IO, TYPE_CHECKING, Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from icnblocks.errors import BusyError, ConflictError, FormatError, RefusedError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_REQUEST_BYTES
@@ -17,9 +16,9 @@ from icnblocks.naming import Digest
 from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.http.names import MANIFEST_PATH, RECORD_PATH, name_of
 from icnblocks_daemon.http.problems import TooLargeError
+from icnblocks_daemon.http.writer import writer_of
 
 if TYPE_CHECKING:
-    from icnblocks_daemon.access import Writer
     from icnblocks_daemon.node import Node
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Writes:
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
         """Parts of blocks; those that became whole are on disk when this answers."""
-        self._writer(request)
+        writer_of(self._node, request)
         self._check_origin()
         async with self._node.uploads.turn:
             body = await read_body(request, MAX_REQUEST_BYTES)
@@ -68,7 +67,7 @@ class Writes:
 
     async def put_manifest(self, request: web.Request) -> web.StreamResponse:
         """A manifest, whole or by Content-Range in order."""
-        self._writer(request)
+        writer_of(self._node, request)
         self._check_origin()
         digest = Digest.parse(request.match_info["digest"])
         async with self._node.uploads.turn:
@@ -83,7 +82,7 @@ class Writes:
     async def put_record(self, request: web.Request) -> web.StreamResponse:
         """A record; everything that it leads to must be here already."""
         name = name_of(request)
-        writer = self._writer(request)
+        writer = writer_of(self._node, request)
         writer.check(name)
         if self._node.fib.route(name):
             raise RefusedError(
@@ -101,13 +100,6 @@ class Writes:
             "published %s", name, extra={"manifest": said, "seq": record.seq, "by": writer.who}
         )
         return web.json_response({"seq": record.seq}, status=201)
-
-    def _writer(self, request: web.Request) -> Writer:
-        peer = request.transport.get_extra_info("peername") if request.transport else None
-        address = peer[0] if isinstance(peer, tuple) else None
-        if request.version < HttpVersion11:
-            address = None  # nginx before 1.29.7, which says nothing else of itself by default
-        return self._node.access.writer(address, request.headers, request.host, time.time())
 
     def _check_origin(self) -> None:
         if self._node.fib.has_default:

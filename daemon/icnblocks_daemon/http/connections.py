@@ -1,0 +1,101 @@
+"""Open connections, kept within a bound: when there are too many, the longest idle ones leave.
+
+A connection takes a file descriptor and some memory whether anything is asked on it or not. One
+with a request in work is never closed from here; requests have limits of their own. This module
+must not answer anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from asyncio import BaseTransport
+    from collections.abc import Callable, Iterator, Sequence
+
+    from aiohttp.web import RequestHandler
+    from aiohttp.web_server import Server
+
+_LOG = logging.getLogger(__name__)
+_BUSY: Final = float("inf")
+_NEVER: Final = float("-inf")
+_SPARE_FILES: Final = 256
+"""Descriptors that are left for the store and for upstreams."""
+_AT_ONCE: Final = 16
+"""When there are too many, this part of them leaves together: looking for them takes time."""
+
+
+class Connections:
+    """Which connections are busy, and since when the others are not.
+
+    Args:
+        most: how many may be open.
+        clock: seconds that never go backward.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        self._most = most
+        self._clock = clock
+        self._used: WeakKeyDictionary[BaseTransport, float] = WeakKeyDictionary()
+        self.closed = 0
+        """How many were closed to make room."""
+
+    @contextmanager
+    def at_work(self, transport: BaseTransport | None) -> Iterator[None]:
+        """A request came on it, and is answered when this ends."""
+        if transport is not None:
+            self._used[transport] = _BUSY
+        try:
+            yield
+        finally:
+            if transport is not None:
+                self._used[transport] = self._clock()
+
+    def make_room(self, connections: Sequence[RequestHandler]) -> None:
+        """One more is about to be opened beside these, which are in the order of their opening.
+
+        Those on which nothing was asked yet leave before those that were of use.
+        """
+        if len(connections) < self._most:
+            return
+        used: list[tuple[float, int, RequestHandler]] = []
+        for number, each in enumerate(connections):
+            when = self._used.get(each.transport, _NEVER) if each.transport is not None else _BUSY
+            if when != _BUSY:
+                used.append((when, number, each))
+        too_many = len(connections) - self._most + max(1, self._most // _AT_ONCE)
+        for _, _, each in sorted(used)[:too_many]:
+            each.force_close()
+            self.closed += 1
+
+    def guarded(self, server: Server) -> Callable[[], RequestHandler]:
+        """What makes a connection of `server`, and room for it."""
+
+        def make() -> RequestHandler:
+            self.make_room(server.connections)
+            return server()
+
+        return make
+
+
+def most_connections(wanted: int) -> int:
+    """As many connections as are wanted, as far as this process may open files.
+
+    Raises the process's limit to what the system allows it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        want = wanted + _SPARE_FILES if hard == resource.RLIM_INFINITY else hard
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, want), hard))
+        except (OSError, ValueError) as error:
+            _LOG.info("the limit of open files stays at %d: %s", soft, error)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = max(soft - _SPARE_FILES, soft // 2)
+    if allowed < wanted:
+        _LOG.warning("at most %d connections: the limit of open files is %d", allowed, soft)
+    return min(wanted, allowed)

@@ -1,0 +1,226 @@
+"""Which devices serve what, and which blocks each of them had best be sent from here. Pure.
+
+Devices announce themselves for a model and are forgotten unless they do so again. `Deals` sees to
+it that devices which get a model at the same time ask this daemon for different blocks of it. Both
+are bounded, whoever asks. Time is an argument. This module must not know HTTP.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from icnblocks.naming import Digest
+
+TTL_S: Final = 60.0
+"""An announcement holds for so long."""
+LISTED: Final = 8
+"""Neighbours that are told at a time: few enough to talk to all of them."""
+MOST: Final = 20_000
+MOST_EACH: Final = 256
+"""Announcements of one address: several devices may stand behind it, or many models be there."""
+DEAL_BLOCKS: Final = 2_000_000
+"""Blocks of all models that are dealt at a time: 4 bytes each."""
+DEAL_MODEL_BLOCKS: Final = 250_000
+"""Larger models are not dealt: for who lacks its last blocks, all of them would be looked at."""
+_LEAST_BLOCKS: Final = 1000  # a model counts as so many at least
+
+
+class Neighbour(NamedTuple):
+    """Where a device serves: the address as this daemon sees it, and a port."""
+
+    address: str
+    port: int
+
+
+class Neighbours:
+    """Who announced what.
+
+    Args:
+        random: picks who is told.
+        ttl_s: how long an announcement holds.
+        most: announcements in all.
+        most_each: announcements of one address.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        *,
+        ttl_s: float = TTL_S,
+        most: int = MOST,
+        most_each: int = MOST_EACH,
+    ) -> None:
+        self.ttl_s = ttl_s
+        self._random = random
+        self._most = most
+        self._most_each = most_each
+        self._until: dict[tuple[Digest, Neighbour], float] = {}  # the next to be forgotten first
+        self._models: dict[Digest, dict[Neighbour, None]] = {}
+        self._each: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """How many announcements hold, as far as anybody looked."""
+        return len(self._until)
+
+    def announce(self, manifest: Digest, who: Neighbour, now: float) -> bool:
+        """A device serves a model from now on, for `ttl_s`; False if there are too many."""
+        self._forget(now)
+        key = (manifest, who)
+        if key in self._until:
+            del self._until[key]
+        elif len(self._until) >= self._most or self._each.get(who.address, 0) >= self._most_each:
+            return False
+        else:
+            self._models.setdefault(manifest, {})[who] = None
+            self._each[who.address] = self._each.get(who.address, 0) + 1
+        self._until[key] = now + self.ttl_s
+        return True
+
+    def leave(self, manifest: Digest, who: Neighbour) -> None:
+        """It does not serve it any more. No error if it did not."""
+        if self._until.pop((manifest, who), None) is not None:
+            self._remove(manifest, who)
+
+    def some(
+        self, manifest: Digest, now: float, but: Neighbour | None = None, most: int = LISTED
+    ) -> list[Neighbour]:
+        """Some who serve a model, at random, without `but`, who asks.
+
+        Devices at a loopback address are told to others there only: elsewhere it means another.
+        """
+        self._forget(now)
+        here = but is None or _is_here(but)
+        others = [
+            who
+            for who in self._models.get(manifest, ())
+            if who != but and (here or not _is_here(who))
+        ]
+        return others if len(others) <= most else self._random.sample(others, most)
+
+    def _forget(self, now: float) -> None:
+        while self._until:
+            (manifest, who), until = next(iter(self._until.items()))
+            if until > now:
+                return
+            del self._until[manifest, who]
+            self._remove(manifest, who)
+
+    def _remove(self, manifest: Digest, who: Neighbour) -> None:
+        model = self._models[manifest]
+        del model[who]
+        if not model:
+            del self._models[manifest]
+        self._each[who.address] -= 1
+        if not self._each[who.address]:
+            del self._each[who.address]
+
+
+def _is_here(who: Neighbour) -> bool:
+    return who.address.startswith("127.") or who.address == "::1"
+
+
+class _Round:
+    """The blocks of one model: those before `dealt` were dealt in this round."""
+
+    __slots__ = ("count", "dealt", "order", "room")
+
+    def __init__(self, count: int, *, dealt: bool) -> None:
+        self.count = count
+        self.order = array("I", range(count if dealt else 0))
+        self.room = max(len(self.order), _LEAST_BLOCKS)
+        self.dealt = 0
+
+
+class Deals:
+    """Deals blocks of models: each once before any is dealt again.
+
+    Args:
+        random: picks.
+        most_blocks: of all models together; those longest not asked for are forgotten, and begin
+            anew.
+        most_each: of one model; a larger one is not dealt.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        *,
+        most_blocks: int = DEAL_BLOCKS,
+        most_each: int = DEAL_MODEL_BLOCKS,
+    ) -> None:
+        self._random = random
+        self._most = most_blocks
+        self._most_each = min(most_each, most_blocks)
+        self._rounds: OrderedDict[Digest, _Round] = OrderedDict()
+        self._room = 0
+
+    def count(self, manifest: Digest) -> int | None:
+        """How many blocks a model has, if it is known here."""
+        found = self._rounds.get(manifest)
+        return None if found is None else found.count
+
+    def deals(self, count: int) -> bool:
+        """Whether a model of so many blocks is dealt."""
+        return count <= self._most_each
+
+    def learn(self, manifest: Digest, count: int) -> None:
+        """A model has so many distinct blocks; one that is too large is not dealt."""
+        if manifest in self._rounds:
+            return
+        model = _Round(count, dealt=self.deals(count))
+        while self._rounds and self._room + model.room > self._most:
+            _, oldest = self._rounds.popitem(last=False)
+            self._room -= oldest.room
+        self._rounds[manifest] = model
+        self._room += model.room
+
+    def deal(self, manifest: Digest, had: bytes, most: int) -> list[int]:
+        """Indexes of blocks that a device should ask for here.
+
+        Args:
+            manifest: a model that was learnt, else nothing is dealt.
+            had: a byte for each of its blocks, 1 for those not to deal.
+            most: how many at most.
+
+        Returns:
+            Those that were dealt to nobody in this round, at random; if the device needs none of
+            them, some of the others. Ascending.
+        """
+        model = self._rounds.get(manifest)
+        if model is None or len(had) != len(model.order) or not had:
+            return []
+        self._rounds.move_to_end(manifest)
+        if model.dealt == len(model.order):
+            model.dealt = 0
+        places = self._lacking(model, model.dealt, len(model.order), had, most)
+        if not places:
+            again = self._lacking(model, 0, model.dealt, had, most)
+            return sorted(model.order[place] for place in again)
+        found = sorted(model.order[place] for place in places)
+        for place in sorted(places):
+            order, at = model.order, model.dealt
+            order[at], order[place] = order[place], order[at]
+            model.dealt += 1
+        return found
+
+    def _lacking(
+        self, model: _Round, first: int, end: int, had: Sequence[int], most: int
+    ) -> list[int]:
+        """Places from `first` to `end` of blocks that are lacking, from a random one on."""
+        if first == end:
+            return []
+        begin = self._random.randrange(first, end)
+        found: list[int] = []
+        for place in chain(range(begin, end), range(first, begin)):
+            if not had[model.order[place]]:
+                found.append(place)
+                if len(found) == most:
+                    break
+        return found

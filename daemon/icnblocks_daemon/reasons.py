@@ -1,0 +1,45 @@
+"""What an upstream's failure means: to those who wait, and for the upstream. Pure tables."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from icnblocks.errors import (
+    BusyError,
+    ChangedError,
+    CorruptError,
+    IcnError,
+    LoopError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+)
+from icnblocks.wire.frames import Reason
+from icnblocks_daemon.strategies import Failure
+
+_REASONS: Final[tuple[tuple[type[IcnError], Reason], ...]] = (
+    (NotFoundError, Reason.NOT_FOUND),
+    (CorruptError, Reason.CORRUPT),
+    (ChangedError, Reason.CHANGED),
+    (StorageError, Reason.NO_SPACE),
+    (BusyError, Reason.BUSY),
+    (LoopError, Reason.LOOP),
+    (RefusedError, Reason.REFUSED),
+)
+FAILURES: Final = {Reason.UPSTREAM: Failure.BROKEN, Reason.CORRUPT: Failure.CORRUPT}
+"""Reasons that are failures of the upstream; any other is a proper refusal."""
+
+
+def failure_of(error: IcnError) -> Failure:
+    """What it is that an upstream did wrong; for those errors that are its failures."""
+    if isinstance(error, CorruptError):
+        return Failure.CORRUPT
+    return Failure.BUSY if isinstance(error, BusyError) else Failure.BROKEN
+
+
+def reason_of(error: IcnError) -> Reason:
+    """How an upstream's failure is told to those who wait."""
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return Reason.UPSTREAM

@@ -1,0 +1,113 @@
+"""Asking upstreams for records and manifests: what a failure means, and what is kept."""
+
+import asyncio
+import threading
+
+import pytest
+
+from icnblocks.client.answers import ThrottledError
+from icnblocks.errors import CorruptError, IcnError, SourceError, StorageError
+from icnblocks.testing.exchange import make_model
+from icnblocks_daemon.config import Config
+from icnblocks_daemon.fib import Fib
+from icnblocks_daemon.manifests import Manifests
+from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.strategies import Failure, make_strategy
+from icnblocks_daemon.upstreams import Upstreams
+
+US = "http://127.0.0.1:9"
+SMALL = [make_model(f"acme/m{number}", size=5000, seed=number) for number in range(4)]
+LARGE = [
+    make_model(f"acme/m{number}", size=200_000, seed=number, block_bytes=4096) for number in (8, 9)
+]
+SMALL_BYTES = sum(len(model.raw) for model in SMALL)
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "rest_s"),
+    [
+        (ThrottledError("later", after_s=30.0), Failure.BUSY, 30.0),
+        (CorruptError("other bytes"), Failure.CORRUPT, 8.0),
+        (SourceError("gone"), Failure.BROKEN, 1.0),
+    ],
+)
+async def test_a_busy_upstream_is_left_alone_as_long_as_it_asked_for(error, why, rest_s, tmp_path):
+    """A 429 for a record counted as a broken connection: it was asked again a second later."""
+    route, strategy = (("", US),), make_strategy("fail-over")
+    upstreams = Upstreams(
+        Config(store=tmp_path, upstream=route), Fib(route), strategy, Metrics(),
+        node_id="0" * 16, clock=lambda: 5.0,
+    )  # fmt: skip
+
+    def refuse(source):
+        raise error
+
+    with pytest.raises(IcnError):
+        await upstreams._ask((US,), "record", refuse)
+    standing = strategy.standing(US)
+    assert (standing.why, standing.resting(5.0)) == (why, rest_s)
+    await upstreams.close()
+
+
+class Catalog:
+    """Keeps nothing. Removing is refused, or the first two removals wait for each other."""
+
+    def __init__(self, *, full=False):
+        self.full = full
+        self.first_two = [threading.Barrier(2)] * 2
+
+    def manifests(self):
+        return ()
+
+    def manifest(self, digest):
+        return None
+
+    def put_manifest(self, digest, data):
+        pass
+
+    def remove_manifest(self, digest):
+        if self.full:
+            raise StorageError("disk full")
+        if self.first_two:
+            self.first_two.pop().wait(5.0)
+
+
+class World:
+    """An upstream that has all models, and room for the manifests of the small ones."""
+
+    evicts, content = True, property(lambda self: self)
+
+    def __init__(self, catalog):
+        self.manifests = Manifests(catalog, self, None, Fib([("", US)]), self, capacity=SMALL_BYTES)
+
+    def learn(self, digest, manifest):
+        pass
+
+    def forget(self, digest):
+        pass
+
+    def refuse_loop(self, via, what):
+        pass
+
+    async def manifest(self, route, digest, name, via):
+        return next(model.raw for model in SMALL + LARGE if model.digest == digest)
+
+    async def get(self, *models):
+        got = await asyncio.gather(*(self.manifests.get(model.digest, None) for model in models))
+        assert got == [model.raw for model in models]
+
+
+async def test_manifests_that_come_at_once_let_each_old_one_go_once():
+    """Two that made room at the same time let the same one go: the second was an error 500."""
+    world = World(Catalog())
+    await world.get(*SMALL)
+    await world.get(*LARGE)
+    assert not any(model.digest in world.manifests for model in SMALL)
+    kept = [len(model.raw) for model in LARGE if model.digest in world.manifests]
+    assert world.manifests.cached_bytes == sum(kept)
+
+
+async def test_a_manifest_is_passed_on_though_an_old_one_cannot_be_removed():
+    world = World(Catalog(full=True))
+    await world.get(*SMALL)
+    await world.get(*LARGE)

@@ -1,0 +1,84 @@
+"""A courier: whatever happens on its engine's threads, whoever waits is told."""
+
+import asyncio
+
+import pytest
+
+from icnblocks.client.engine import Hint as EngineHint
+from icnblocks.errors import RefusedError, SourceError
+from icnblocks.naming import Digest
+from icnblocks_daemon.couriers import Courier
+from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.overflow import Overflow
+from icnblocks_daemon.pit import Fetch
+
+URL = "http://127.0.0.1:9"
+HINT = EngineHint()
+
+
+class Source:
+    """An upstream. Its answers are errors, or mistakes of the program."""
+
+    url = URL
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def connect(self):
+        return self
+
+    def abort(self):
+        pass
+
+    drop = revive = abort
+
+    def bundle(self, *_, **__):
+        raise self.answers.pop(0)
+
+
+class Desk:
+    def __init__(self):
+        self.refusals = asyncio.Queue()
+
+    def refused(self, fetch, error):
+        self.refusals.put_nowait((fetch.digest, type(error)))
+
+    def faltered(self, upstream, error, wait_s):
+        pass
+
+
+@pytest.mark.parametrize("share", [True, False])
+async def test_a_mistake_on_a_thread_leaves_nobody_waiting_and_the_next_are_fetched(share):
+    """The threads ended and nobody was told: all that was asked of that upstream hung for ever."""
+    desk = Desk()
+    courier = Courier(
+        Source(ValueError("a mistake"), RefusedError("no")), None, Overflow(0), desk, Metrics(),
+        hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=share,
+    )  # fmt: skip
+    one, two = Digest.of(b"1"), Digest.of(b"2")
+    async with asyncio.timeout(20):
+        courier.begin(Fetch(one, one, 9, URL, HINT))
+        assert await desk.refusals.get() == (one, SourceError)
+        courier.begin(Fetch(two, two, 9, URL, HINT))
+        assert (await desk.refusals.get())[0] == two
+    await asyncio.to_thread(courier.close)
+
+
+async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    desk, one = Desk(), Digest.of(b"1")
+    courier = Courier(
+        Source(RefusedError("no")), None, Overflow(0), desk, Metrics(),
+        hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=True,
+    )  # fmt: skip
+    await asyncio.to_thread(len, "")  # a thread for the mending
+    async with asyncio.timeout(20):
+        with monkeypatch.context() as patch:
+            patch.setattr("threading.Thread.start", refuse)
+            courier.begin(Fetch(one, one, 9, URL, HINT))
+            assert await desk.refusals.get() == (one, SourceError)
+        courier.begin(Fetch(one, one, 9, URL, HINT))
+        await desk.refusals.get()
+    await asyncio.to_thread(courier.close)

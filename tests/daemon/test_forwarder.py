@@ -1,0 +1,140 @@
+"""The forwarder, with a carrier of the tests' own: how it asks for what waits."""
+
+import asyncio
+
+import pytest
+
+from icnblocks.cache.content_store import ContentStore
+from icnblocks.cache.policy import make_policy
+from icnblocks.errors import StorageError
+from icnblocks.limits import MIB
+from icnblocks.naming import Digest
+from icnblocks.store.base import verify
+from icnblocks.store.inplace import InPlaceStore
+from icnblocks.store.memory import MemoryStore
+from icnblocks.wire.bundle import Want
+from icnblocks_daemon.fib import Fib
+from icnblocks_daemon.forwarder import Forwarder, Hint
+from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.overflow import Overflow
+from icnblocks_daemon.pit import Pit
+from icnblocks_daemon.strategies import make_strategy
+from icnblocks_daemon.turns import Turns
+
+PAGE = 4096
+FULL = StorageError("disk full")
+WANT = Want(Digest.of(b"wanted"), PAGE)
+
+
+class World:
+    """An edge whose disk takes nothing, with memory for two pages."""
+
+    def __init__(self, path, *upstreams):
+        self.now, self.begun = 100.0, []
+        content = ContentStore(MemoryStore(), make_policy("lru", None), None)
+        self.holdings = Holdings(
+            content, InPlaceStore(path / "places.sqlite"), lambda: self.now,
+            evicts=True, recall=lambda _: None, overflow=Overflow(2 * PAGE),
+        )  # fmt: skip
+        strategy = make_strategy("fail-over")
+        self.forwarder = Forwarder(
+            self.holdings, Fib([("", url) for url in upstreams or ("http://up",)]), strategy,
+            Pit(strategy, negative_s=5.0), self, Metrics(),
+            node_id="0" * 16, room_wait_s=30.0, clock=lambda: self.now,
+        )  # fmt: skip
+        self.told = []
+
+    def begin(self, fetch):
+        self.begun.append(fetch)
+
+    def abandon(self, fetch):
+        return True
+
+    def overtaken(self, fetch):
+        assert fetch in self.begun
+
+    def close(self):
+        self.forwarder.close()
+        self.holdings.close()
+
+    def landed(self, digest):
+        self.told.append(digest)
+
+    def refused(self, digest, reason, text):
+        self.told.append(reason)
+
+    def held(self):
+        """What memory is full of is being sent to a slow reader."""
+        data = bytes(2 * PAGE)
+        self.holdings.overflow.put(verify(Digest.of(data), data))
+        return self.holdings.overflow.open(Digest.of(data))
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+async def test_what_memory_has_no_room_for_is_not_fetched_over_and_over(world):
+    """One block came again and again, as fast as upstream gave it, until the reader was done."""
+    lease = world.held()
+    world.forwarder.want(world, WANT, Hint())
+    seen = 0
+    for _ in range(20):
+        world.now += 0.1
+        for fetch in world.begun[seen:]:
+            seen += 1
+            world.forwarder.unstored(fetch, FULL)
+        world.forwarder._go_on()  # as the timer does
+    assert not world.told
+    assert seen <= 3, "once a second, to see whether blocks are stored again"
+    seen = len(world.begun)
+    lease.close()
+    world.forwarder.room_freed()
+    assert len(world.begun) == seen + 1, "at once, when there is room"
+
+
+async def test_what_happens_at_once_with_many_models_is_one_look_at_who_waits(world, monkeypatch):
+    """With 400 models, each block that came and each that was wanted took 3 ms of the loop."""
+    looks, look = 0, Turns.heads
+
+    def counted(self, passed):
+        nonlocal looks
+        looks += 1
+        return look(self, passed)
+
+    monkeypatch.setattr(Turns, "heads", counted)
+    for model in (Digest.of(b"model %d" % number) for number in range(40)):
+        for number in range(8):
+            digest = Digest.of(b"%s %d" % (str(model).encode(), number))
+            world.forwarder.want(world, Want(digest, MIB), Hint(manifest=model))
+    await asyncio.sleep(0)
+    assert len(world.begun) == 4 * 40, "what an upstream may owe of each"
+    assert looks < 100, "of 320 that were wanted"
+    looks, came = 0, world.begun[:]
+    for fetch in came:
+        world.forwarder.landed(fetch)
+    await asyncio.sleep(0)
+    assert len(world.begun) == 8 * 40, "and then the others"
+    assert looks == 1
+
+
+@pytest.mark.parametrize(("winner", "rests"), [(0, False), (1, True)])
+async def test_one_that_was_asked_to_help_and_came_too_late_is_not_slow(tmp_path, winner, rests):
+    """The first gave the block a moment after the second was asked: the second had to rest."""
+    world = World(tmp_path, "http://up", "http://other")
+    world.forwarder.want(world, WANT, Hint())
+    world.now += 4.0  # it has stalled
+    world.forwarder._hedge()
+    assert len(world.begun) == 2
+    world.now += 0.001
+    world.forwarder.landed(world.begun[winner])
+    loser = world.begun[1 - winner].upstream
+    assert world.told == [WANT.digest]
+    why = world.forwarder._strategy.standing("http://other").why
+    assert why is None
+    assert bool(world.forwarder._strategy.resting(loser, world.now)) is rests
+    world.close()
