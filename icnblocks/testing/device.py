@@ -58,6 +58,8 @@ class Device:
         root.mkdir(parents=True, exist_ok=True)
         (root / "config.toml").touch()
         clean = {key: value for key, value in os.environ.items() if not key.startswith("ICN_")}
+        # It starts as where it was installed: with its modules compiled.
+        clean.pop("PYTHONDONTWRITEBYTECODE", None)
         self.environ = clean | {
             "ICN_CONFIG": str(root / "config.toml"),
             "ICN_MODELS": str(root / "models"),

@@ -7,6 +7,7 @@ is impossible, `MountImpossibleError` says why, and a test skips with that reaso
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -70,8 +71,15 @@ def fill_disk(path: Path, *, leave: int = 0) -> None:
     """Write a file `filler` that takes all room of a file system but `leave` bytes."""
     fd = os.open(path / "filler", os.O_CREAT | os.O_WRONLY)
     try:
-        free = os.statvfs(path)
-        os.posix_fallocate(fd, 0, max(1, free.f_bavail * free.f_bsize - leave))
+        while True:
+            free = os.statvfs(path)
+            try:
+                os.posix_fallocate(fd, 0, max(1, free.f_bavail * free.f_bsize - leave))
+            except OSError as error:
+                if error.errno != errno.ENOSPC or free.f_bavail * free.f_bsize <= leave:
+                    raise  # else somebody else took some of it meanwhile
+            else:
+                return
     finally:
         os.close(fd)
 

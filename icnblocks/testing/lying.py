@@ -201,7 +201,10 @@ def _read_request(file: object) -> Request | None:
     while (line := readline().decode("latin-1").strip()) != "":
         key, _, value = line.partition(":")
         headers[key.strip().lower()] = value.strip()
-    body = file.read(int(headers.get("content-length", 0)))  # type: ignore[attr-defined]
+    length = int(headers.get("content-length", 0))
+    body = file.read(length)  # type: ignore[attr-defined]
+    if len(body) < length:
+        return None  # the client left
     return Request(words[0], words[1], words[2], headers, body)
 
 

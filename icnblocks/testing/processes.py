@@ -112,6 +112,7 @@ def launch_edge(
     """
     command = [*within, sys.executable, "-m", "icnblocks_daemon", "--store", str(store), *args]
     full = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    full.pop("PYTHONDONTWRITEBYTECODE", None)  # it starts as where it was installed: compiled
     full |= environ or {}
     log = store.with_name(f"{store.name}.log")
     with log.open("ab") as err:
