@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icnblocks.testing.models import write_llama
+from icnblocks.testing.models import half_frozen, write_llama
 from icnblocks.testing.processes import start_edge
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -74,6 +74,15 @@ def test_infer_with_adapter(tmp_path, home):
     assert "demo/law has 24 tensors" in said
     again = _run("infer_with_adapter.py", *arguments, environ=home | {"HF_HUB_OFFLINE": "1"})
     assert again == said, "the second run needs no network and says the same"
+
+
+@pytest.mark.slow
+def test_plan_edges(tmp_path, home):
+    model = write_llama(tmp_path / "model")
+    said = _run("plan_edges.sh", model, half_frozen(model, tmp_path / "tuned"), environ=home)
+    assert "and the origin sent nothing for it" in said
+    assert "cellar: done; 1 of 1 models are here, 1 pinned" in said
+    assert list((tmp_path / "tmp").iterdir()) == [], "it cleans up after itself"
 
 
 def test_edge_quickstart(tmp_path, home):

@@ -140,11 +140,11 @@ def test_an_origin_with_a_full_disk_refuses_and_goes_on_when_there_is_room(
         origin.stop()
 
 
-def test_an_edge_with_a_full_disk_says_so_and_lives(published, tmp_path, origin):
+def test_an_edge_with_a_full_disk_and_no_overflow_says_so_and_lives(published, tmp_path, origin):
     device = Device(tmp_path / "device", ICN_RETRY_S="2")
     with (
         tmpfs(tmp_path / "store", "10m") as point,
-        start_edge(point / "edge", "--upstream", origin.url) as edge,
+        start_edge(point / "edge", "--upstream", origin.url, "--overflow", "0") as edge,
     ):
         failed = device.run("fetch", "acme/model", "--trust-first-use", "--from", edge.url)
         assert failed.code == 10

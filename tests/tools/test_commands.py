@@ -26,7 +26,7 @@ def icn(*args, **environ):
 def test_help_imports_nothing_heavy(command):
     """Start-up is what a small pull feels: no asyncio, aiohttp, rich, numpy, cryptography."""
     code = (
-        f"import sys; sys.argv = ['icn', '{command}', '--help']\n"
+        f"import os, sys; sys.argv = ['icn', '{command}', '--help']; os._exit = sys.exit\n"
         "from icnblocks_tools.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"

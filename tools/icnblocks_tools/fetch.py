@@ -14,6 +14,7 @@ from icnblocks_tools.output import human_bytes, is_terminal, make_output
 if TYPE_CHECKING:
     from icnblocks.naming import Name
     from icnblocks.puller import Pulled
+    from icnblocks.share import ShareOptions, Sharer
     from icnblocks_tools.output import Output
 
 
@@ -57,6 +58,8 @@ def facts(pulled: Pulled) -> dict[str, object]:
         "name": str(pulled.name),
         "bytes_model": pulled.bytes_model,
         "bytes_network": pulled.bytes_network,
+        "bytes_neighbours": pulled.bytes_neighbours,
+        "bytes_wasted": pulled.bytes_wasted,
         "bytes_reused": pulled.bytes_reused,
         "bytes_manifest": pulled.bytes_manifest,
         "path": str(pulled.path),
@@ -65,18 +68,31 @@ def facts(pulled: Pulled) -> dict[str, object]:
 
 
 def _summary(output: Output, pulled: Pulled, seconds: float) -> None:
-    models = [pulled] if pulled.base is None else [pulled.base, pulled]
+    models = [pulled]
+    while models[0].base is not None:  # the base of all first
+        models.insert(0, models[0].base)
     for model in models:
+        vain = human_bytes(model.bytes_wasted)
+        near = human_bytes(model.bytes_neighbours)
         output.say(
             "model",
             f"{model.name}: {human_bytes(model.bytes_model)}, of which"
-            f" {human_bytes(model.bytes_network)} over the network and"
+            f" {human_bytes(model.bytes_network)} over the network"
+            f"{f' ({near} of it from neighbours)' if model.bytes_neighbours else ''}"
+            f"{f' (and {vain} in vain)' if model.bytes_wasted else ''} and"
             f" {human_bytes(model.bytes_reused)} from this machine; in {model.path}",
             **facts(model),
         )
     totals = {
         key: sum(getattr(model, key) for model in models)
-        for key in ("bytes_model", "bytes_network", "bytes_reused", "bytes_manifest")
+        for key in (
+            "bytes_model",
+            "bytes_network",
+            "bytes_neighbours",
+            "bytes_wasted",
+            "bytes_reused",
+            "bytes_manifest",
+        )
     }
     base = {} if pulled.base is None else {"base_path": str(pulled.base.path)}
     output.say(
@@ -88,6 +104,53 @@ def _summary(output: Output, pulled: Pulled, seconds: float) -> None:
         path=str(pulled.path),
         manifest=str(pulled.manifest),
         **base,
+    )
+
+
+def _share(
+    shares: bool, share_for: str | None, rate: str | None, listen: str | None
+) -> tuple[ShareOptions | None, float | None]:
+    """How to share, and for how many seconds after the pull; None for as long as may be."""
+    from icnblocks.errors import UsageError
+    from icnblocks.quantities import parse_duration, parse_rate
+
+    if not shares:
+        if share_for is not None or rate is not None or listen is not None:
+            raise UsageError("--share-for, --share-rate and --share-listen go with --share")
+        return None, None
+    from icnblocks.share.options import ShareOptions, parse_listen
+
+    try:
+        seconds = None if share_for is None else parse_duration(share_for)
+    except ValueError as error:
+        raise UsageError(f"--share-for: {error}") from None
+    try:
+        limit = None if rate is None else parse_rate(rate)
+    except ValueError as error:
+        raise UsageError(f"--share-rate: {error}") from None
+    host, port = ("", 0) if listen is None else parse_listen(listen)
+    return ShareOptions(host, port, limit), seconds
+
+
+def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
+    """Serve neighbours until the time is over, or somebody ends it."""
+    import signal
+    import threading
+
+    if seconds != 0:
+        over = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: over.set())
+        port = sharer.shared().port
+        until = "until interrupted" if seconds is None else f"for {seconds:g} s"
+        output.say("sharing", f"sharing at port {port} {until}", port=port, seconds=seconds)
+        over.wait(seconds)
+    shared = sharer.shared()
+    output.say(
+        "shared",
+        f"sent {human_bytes(shared.bytes_sent)} to neighbours",
+        bytes_sent=shared.bytes_sent,
+        refused=shared.refused,
     )
 
 
@@ -122,6 +185,28 @@ def _summary(output: Output, pulled: Pulled, seconds: float) -> None:
 )
 @click.option("--durable", is_flag=True, help="Flush everything to disk before saying it is done.")
 @click.option(
+    "--limit-rate",
+    metavar="RATE",
+    help="Read no faster, over all sources: 20Mbit, 2.5MB/s.",
+)
+@click.option(
+    "--share",
+    "shares",
+    is_flag=True,
+    help="Exchange blocks with other devices that do the same, and go on serving them when done.",
+)
+@click.option(
+    "--share-for",
+    metavar="TIME",
+    help="Share for so long after the pull: 10m, 0. Default: until interrupted.",
+)
+@click.option("--share-rate", metavar="RATE", help="Send neighbours no faster, all together.")
+@click.option(
+    "--share-listen",
+    metavar="HOST:PORT",
+    help="Where to serve neighbours. Default: a free port of all addresses.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line, ending with the summary."
 )
 def fetch(
@@ -133,6 +218,11 @@ def fetch(
     offline: bool,
     overwrite: bool,
     durable: bool,
+    limit_rate: str | None,
+    shares: bool,
+    share_for: str | None,
+    share_rate: str | None,
+    share_listen: str | None,
     as_json: bool,
 ) -> None:
     """Pull a model into a directory, ready to run.
@@ -145,19 +235,27 @@ def fetch(
     Examples:
       icn-fetch acme/minilm --from http://edge:4260 --trust-first-use
       icn-fetch acme/minilm-med@v2 --to ./minilm-med
+      icn-fetch acme/minilm --share --share-for 10m
 
     Exit codes: 0 done, 2 usage, 4 not found, 5 not trusted, 9 source unreachable, 10 incomplete,
     11 disk, 15 changed files in the way, 130 interrupted; docs/client.md has them all.
     """
     import time
 
-    from icnblocks.client.settings import load_settings
+    from icnblocks.client.settings import load_settings, read_limit
     from icnblocks.errors import UsageError
     from icnblocks.naming import Name
     from icnblocks.puller import Puller, make_trust
 
     if to == "":  # an unset variable in a script, not the current directory
         raise UsageError("--to names no directory", hint="leave it out, or give a directory")
+    try:
+        limit = None if limit_rate is None else read_limit(limit_rate)
+    except ValueError as error:
+        raise UsageError(f"--limit-rate: {error}") from None
+    share, share_s = _share(shares, share_for, share_rate, share_listen)
+    if offline and share is not None:
+        raise UsageError("--offline asks no edge, so nobody would hear of what --share offers")
     began = time.monotonic()
     wanted = Name.parse(name)
     settings = load_settings()
@@ -168,6 +266,7 @@ def fetch(
     settings = replace(
         settings,
         durable=durable or settings.durable,
+        limit_rate=settings.limit_rate if limit is None else limit,
         trust_first_use=trust_first_use or settings.trust_first_use,
     )
     person = is_terminal(sys.stdin) and is_terminal(sys.stderr) and not as_json
@@ -175,7 +274,7 @@ def fetch(
     judge = make_trust(settings, trust, asks)
     with (
         make_output(as_json=as_json) as output,
-        Puller(settings, judge, _Listener(output), overwrite=overwrite) as puller,
+        Puller(settings, judge, _Listener(output), overwrite=overwrite, share=share) as puller,
     ):
         pulled = puller.pull(wanted, None if to is None else Path(to))
         output.end()
@@ -184,3 +283,5 @@ def fetch(
                 "trusted", f"remembered {publisher}: {key}", publisher=publisher, fingerprint=key
             )
         _summary(output, pulled, time.monotonic() - began)
+        if puller.sharer is not None:
+            _stay(output, puller.sharer, share_s)

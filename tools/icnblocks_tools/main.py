@@ -1,4 +1,4 @@
-"""The `icn` command and its short forms `icn-fetch`, `icn-publish`, `icn-show`, `icn-verify`.
+"""The `icn` command, and its short forms `icn-fetch`, `icn-publish`, `icn-show` and so on.
 
 Commands are imported when they are run, so that `--help` is fast. This module turns every error
 into one line and a stable exit code; it must not do any command's work.
@@ -9,52 +9,35 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib import import_module
 from typing import Final, NoReturn
 
 import click
 
 from icnblocks.errors import IcnError, StorageError
+from icnblocks_tools.lazy import LazyGroup, load
 
 COMMANDS: Final = {
-    "fetch": ("fetch", "Pull a model into a directory, ready to run."),
-    "publish": ("publish", "Cut, sign and publish a model directory."),
-    "show": ("show", "Say what a model is made of, and what two models share."),
-    "verify": ("verify", "Recheck a directory or a store, and repair it."),
-    "withdraw": ("keys", "Withdraw a tag that you published."),
-    "rotate-key": ("keys", "Replace a publisher key by a new one that the old one signs."),
-    "edge": ("", "Run the edge cache daemon (icn-edge)."),
+    "fetch": ("icnblocks_tools.fetch:fetch", "Pull a model into a directory, ready to run."),
+    "publish": ("icnblocks_tools.publish:publish", "Cut, sign and publish a model directory."),
+    "show": (
+        "icnblocks_tools.show:show",
+        "Say what a model is made of, and what two models share.",
+    ),
+    "verify": ("icnblocks_tools.verify:verify", "Recheck a directory or a store, and repair it."),
+    "withdraw": ("icnblocks_tools.keys:withdraw", "Withdraw a tag that you published."),
+    "rotate-key": (
+        "icnblocks_tools.keys:rotate_key",
+        "Replace a publisher key by a new one that the old one signs.",
+    ),
+    "sim": ("icnblocks_tools.sim:sim", "Replay access traces: which policy, how much disk?"),
+    "edge": ("icnblocks_daemon.cli:icn_edge", "Run the edge cache daemon (icn-edge)."),
 }
 INTERRUPTED: Final = 130
 
 
-class _Group(click.Group):
-    """Lists the commands without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        return _command(cmd_name) if cmd_name in COMMANDS else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-def _command(name: str) -> click.Command:
-    if name == "edge":
-        command = import_module("icnblocks_daemon.cli").icn_edge
-    else:
-        module = import_module(f"icnblocks_tools.{COMMANDS[name][0]}")
-        command = getattr(module, name.replace("-", "_"))
-    assert isinstance(command, click.Command)
-    return command
-
-
-@click.group(cls=_Group)
+@click.group(cls=LazyGroup, table=COMMANDS)
 def icn() -> None:
-    """Named blocks of model parameters: publish, fetch, look, verify, serve."""
+    """Named blocks of model parameters: publish, fetch, look, verify, serve, simulate."""
 
 
 def report(error: IcnError, *, as_json: bool) -> None:
@@ -80,10 +63,13 @@ def run(command: click.Command, name: str) -> NoReturn:
     as_json = "--json" in sys.argv[1:]
     try:
         _run(click.version_option(package_name="icnblocks")(command), name, as_json=as_json)
+        sys.stdout.flush()
+        sys.stderr.flush()
     except BrokenPipeError:  # whoever read our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    sys.exit(0)
+    # Everything was closed: taking down the interpreter would cost what a hundred blocks do.
+    os._exit(0)
 
 
 def _run(command: click.Command, name: str, *, as_json: bool) -> None:
@@ -117,19 +103,24 @@ def main() -> NoReturn:
 
 def fetch() -> NoReturn:
     """Entry point of `icn-fetch`."""
-    run(_command("fetch"), "icn-fetch")
+    run(load(COMMANDS["fetch"][0]), "icn-fetch")
 
 
 def publish() -> NoReturn:
     """Entry point of `icn-publish`."""
-    run(_command("publish"), "icn-publish")
+    run(load(COMMANDS["publish"][0]), "icn-publish")
 
 
 def show() -> NoReturn:
     """Entry point of `icn-show`."""
-    run(_command("show"), "icn-show")
+    run(load(COMMANDS["show"][0]), "icn-show")
 
 
 def verify() -> NoReturn:
     """Entry point of `icn-verify`."""
-    run(_command("verify"), "icn-verify")
+    run(load(COMMANDS["verify"][0]), "icn-verify")
+
+
+def sim() -> NoReturn:
+    """Entry point of `icn-sim`."""
+    run(load(COMMANDS["sim"][0]), "icn-sim")

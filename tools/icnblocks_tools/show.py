@@ -22,14 +22,13 @@ _RESULTS = ("model", "share", "place", "changed")
 
 def _resolve(puller: Puller, text: str) -> Resolved:
     """A name, a manifest's digest, or a pulled directory, followed to its manifest."""
-    from icnblocks.client.resolve import Resolved
     from icnblocks.errors import FormatError
     from icnblocks.naming import Digest, Name
 
     if Path(text).is_dir():
-        from icnblocks.assembly.inspect import manifest_of
+        from icnblocks.assembly.inspect import pulled_into
 
-        return Resolved(*manifest_of(Path(text)), 0)
+        return pulled_into(Path(text))
     try:
         digest = Digest.parse(text)
     except FormatError:

@@ -20,15 +20,16 @@ _RESULTS = ("wrong", "repaired", "checked", "forgotten", "done")
 
 def _directory(root: Path, output: Output) -> int:
     """Recheck one pulled directory; how many files are wrong."""
-    from icnblocks.assembly.inspect import manifest_of
+    from icnblocks.assembly.inspect import pulled_into
     from icnblocks.assembly.recheck import recheck_directory
 
-    name, digest, manifest = manifest_of(root)
+    pulled = pulled_into(root)
+    manifest = pulled.manifest
     output.say(
         "checking",
-        f"{root}: {name}, {human_bytes(manifest.size)}",
+        f"{root}: {pulled.name}, {human_bytes(manifest.size)}",
         path=str(root),
-        manifest=str(digest),
+        manifest=str(pulled.digest),
     )
     count = 0
     for wrong in recheck_directory(root, manifest):
@@ -99,11 +100,11 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
 
 def _was_pulled(entry: Directory) -> bool:
     """Whether what is listed of a directory is what a pull put there, not its user since."""
-    from icnblocks.assembly.inspect import manifest_of
+    from icnblocks.assembly.inspect import pulled_into
     from icnblocks.errors import FormatError, NotFoundError
 
     try:
-        return manifest_of(entry.root)[1] == entry.manifest
+        return pulled_into(entry.root).digest == entry.manifest
     except (NotFoundError, FormatError):
         return False
 

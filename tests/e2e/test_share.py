@@ -1,0 +1,164 @@
+"""Devices serve devices: real processes that pull one model from one thin edge."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+
+from icnblocks.limits import MIB
+from icnblocks.testing.device import Device
+from icnblocks.testing.processes import poll_until, start_edge
+
+SIZE = 8 * MIB
+NAME = "acme/shared"
+
+
+@pytest.fixture
+def model(tmp_path):
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "weights.bin").write_bytes(os.urandom(SIZE))
+    return root
+
+
+@pytest.fixture
+def thin(tmp_path, origin, publisher, model):
+    """An edge that has nothing yet, and gets 2.5 MB a second."""
+    publisher.publish(model, NAME, origin.url, "--kind", "pack")
+    limit = ("--upstream", origin.url, "--upstream-limit", "20Mbit")
+    with start_edge(tmp_path / "edge", *limit) as daemon:
+        yield daemon
+
+
+class Sharing:
+    """An `icn-fetch --share` that runs; its events as they come."""
+
+    def __init__(self, device: Device, edge, *args: object) -> None:
+        self.process = device.start(
+            "fetch", NAME, "--from", edge.url, "--trust-first-use", "--share",
+            "--share-listen", "127.0.0.1:0", *args,
+        )  # fmt: skip
+        self.events: dict[str, dict] = {}
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            self.events[event["event"]] = event
+
+    def wait_for(self, event: str) -> dict:
+        poll_until(
+            lambda: event in self.events or self.process.poll() is not None,
+            timeout_s=120,
+            what=event,
+        )
+        self._reader.join(0 if self.process.poll() is None else 10)
+        assert event in self.events, self.events
+        return self.events[event]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(60)
+        self._reader.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+        return code
+
+
+@pytest.fixture
+def start(tmp_path, thin):
+    """Starts devices that share, and ends them."""
+    running = []
+
+    def begin(number: int, *args: object) -> Sharing:
+        running.append(Sharing(Device(tmp_path / f"device{number}"), thin, *args))
+        return running[-1]
+
+    yield begin
+    for each in running:
+        each.stop(signal.SIGKILL)
+
+
+def test_four_devices_take_little_more_than_one_from_the_edge(start, thin, model, same) -> None:
+    """Each is sent other blocks, and they exchange them: without that the edge sends it 4 times."""
+    sharing = [start(number) for number in range(4)]
+    done = [each.wait_for("done") for each in sharing]
+    for each in done:
+        assert same(model, each["path"])
+        assert each["bytes_network"] == SIZE, "each block once"
+    assert thin.metric("icn_sent_bytes_total") <= 2.5 * SIZE
+    assert thin.metric("icn_upstream_received_bytes_total") == SIZE
+    given = sum(each["bytes_neighbours"] for each in done)
+    assert given >= 1.5 * SIZE
+    assert [each.stop() for each in sharing] == [0] * 4
+    assert sum(each.events["shared"]["bytes_sent"] for each in sharing) >= given
+    listed = json.loads(thin.get(f"/v1/manifests/{done[0]['manifest']}/neighbours"))
+    assert listed["neighbours"] == [], "they took leave"
+
+
+def test_a_device_killed_in_the_middle_holds_nobody_up(start, thin, model, same) -> None:
+    sharing = [start(number) for number in range(3)]
+    poll_until(lambda: thin.metric("icn_sent_bytes_total") > SIZE / 4, timeout_s=60, what="begun")
+    sharing[0].stop(signal.SIGKILL)
+    for each in sharing[1:]:
+        assert same(model, each.wait_for("done")["path"])
+
+
+def test_what_was_pulled_is_shared_until_the_time_is_over(start, thin, model, same) -> None:
+    first = start(0)
+    first.wait_for("sharing")
+    second = start(1, "--share-for", "0")
+    done = second.wait_for("done")
+    assert same(model, done["path"])
+    assert done["bytes_neighbours"] > 0
+    assert second.process.wait(60) == 0, "0 s: it ends with the pull"
+    assert first.process.poll() is None
+    assert first.stop(signal.SIGINT) == 0
+    assert first.events["shared"]["bytes_sent"] >= done["bytes_neighbours"]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_there_already_is_shared_at_once(start, thin, tmp_path) -> None:
+    device = Device(tmp_path / "device0")
+    device.fetch(NAME, thin.url)
+    first = start(0)
+    first.wait_for("sharing")
+    poll_until(
+        lambda: json.loads(
+            thin.get(f"/v1/manifests/{first.events['done']['manifest']}/neighbours")
+        )["neighbours"],
+        what="announced",
+    )
+    assert start(1).wait_for("done")["bytes_neighbours"] > 0
+
+
+def test_an_edge_that_tells_of_nobody_is_no_obstacle(tmp_path, origin, publisher, model) -> None:
+    publisher.publish(model, NAME, origin.url, "--kind", "pack")
+    with start_edge(tmp_path / "edge", "--upstream", origin.url, "--neighbours", "false") as edge:
+        ran = Device(tmp_path / "device").run(
+            "fetch", NAME, "--from", edge.url, "--trust-first-use", "--share", "--share-for", "0"
+        )
+        assert ran.code == 0
+        assert ran.events[-1]["event"] == "shared"
+        assert any("not made known" in str(event.get("message")) for event in ran.events)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--share-for", "1m"),
+        ("--share", "--share-for", "x"),
+        ("--share", "--offline"),
+        ("--share-rate", "1Mbit"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_a_line(device, args) -> None:
+    ran = device.run("fetch", NAME, *args)
+    assert ran.code == 2
+    assert "--share" in ran.last["message"]

@@ -1,0 +1,113 @@
+"""`icn-fetch` with limits, several sources, and bases that have bases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from icnblocks.limits import MAX_BASES
+from icnblocks.testing.device import Device
+from icnblocks.testing.lying import LyingServer
+from icnblocks.testing.models import lora, write_llama
+from icnblocks.testing.processes import start_edge
+
+
+@pytest.fixture
+def origin(tmp_path):
+    with start_edge(tmp_path / "origin") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def publisher(tmp_path):
+    return Device(tmp_path / "publisher")
+
+
+@pytest.fixture
+def device(tmp_path):
+    return Device(tmp_path / "device")
+
+
+def chain(tmp_path, publisher, origin, length: int) -> list[str]:
+    """A base and adapters that stand on one another; their names, the base first."""
+    names = ["acme/m0"]
+    publisher.publish(write_llama(tmp_path / "m0", layers=2, hidden=64), names[0], origin.url)
+    for number in range(1, length):
+        adapter = lora(tmp_path / f"m{number}", layers=2, hidden=64, seed=number)
+        publisher.publish(adapter, f"acme/m{number}", origin.url, "--base", names[-1])
+        names.append(f"acme/m{number}")
+    return names
+
+
+def test_an_adapter_of_an_adapter_brings_the_whole_chain(tmp_path, origin, publisher, device):
+    """A pull that brings one level only gives a directory that cannot be run."""
+    names = chain(tmp_path, publisher, origin, 4)
+    ran = device.run("fetch", names[-1], "--from", origin.url, "--trust-first-use")
+    done = ran.done()
+    models = [event["name"] for event in ran.events if event["event"] == "model"]
+    assert models == names, "the base of all comes first"
+    for name in names:
+        assert list((device.root / "models" / name).glob("*.safetensors")), name
+    assert done["base_path"] == str(device.root / "models" / names[-2])
+    assert done["bytes_network"] == sum(
+        event["bytes_network"] for event in ran.events if event["event"] == "model"
+    )
+    again = device.run("fetch", names[-1], "--from", origin.url).done()
+    assert again["bytes_network"] == 0
+
+
+def test_a_chain_beside_a_directory_lies_beside_it(tmp_path, origin, publisher, device):
+    names = chain(tmp_path, publisher, origin, 3)
+    to = tmp_path / "out" / "mine"
+    device.fetch(names[-1], origin.url, "--to", to)
+    assert sorted(path.name for path in to.parent.iterdir()) == ["m0", "m1", "mine"]
+
+
+@pytest.mark.slow
+def test_a_chain_without_end_is_refused_before_anything_is_fetched(
+    tmp_path, origin, publisher, device
+):
+    names = chain(tmp_path, publisher, origin, MAX_BASES + 2)
+    ran = device.run("fetch", names[-1], "--from", origin.url, "--trust-first-use")
+    assert (ran.code, ran.last["error"]) == (7, "format")
+    assert str(MAX_BASES) in ran.last["message"]
+    assert not (device.root / "models").exists()
+    device.fetch(names[-2], origin.url)
+
+
+def test_what_came_in_vain_is_told_apart(tmp_path, origin, publisher, device):
+    """bytes_network is each block once; a link's bill has the rest too."""
+    publisher.publish(write_llama(tmp_path / "m", layers=2, hidden=64), "acme/m", origin.url)
+    done = device.fetch("acme/m", origin.url)
+    assert (done["bytes_network"], done["bytes_wasted"]) == (done["bytes_model"], 0)
+
+
+def test_a_limit_is_kept_and_one_that_cannot_be_meant_is_refused(
+    tmp_path, origin, publisher, device
+):
+    publisher.publish(write_llama(tmp_path / "m", layers=2, hidden=64), "acme/m", origin.url)
+    size = sum(path.stat().st_size for path in (tmp_path / "m").iterdir())
+    rate = max(size, 400_000)  # a second, more or less
+    done = device.fetch("acme/m", origin.url, "--limit-rate", f"{rate}B/s")
+    assert done["seconds"] >= size / rate - 0.05
+    for wrong in ("fast", "20", "1kbit", "0Mbit"):
+        failed = device.run("fetch", "acme/m", "--limit-rate", wrong)
+        assert (failed.code, failed.last["error"]) == (2, "usage"), wrong
+        assert "--limit-rate" in failed.last["message"]
+    other = Device(tmp_path / "other", ICN_LIMIT_RATE="nonsense")
+    assert other.run("fetch", "acme/m", "--from", origin.url).code == 2
+
+
+def test_several_sources_make_one_model(tmp_path, origin, publisher, device):
+    """One is an origin, one an edge of it that has nothing, one is no server of ours at all."""
+    model = write_llama(tmp_path / "m", layers=4, hidden=128)
+    publisher.publish(model, "acme/m", origin.url)
+    args = ("--upstream", origin.url)
+    with start_edge(tmp_path / "edge", *args) as edge, LyingServer({}) as stranger:
+        done = device.fetch("acme/m", origin.url, "--from", edge.url, "--from", stranger.url)
+        asked = edge.metric("icn_requests_total", endpoint="GET /v1/manifests/{digest}/have")
+        assert asked == 1
+    assert done["bytes_network"] == done["bytes_model"]
+    for path in model.iterdir():
+        assert (Path(done["path"]) / path.name).read_bytes() == path.read_bytes()
