@@ -1,0 +1,88 @@
+"""A client with many connections and one with two, on one narrow link: each gets its share."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+
+from icnblocks.limits import MIB
+from icnblocks.store.disk import DiskStore
+from icnblocks.testing.network import NetworkImpossibleError, network
+from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.wire.bundle import BundleRequest, Want, encode_request
+from tests.faults.pulls import ASKED, pulled
+
+GREEDY = """
+import socket, sys, threading
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+body = sys.stdin.buffer.read()
+head = b"POST /v1/bundles HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body)
+
+def ask():
+    while True:
+        with socket.create_connection((host, port)) as sock:
+            sock.sendall(head + body)
+            while sock.recv(1 << 20):
+                pass
+
+for _ in range(count):
+    threading.Thread(target=ask).start()
+"""
+RATE = 40_000_000
+
+
+def share_of_a_pull(net, store, tmp_path, device, *options):
+    """What part of a narrow link a pull has beside thirty-two connections of another client."""
+    with DiskStore(tmp_path / "origin" / "blocks", create=False) as kept:
+        wants = tuple(Want(digest, length) for digest, length in kept.blocks())
+    with contextlib.ExitStack() as stack:
+        edge, user, other = net.host("edge"), net.host("user"), net.host("other")
+        switch = net.switch("switch")
+        address = net.plug(edge, switch, RATE).near.address
+        near, far = (net.plug(each, switch, None).near for each in (user, other))
+        daemon = stack.enter_context(
+            start_edge(store, "--stop-timeout", "1s", *options, listen=f"{address}:0",
+                       within=edge.within)
+        )  # fmt: skip
+
+        words = (sys.executable, "-c", GREEDY, address, str(daemon.port), "32")
+        greedy = other.start(*words, stdin=subprocess.PIPE)
+        try:
+            greedy.stdin.write(encode_request(BundleRequest(wants)))
+            greedy.stdin.close()
+            poll_until(lambda: far.counters().received_bytes > 2 * MIB)
+            with user.entered():
+                process = device.start("fetch", *ASKED, daemon.url)
+            maps = device.root / "models" / "acme" / "model" / ".icnblocks"
+            poll_until(maps.exists, timeout_s=60)
+            before = near.counters().received_bytes, far.counters().received_bytes
+            pulled(process)
+            own = near.counters().received_bytes - before[0]
+            its = far.counters().received_bytes - before[1]
+        finally:
+            greedy.kill()
+            greedy.wait()
+    return own / (own + its)
+
+
+@pytest.fixture
+def net():
+    try:
+        with network() as made:
+            yield made
+    except NetworkImpossibleError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_thirty_two_connections_get_no_more_than_their_clients_share(
+    net, store, tmp_path, device, right
+):
+    """Catches: shares by connection: without turns the pull has 2 % of the link.
+
+    With them it has a quarter, and not the half, since the other was alone before: thirty-two
+    blocks are on their way to it when the pull begins, and are sent to their end.
+    """
+    assert share_of_a_pull(net, store, tmp_path, device) > 0.12
+    assert right(device.root / "models" / "acme" / "model")
