@@ -5,6 +5,8 @@
 #   make test        lint, floors, types, fast tests, wheel, wheel smoke test
 #   make test-slow   what takes long or much disk
 #   make packages    Debian packages that some slow tests use (root only; they skip without)
+#   make bench       how fast it is beside others: tables, charts and docs/performance.md (20 min)
+#   make bench-quick the same in small, in 2 minutes: ratios, and no documents
 #
 # TORCH_ARGS goes to the `pip install` of torch, to choose a build of it, for example
 #   make demo TORCH_ARGS="--index-url URL-OF-THE-CPU-BUILDS"
@@ -22,7 +24,11 @@ FULL_STAMP := $(VENV)/.all-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup packages lint types fast wheel test test-slow demo format clean
+.PHONY: help setup packages peers lint types fast wheel test test-slow demo bench bench-quick format clean
+
+# Whom the benchmarks compare with; one that cannot be installed is said, there and in the tables.
+PEERS := huggingface_hub==2.4.0 libtorrent==2.1.1 iroh==0.35.0 fastsafetensors==0.5.0 \
+	runai-model-streamer==0.17.0 tensorizer==2.12.1
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -56,7 +62,7 @@ types: setup
 	$(BIN)/mypy
 
 fast: setup
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 
 # Build the wheel, install it where nothing else is, and use it there.
 wheel: setup
@@ -69,6 +75,18 @@ test-slow: setup
 
 demo: setup
 	$(BIN)/python examples/demo.py
+
+peers: setup
+	bash .ci/packages bench
+	@for peer in $(PEERS); do \
+		$(PIP) install "$$peer" || echo "peers: not installed: $$peer" >&2; \
+	done
+
+bench: peers
+	$(BIN)/python -m benchmarks all --document
+
+bench-quick: setup
+	$(BIN)/python -m benchmarks --quick
 
 format: setup
 	$(BIN)/ruff check --fix .

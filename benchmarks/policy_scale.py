@@ -5,7 +5,8 @@
 Each subject runs in a process of its own. For a policy it prints the resident memory added by
 the state (with the Digest objects, whose only owner it is), and the mean time of each operation:
 rebuilding (`inserted`), `hit`, and turning over (a victim drawn and removed, a new block
-inserted), the digests made beforehand. `sharing` also learns its manifests first: bases of
+inserted), the digests made beforehand; then the same through the calls for many blocks, 100 at a
+time. `sharing` also learns its manifests first: bases of
 100,000 blocks, a half-frozen variant of each, and adapters of 100 blocks on them.
 
 `opening-NAME` is what a content store adds to the opening of its store: a policy rebuilt from
@@ -22,6 +23,7 @@ import sys
 import time
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 SIZE = 1 << 20
 OPERATIONS = 200_000
+TOGETHER = 100
 BARE = ("bare-ordereddict", "bare-heap")
 
 
@@ -78,7 +81,7 @@ def models(blocks: int) -> list[tuple[Digest, range, Digest | None]]:
 def measure_policy(name: str, blocks: int) -> None:
     """All figures of one policy."""
     before = rss()
-    policy = make_policy(name)
+    policy = make_policy(name, blocks * SIZE)
     library = models(blocks) if name == "sharing" else []
 
     def learn() -> None:
@@ -103,6 +106,12 @@ def measure_policy(name: str, blocks: int) -> None:
             policy.hit(one, float(position))
 
     timed("hit", OPERATIONS, hits)
+
+    def many_hits() -> None:
+        for first in range(0, OPERATIONS, TOGETHER):
+            policy.hits(asked[first : first + TOGETHER], OPERATIONS)
+
+    timed(f"hit, {TOGETHER} together", OPERATIONS, many_hits)
     if library:
         wanted = rng.choices(library, k=OPERATIONS // 10)
 
@@ -127,6 +136,15 @@ def measure_policy(name: str, blocks: int) -> None:
 
     timed("victim drawn, removed, and inserted", OPERATIONS, turn_over)
     print(f"  {'slowest of these':34} {1e6 * slowest:8.0f} us")
+    fresh = [digest(blocks + OPERATIONS + n) for n in range(OPERATIONS)]
+
+    def many_turn_over() -> None:
+        for first in range(0, OPERATIONS, TOGETHER):
+            policy.removed_all(list(islice(policy.victims(now), TOGETHER)))
+            coming = fresh[first : first + TOGETHER]
+            policy.inserted_all(zip(coming, repeat(SIZE)), now)
+
+    timed(f"the same, {TOGETHER} together", OPERATIONS, many_turn_over)
     print(f"  {'resident at the end':34} {rss() / 1e6:8.0f} MB")
 
 
@@ -152,7 +170,7 @@ def measure_opening(name: str, blocks: int) -> None:
     store = ListedStore(blocks)
 
     def rebuild() -> None:
-        ContentStore(store, make_policy(name), blocks * SIZE)
+        ContentStore(store, make_policy(name, blocks * SIZE), blocks * SIZE)
 
     timed("content store opened, a block", blocks, rebuild)
 

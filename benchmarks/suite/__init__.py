@@ -1,0 +1,1 @@
+"""What all scenarios of `python -m benchmarks` are measured and reported with."""
