@@ -408,7 +408,8 @@ class Puller:
 
     def _fetch(self, resolved: Resolved, assembler: Assembler, offer: Offer | None) -> _Moved:
         """Fetch what is still missing."""
-        missing = assembler.missing()
+        parts = assembler.parts(self._settings.connections)
+        missing = [want for part in parts for want in part]
         if not missing:
             return _Moved()
         self._refuse_full_disk(assembler.directory.root, assembler.room(missing))
@@ -439,7 +440,8 @@ class Puller:
                 )
                 stack.enter_context(self.sharer.joined(offer, engine))
                 stack.enter_context(engine)
-            engine.add(missing, hint, lambda: list(resolved.manifest.lengths()))
+            for number, part in enumerate(parts):
+                engine.add(part, hint, lambda: list(resolved.manifest.lengths()), part=number)
             engine.wait()
             wasted = sum(engine.counters().wasted.values())
             others = engine.status()[len(self.sources) :]

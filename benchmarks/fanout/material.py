@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.settings import load_settings
 from icnblocks.manifest.codec import decode
-from icnblocks.placement.plan import Plan
 from icnblocks.publish.facade import publish
 from icnblocks.testing.device import Device
 from icnblocks.testing.models import lora, write_llama
@@ -117,7 +116,7 @@ class Material:
         for model in self._models.values():
             if not model.wants:
                 manifest = decode(origin.get(f"/v1/manifests/{model.manifest}"))
-                model.wants = {digest: length for _, digest, length in Plan(manifest).wants()}
+                model.wants = manifest.lengths()
 
     def _publish(self, files: Path, name: str, base: Model | None = None) -> Model:
         settings = load_settings(self._publisher.environ)

@@ -47,7 +47,7 @@ def main() -> None:
     with ExitStack() as stack:
         first = stack.enter_context(Source(url))
         plan = Plan(decode(first.manifest(wanted, headers={"ICN-Name": name})))
-        wants = [Want(digest, length) for _, digest, length in plan.wants()]
+        wants = [Want(digest, length) for _, digest, length, _ in plan.wants()]
         engines, sinks = [], []
         for _ in range(int(pulls)):
             source, sink = stack.enter_context(Source(url)), _Nowhere()

@@ -22,7 +22,7 @@ from icnblocks.store.database import storage_errors
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from icnblocks.assembly.directory import ModelDirectory
     from icnblocks.manifest.model import Manifest
@@ -172,11 +172,31 @@ class Assembler:
 
     def missing(self) -> list[Want]:
         """Distinct blocks that are still wanted, in manifest order."""
-        return [
-            Want(digest, length)
-            for index, digest, length in self._plan.wants()
-            if not self._have[index] and (not self.whole or self._spots_at(index))
-        ]
+        return [want for want, _ in self._missing()]
+
+    def _missing(self) -> Iterator[tuple[Want, int]]:
+        """The same, each with the first file that it belongs to."""
+        have, whole = self._have, self.whole
+        for index, digest, length, file in self._plan.wants():
+            if not have[index] and (not whole or self._spots_at(index)):
+                yield Want(digest, length), file
+
+    def parts(self, most: int) -> list[list[Want]]:
+        """What is missing, in at most `most` parts of about one size, cut between files.
+
+        Threads that write into one file wait for each other: file systems lock it meanwhile. They
+        had better work on different parts. A model in one file is one part; none is empty.
+        """
+        missing = list(self._missing())
+        enough = sum(want.length for want, _ in missing) / most
+        parts: list[list[Want]] = []
+        taken, last = 0.0, -1
+        for want, file in missing:
+            if file != last and taken >= enough * len(parts):
+                parts.append([])
+            parts[-1].append(want)
+            taken, last = taken + want.length, file
+        return parts
 
     def room(self, wants: Iterable[Want]) -> int:
         """Bytes of disk that blocks need: one of many places comes once, and needs it in each."""

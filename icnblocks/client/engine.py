@@ -165,6 +165,8 @@ class Engine:
         wants: Iterable[Want],
         hint: Hint = NO_HINT,
         blocks: Callable[[], Sequence[Digest]] | None = None,
+        *,
+        part: int = 0,
     ) -> None:
         """Want more blocks. From any thread; returns at once. What is wanted already stays so.
 
@@ -174,6 +176,7 @@ class Engine:
             blocks: gives the distinct blocks of the hint's manifest, in order of their first
                 places: where there are several sources, each is asked first which of them it
                 holds. None asks nobody.
+            part: of what is added with this hint: lanes rather work on different ones.
 
         Raises:
             SourceError: if the engine is closed.
@@ -183,7 +186,7 @@ class Engine:
                 raise SourceError("the fetch engine is closed")
             if blocks is not None and hint.manifest is not None and self._several:
                 self._holders.learn(Catalogued(hint.manifest, hint.name, blocks()))
-            refusals = self._scheduler.add(wants, hint, self._clock())
+            refusals = self._scheduler.add(wants, hint, self._clock(), part)
             if refusals:  # a lane delivers them: the caller may hold locks that the sink takes
                 self._delivering += 1
                 self._refusals.append(refusals)

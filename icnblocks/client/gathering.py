@@ -143,12 +143,12 @@ class Gathering(Scheduler[HintT]):
 
     # What to ask whom.
 
-    def add(self, wants: Iterable[Want], hint: HintT, now: float) -> list[Refusal]:
+    def add(self, wants: Iterable[Want], hint: HintT, now: float, part: int = 0) -> list[Refusal]:
         """See Scheduler."""
         wants = list(wants)
         if wants:
             self._usual_bytes = sum(want.length for want in wants) / len(wants)
-        return super().add(wants, hint, now)
+        return super().add(wants, hint, now, part)
 
     def deal(self, source: int, now: float) -> Deal | bool:
         """Whether a source should be asked to deal before it is asked for blocks.

@@ -18,7 +18,7 @@ This module must not do I/O, read clocks or lock.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from icnblocks.client.answers import nack_error
@@ -102,13 +102,20 @@ class Scheduler(Generic[HintT]):
         """Wants that have not ended."""
         return len(self._open)
 
-    def add(self, wants: Iterable[Want], hint: HintT, now: float) -> list[Refusal]:
+    def add(self, wants: Iterable[Want], hint: HintT, now: float, part: int = 0) -> list[Refusal]:
         """Take wants on; those that are open already stay as they are.
+
+        Args:
+            wants: which.
+            hint: what bundles of them say.
+            now: the time.
+            part: of what is added with this hint: a free lane draws from the one that the
+                fewest are drawing from.
 
         Returns:
             Refusals, at once, if every source is given up.
         """
-        queue = Queue(hint)
+        queue = Queue(hint, part=part)
         for want in wants:
             if want.digest in self._open:
                 continue
@@ -131,7 +138,7 @@ class Scheduler(Generic[HintT]):
         lacks.update(lacking)
         queues, self._queues = self._queues, {}
         for queue, waiting in queues.items():
-            plain = Queue(queue.hint, queue.refused)
+            plain = replace(queue, lacking=frozenset())
             for want in waiting:
                 if self._is_waiting(want):
                     self._line_up(want, plain)
@@ -163,8 +170,8 @@ class Scheduler(Generic[HintT]):
             return later
         wants = self._draw(queue, source)
         # The next bundle is of another hint, where there are several.
-        if queue in self._queues:
-            self._queues[queue] = self._queues.pop(queue)
+        for each in [each for each in self._queues if each.hint == queue.hint]:
+            self._queues[each] = self._queues.pop(each)
         return self._begin(source, queue, wants, now)
 
     def _begin(
@@ -211,7 +218,7 @@ class Scheduler(Generic[HintT]):
 
     def _queue_for(self, source: int) -> Queue[HintT] | None:
         """The queue that this source should be asked for: what few others can give goes first."""
-        found: tuple[tuple[int, int], Queue[HintT]] | None = None
+        found: tuple[tuple[int, int, int], Queue[HintT]] | None = None
         for queue in list(self._queues):
             if not queue.may(source):
                 continue
@@ -224,13 +231,17 @@ class Scheduler(Generic[HintT]):
             most = self._options.hint_lanes
             if most is not None and self._busy(source, queue) >= most:
                 continue
-            if len(self.sources) == 1:
-                return queue
             rank = self._ranks[waiting[0].digest] if self._ordered else 0
-            key = (rank, -len(queue.refused | queue.lacking))
+            key = (rank, -len(queue.refused | queue.lacking), self._drawn_from(queue))
             if found is None or key < found[0]:
                 found = (key, queue)
         return None if found is None else found[1]
+
+    def _drawn_from(self, queue: Queue[HintT]) -> int:
+        """Bundles under way of a queue's part."""
+        return sum(
+            each.queue.part == queue.part and each.hint == queue.hint for each in self._bundles
+        )
 
     def _busy(self, source: int, queue: Queue[HintT]) -> int:
         """Bundles of a queue's hint that a source is working on."""
@@ -275,7 +286,7 @@ class Scheduler(Generic[HintT]):
         if self._lacks or queue.lacking:
             lacking = [index for index, lacks in self._lacks.items() if want.digest in lacks]
             pressed = want.digest in self._pressed
-            queue = Queue(queue.hint, queue.refused, frozenset(() if pressed else lacking))
+            queue = replace(queue, lacking=frozenset(() if pressed else lacking))
         waiting = self._queues.get(queue)
         if waiting is None:
             waiting = self._queues[queue] = deque()
@@ -363,8 +374,7 @@ class Scheduler(Generic[HintT]):
         if want is None:
             return []
         self._whys.setdefault(digest, []).append((bundle.source, error))
-        refused = bundle.queue.refused | {bundle.source}
-        queue = Queue(bundle.queue.hint, refused, bundle.queue.lacking)
+        queue = replace(bundle.queue, refused=bundle.queue.refused | {bundle.source})
         self._wait(want, queue)
         return self._judged(queue, now)
 

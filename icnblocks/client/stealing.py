@@ -50,11 +50,13 @@ class Queue(Generic[HintT]):
         hint: what bundles of them say.
         refused: sources that have refused them.
         lacking: sources that say that they do not hold them.
+        part: of what was added with the hint.
     """
 
     hint: HintT
     refused: frozenset[int] = frozenset()
     lacking: frozenset[int] = frozenset()
+    part: int = 0
 
     def may(self, source: int) -> bool:
         """Whether a source may be asked for them."""

@@ -125,8 +125,9 @@ class Swarm:
     def pick(self, source: int, most: int) -> list[Digest]:
         """Take what to ask a neighbour for: at most `most` blocks that wait and that it holds.
 
-        They wait no more, until `waits` says so. The rarest of a random sample, at random among equals, so that neighbours who ask the
-        same device at the same moment ask for different blocks and can give them on.
+        They wait no more, until `waits` says so. The rarest of a random sample, at random among
+        equals, so that neighbours who ask the same device at the same moment ask for different
+        blocks and can give them on.
         """
         pool, flags, gone = self._pools[source], self._flags[source], self._gone
         found: dict[int, None] = {}

@@ -112,15 +112,15 @@ class Plan:
             return (self._spot(first)[0],)
         return tuple([self._spot(index)[0] for index in (first, *again)])
 
-    def wants(self) -> Iterator[tuple[int, Digest, int]]:
-        """Each distinct block: its first index, digest and length, ascending."""
+    def wants(self) -> Iterator[tuple[int, Digest, int, int]]:
+        """Each distinct block: its first index, digest, length and first file, ascending."""
         repeats = bytearray(self.manifest.block_count)
         for indexes in self._again.values():
             for index in indexes:
                 repeats[index] = 1
-        for index, (raw, length, _, _) in enumerate(self.manifest.occurrences()):
+        for index, (raw, length, file, _) in enumerate(self.manifest.occurrences()):
             if not repeats[index]:
-                yield index, Digest(raw), length
+                yield index, Digest(raw), length, file
 
     @property
     def repeats(self) -> bool:

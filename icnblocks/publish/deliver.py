@@ -198,7 +198,7 @@ def send(
     known = known_record(source, name)
     record = next_record(name, digest, key, known, now)
     plan = Plan(scan.manifest)
-    wants = [Want(block, length) for _, block, length in plan.wants()]
+    wants = [Want(block, length) for _, block, length, _ in plan.wants()]
     missing = [wants[index] for index in source.missing(wants)]
     bytes_sent = sum(want.length for want in missing)
     begun(bytes_sent)

@@ -68,6 +68,32 @@ def same(one: Path, two: Path) -> bool:
     return files == found and all((one / p).read_bytes() == (two / p).read_bytes() for p in files)
 
 
+@pytest.mark.parametrize(("most", "cut"), [(1, [12]), (2, [6, 6]), (3, [4, 4, 4]), (9, [2] * 6)])
+def test_missing_blocks_are_divided_between_files_in_order(tmp_path, most, cut):
+    root = tmp_path / "model"
+    root.mkdir()
+    for number in range(6):
+        (root / f"{number}").write_bytes(os.urandom(2 * BLOCK))
+    pull = Pull(root, tmp_path / "out")
+    parts = pull.assembler.parts(most)
+    assert [len(part) for part in parts] == cut
+    assert [want for part in parts for want in part] == pull.assembler.missing()
+    pull.bring(pull.assembler.missing())
+    assert pull.assembler.parts(most) == []
+    pull.close()
+
+
+def test_a_file_is_never_cut(tmp_path):
+    root = tmp_path / "model"
+    root.mkdir()
+    for name, blocks in (("a", 1), ("b", 20), ("c", 1), ("d", 1)):
+        (root / name).write_bytes(os.urandom(blocks * BLOCK))
+    pull = Pull(root, tmp_path / "out")
+    assert [len(part) for part in pull.assembler.parts(4)] == [21, 1, 1]
+    assert [len(part) for part in pull.assembler.parts(2)] == [21, 2]
+    pull.close()
+
+
 def test_a_model_comes_out_bit_for_bit_with_repeated_blocks_fetched_once(model, tmp_path):
     pull = Pull(model, tmp_path / "out")
     wants = pull.assembler.missing()

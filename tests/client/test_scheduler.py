@@ -304,6 +304,27 @@ def test_not_found_at_one_waits_for_the_other_that_is_down() -> None:
     assert type(refusal.error) is IncompleteError
 
 
+def test_lanes_draw_from_different_parts() -> None:
+    """Two lanes that write into one file wait for each other."""
+    scheduler = make(2)
+    parts = [wants(12), wants(40, first=100), wants(2, first=200)]
+    for number, part in enumerate(parts):
+        scheduler.add(part, "h", 0.0, number)
+    one, two = drawn(scheduler, 0), drawn(scheduler, 0)
+    assert list(one.wants) == parts[0][: len(one.wants)]
+    assert list(two.wants) == parts[1][: len(two.wants)]
+    scheduler.finished(two, 0, 0)
+    assert drawn(scheduler, 0).wants[0] == parts[1][len(two.wants)], "it goes on where it was"
+
+
+def test_parts_of_an_ordered_pull_keep_the_order() -> None:
+    scheduler = Scheduler([("source", 2)], Random(1), RetryOptions(), ordered=True)
+    for number in range(2):
+        scheduler.add(wants(40, first=100 * number), "h", 0.0, number)
+    first = [*drawn(scheduler, 0).wants, *drawn(scheduler, 0).wants]
+    assert first == wants(40)[: len(first)]
+
+
 def test_a_passing_refusal_is_tried_again_but_not_for_ever() -> None:
     """A want that only ever hears BUSY must end even while other wants arrive."""
     scheduler = make(1, retry_s=60.0)

@@ -51,7 +51,10 @@ def test_a_plan_says_what_walking_the_manifest_says(manifest):
     for block in manifest.blocks():
         expected.setdefault(block.digest, []).append((block.file, block.offset))
     lengths = manifest.lengths()
-    assert [want[1:] for want in plan.wants()] == [(digest, lengths[digest]) for digest in expected]
+    assert [want[1:3] for want in plan.wants()] == [
+        (digest, lengths[digest]) for digest in expected
+    ]
+    assert all(file == plan.spots(digest)[0].file for _, digest, _, file in plan.wants())
     assert [manifest.digest_at(want[0]) for want in plan.wants()] == list(expected)
     assert len(plan) == len(expected)
     assert plan.unique_bytes == sum(lengths.values())
@@ -89,7 +92,7 @@ def test_a_block_that_occurs_everywhere_costs_no_more_than_others():
     digests = bytes(Digest.of(b"0")) * count
     file = CutFile("zeros", count * BLOCK_BYTES, (Run(0, count * BLOCK_BYTES, 0),), digests)
     plan = Plan(build_manifest(Kind.PACK, [file]))
-    assert list(plan.wants()) == [(0, Digest.of(b"0"), BLOCK_BYTES)]
+    assert list(plan.wants()) == [(0, Digest.of(b"0"), BLOCK_BYTES, 0)]
     assert len(plan.spots(Digest.of(b"0"))) == count
 
 
