@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.suite.memory import Ballast, touch_memory
 from benchmarks.suite.peers import lacking
 from benchmarks.suite.report import Result, ratios, table
 from benchmarks.suite.results import machine, write_json
@@ -32,6 +33,8 @@ from benchmarks.suite.runner import play
 from benchmarks.suite.scenario import Bench
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.suite.figures import Cost
     from benchmarks.suite.runner import Side
     from benchmarks.suite.scenario import Scenario
@@ -55,6 +58,7 @@ def measure(
     size_mb: int,
     peers: frozenset[str] | None,
     directory: Path | None,
+    make_ready: Callable[[int], None] = touch_memory,
     quiet: bool = False,
 ) -> Result:
     """Run one scenario.
@@ -65,6 +69,7 @@ def measure(
         size_mb: of its model, in MB.
         peers: those to compare with; all when None.
         directory: where its files go; TMPDIR when None.
+        make_ready: makes memory ready before each run.
         quiet: tell of no single run.
     """
 
@@ -81,7 +86,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix=f"bench-{scenario.name}-", dir=directory) as folder:
         bench = Bench(Path(folder), size_mb * 10**6, runs, peers)
         with scenario.open(bench) as stage:
-            costs = play(stage, runs, tell)
+            costs = play(stage, runs, tell, make_ready)
     return Result.of(scenario, stage, costs, machine(began, runs=runs, size_mb=size_mb))
 
 
@@ -143,26 +148,28 @@ def main(
                 f" {', '.join(sorted(known))}"
             )
     results = []
-    for name in wanted:
-        scenario = SCENARIOS[name]
-        reason = lacking(scenario.needs)
-        if reason is not None:
-            click.echo(f"{name}: not run, {reason}", err=True)
-            continue
-        click.echo(f"{name}: {scenario.title}", err=True)
-        result = measure(
-            scenario,
-            runs=runs or scenario.runs,
-            size_mb=size or scenario.size_mb,
-            peers=chosen,
-            directory=directory,
-        )
-        click.echo(table(result))
-        results.append(result)
-        if document:
-            from benchmarks.suite.document import renew
+    with Ballast(directory) as ballast:
+        for name in wanted:
+            scenario = SCENARIOS[name]
+            reason = lacking(scenario.needs)
+            if reason is not None:
+                click.echo(f"{name}: not run, {reason}", err=True)
+                continue
+            click.echo(f"{name}: {scenario.title}", err=True)
+            result = measure(
+                scenario,
+                runs=runs or scenario.runs,
+                size_mb=size or scenario.size_mb,
+                peers=chosen,
+                directory=directory,
+                make_ready=ballast.fill,
+            )
+            click.echo(table(result))
+            results.append(result)
+            if document:
+                from benchmarks.suite.document import renew
 
-            renew([result], list(SCENARIOS))
+                renew([result], list(SCENARIOS))
     if as_json is not None:
         write_json(as_json, results)
 

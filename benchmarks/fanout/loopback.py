@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.fanout import nginx, peers
 from benchmarks.fanout.context import Row, load, median, spread, table
-from benchmarks.fanout.running import Command, processor_s, run_together, touch_memory
+from benchmarks.fanout.running import Command, processor_s, run_together
 from benchmarks.fanout.site import fetch
 from benchmarks.fanout.varnish import varnish
+from benchmarks.suite.memory import Ballast
 from icnblocks.testing.device import Device
 from icnblocks.testing.processes import peak_mb, start_edge
 
@@ -36,6 +37,7 @@ def run(context: Context) -> dict[str, Any]:
     model = context.material.synthetic()
     laps: list[dict[str, Any]] = []
     with ExitStack() as stack:
+        ballast = stack.enter_context(Ballast(context.root))
         files = stack.enter_context(
             nginx.nginx(context.root, None, _HERE, FILES, context.material.files)
         )
@@ -43,14 +45,15 @@ def run(context: Context) -> dict[str, Any]:
         context.material.learn(origin)
         for number in range(context.runs):
             order = _SIDES[number % 3 :] + _SIDES[: number % 3]
-            laps += [_lap(context, model, who, files, origin.url) for who in order]
+            for who in order:
+                ballast.fill(model.unique * (DEVICES + 1))
+                laps.append(_lap(context, model, who, files, origin.url))
     return {"unique": model.unique, "laps": laps}
 
 
 def _lap(context: Context, model: Model, who: str, files: str, origin: str) -> dict[str, Any]:
     folder = context.root / "loopback"
     folder.mkdir()
-    touch_memory(model.unique * (DEVICES + 1), context.memory)
     try:
         with ExitStack() as stack:
             if who == "icnblocks":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import filecmp
 import os
-import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.suite.figures import Cost
+from benchmarks.suite.memory import touch_memory
 from benchmarks.suite.processes import Command, cpu_s, peaks_mb, run
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Stage:
 
     Attributes:
         sides: who takes part, in order.
-        touch_bytes: how much memory a run uses; as much is touched and freed before each.
+        touch_bytes: how much memory a run uses; as much is made ready before each.
         facts: figures of the scenario itself, for example the size of its model.
         missing: by side, why it does not take part.
     """
@@ -95,19 +95,6 @@ def must_equal(model: Path, target: Path) -> None:
             name = path.relative_to(model)
             if not (target / name).is_file() or not filecmp.cmp(path, target / name, shallow=False):
                 raise RuntimeError(f"{target} has another {name}, or none")
-
-
-def touch_memory(size: int) -> None:
-    """Take and give back memory, so that the run finds as much that the host has really given.
-
-    As much as there is room for in /dev/shm, if that is less.
-    """
-    room = os.statvfs("/dev/shm")
-    size = min(size, room.f_bavail * room.f_frsize)
-    with tempfile.NamedTemporaryFile(dir="/dev/shm", buffering=0) as file:
-        piece = os.urandom(_PIECE)
-        for _ in range(size >> 20):
-            file.write(piece)
 
 
 def spend(side: Side) -> Cost:
@@ -148,7 +135,10 @@ def order(count: int, number: int) -> list[int]:
 
 
 def play(
-    stage: Stage, runs: int, tell: Callable[[int, Side, Cost], None] = lambda *_: None
+    stage: Stage,
+    runs: int,
+    tell: Callable[[int, Side, Cost], None] = lambda *_: None,
+    make_ready: Callable[[int], None] = touch_memory,
 ) -> dict[str, list[Cost]]:
     """All runs of all sides, round by round.
 
@@ -158,6 +148,7 @@ def play(
         stage: the sides.
         runs: rounds.
         tell: told of each run.
+        make_ready: makes so many bytes of memory ready before each run.
 
     Raises:
         RuntimeError: if icnblocks fails, or a peer that had not failed before.
@@ -173,7 +164,7 @@ def play(
             try:
                 side.before()
                 warm(side.reads)
-                touch_memory(stage.touch_bytes)
+                make_ready(stage.touch_bytes)
                 cost = spend(side)
                 if not found[side.name]:
                     side.check()
