@@ -38,6 +38,17 @@ def test_help_imports_nothing_heavy(command):
     assert "Examples:" in done.stdout or command == "verify"
 
 
+@pytest.mark.parametrize(("args", "code"), [(["--help"], 11), (["a/b", "--json"], 4)])
+def test_output_that_cannot_be_written_is_one_line_and_a_code(args, code):
+    """Catches: a traceback from telling, where nothing can be told, that nothing can be told."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "icnblocks_tools", "fetch", *args],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+
+
 def test_the_list_of_commands_is_complete():
     listed = icn("--help").stdout
     assert all(name in listed for name in COMMANDS)

@@ -66,7 +66,7 @@ def run(command: click.Command, name: str) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     except BrokenPipeError:  # whoever read our output is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _hush()
         sys.exit(1)
     # Everything was closed: taking down the interpreter would cost what a hundred blocks do.
     os._exit(0)
@@ -92,8 +92,19 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
 
 
 def _fail(error: IcnError, *, as_json: bool) -> NoReturn:
-    report(error, as_json=as_json)
+    try:
+        report(error, as_json=as_json)
+    except BrokenPipeError:
+        raise
+    except OSError:  # our own output is what cannot be written
+        _hush()
+        report(error, as_json=False)
     sys.exit(error.exit_code)
+
+
+def _hush() -> None:
+    """Let nothing more go to standard output, whose buffer Python would try to empty at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> NoReturn:
