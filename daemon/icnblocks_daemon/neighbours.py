@@ -65,8 +65,9 @@ class Neighbours:
         self._models: dict[Digest, dict[Neighbour, None]] = {}
         self._each: dict[str, int] = {}
 
-    def __len__(self) -> int:
-        """How many announcements hold, as far as anybody looked."""
+    def holding(self, now: float) -> int:
+        """How many announcements hold."""
+        self._forget(now)
         return len(self._until)
 
     def announce(self, manifest: Digest, who: Neighbour, now: float) -> bool:

@@ -20,6 +20,7 @@ from icnblocks.testing.device import Device
 from icnblocks.testing.processes import start_edge
 from icnblocks.wire.havemap import HaveMap, encode_have
 from icnblocks_daemon.http.neighbours import NeighbourFace
+from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.neighbours import Deals, Neighbour, Neighbours
 
 A, B = Digest(b"a" * 32), Digest(b"b" * 32)
@@ -50,7 +51,7 @@ def test_an_announcement_repeated_holds_longer() -> None:
     known.announce(A, here(2), 1.0)
     known.announce(A, here(1), 50.0)
     assert known.some(A, 100.0) == [here(1)]
-    assert len(known) == 1
+    assert known.holding(100.0) == 1
 
 
 def test_who_is_at_a_loopback_address_is_not_told_of_elsewhere() -> None:
@@ -69,7 +70,7 @@ def test_whoever_leaves_is_not_told_of() -> None:
     known.leave(A, here(1))
     known.leave(B, here(9))
     assert known.some(A, 0.0) == []
-    assert len(known) == 0
+    assert known.holding(0.0) == 0
 
 
 def test_a_short_list_at_random() -> None:
@@ -124,7 +125,7 @@ def test_the_registry_is_as_a_plain_dict_would_be(steps) -> None:
                 model[manifest, who] = now + 30.0
         for one in (A, B):
             assert set(known.some(one, now)) == {who for man, who in model if man == one}
-        assert len(known) == len(model)
+        assert known.holding(now) == len(model)
 
 
 def test_every_block_is_dealt_once_before_one_is_dealt_again() -> None:
@@ -191,7 +192,8 @@ async def test_a_model_is_counted_once_for_all_who_begin_together(monkeypatch) -
         return b"manifest"
 
     monkeypatch.setattr("icnblocks_daemon.http.neighbours.decode", count)
-    face = NeighbourFace(SimpleNamespace(manifests=SimpleNamespace(get=get)))
+    node = SimpleNamespace(manifests=SimpleNamespace(get=get), metrics=Metrics())
+    face = NeighbourFace(node)
     assert await asyncio.gather(*(face._learn(A, None) for _ in range(5))) == [2] * 5
     assert len(counted) == 1
 
@@ -232,6 +234,8 @@ def test_devices_are_told_of_each_other_under_the_address_they_come_from(model, 
             "127.0.0.1:5002"
         ]
         connection.drop()
+    assert edge.metric("icn_neighbours") == 1
+    assert edge.metric("icn_neighbours_told_total") == 2
 
 
 def test_devices_are_dealt_different_blocks(model, edge) -> None:
@@ -240,6 +244,7 @@ def test_devices_are_dealt_different_blocks(model, edge) -> None:
         dealt = [deal(connection, model[1], NAME, bytes(5), 1) for _ in range(5)]
         assert sorted(dealt) == [[0], [1], [2], [3], [4]]
         connection.drop()
+    assert edge.metric("icn_dealt_blocks_total") == 5
 
 
 def asked(edge, path: str, body: bytes, **headers: str) -> int:

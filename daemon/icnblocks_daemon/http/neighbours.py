@@ -27,6 +27,8 @@ from icnblocks_daemon.http.problems import BusyServerError
 from icnblocks_daemon.neighbours import Deals, Neighbour, Neighbours
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from icnblocks.naming import Name
     from icnblocks_daemon.node import Node
 
@@ -44,6 +46,14 @@ class NeighbourFace:
         self._neighbours = Neighbours(random)
         self._deals = Deals(random)
         self._learning = asyncio.Lock()
+        self._told = self._dealt = 0
+        node.metrics.observe(self._figures)
+
+    def _figures(self) -> Iterator[tuple[str, str, float]]:
+        holding = self._neighbours.holding(self._node.clock())
+        yield "icn_neighbours", "Announcements of devices that hold now", holding
+        yield "icn_neighbours_told_total", "Devices that others were told of", self._told
+        yield "icn_dealt_blocks_total", "Blocks that devices were told to ask for here", self._dealt
 
     def routes(self) -> list[web.RouteDef]:
         """The endpoints of this module."""
@@ -89,6 +99,7 @@ class NeighbourFace:
         dealt: list[int] = []
         if self._deals.deals(count):  # the map of a larger one would take long to read
             dealt = self._deals.deal(digest, decode_have(raw, count).flags, number)
+        self._dealt += len(dealt)
         return web.Response(
             body=pack_indexes(dealt),
             headers=_UNCACHED,
@@ -119,6 +130,7 @@ class NeighbourFace:
 
     def _listed(self, digest: Digest, but: Neighbour | None) -> web.Response:
         some = self._neighbours.some(digest, self._node.clock(), but)
+        self._told += len(some)
         listed = [
             f"[{each.address}]:{each.port}"
             if ":" in each.address
