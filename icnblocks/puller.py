@@ -1,20 +1,18 @@
 """Pulling: a name becomes a runnable directory. The facade of the device side.
 
-Resolve, take what is on this machine, fetch the rest, assemble, and remember where it lies: the
-pulled directory is the store of its blocks. An adapter brings its base. Works inside a running
-event loop (it uses threads, no loop of its own). This module must not talk to people.
+Resolve, fill, and remember where it lies: the pulled directory is the store of its blocks. An
+adapter brings its base. Works inside a running event loop (it uses threads, no loop of its own).
+This module must not talk to people.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
@@ -27,9 +25,7 @@ from icnblocks.assembly.inspect import (
     remember,
     salvage,
 )
-from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.endpoint import SourceOptions
-from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
 from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, load_settings
 from icnblocks.client.source import Source
@@ -38,17 +34,14 @@ from icnblocks.errors import (
     ConflictError,
     FormatError,
     IcnError,
-    IncompleteError,
-    NotFoundError,
-    StorageError,
 )
+from icnblocks.filling import Filling, Moved, Progress
 from icnblocks.limits import MAX_BASES, MAX_LIFETIME_S
 from icnblocks.manifest.codec import decode
 from icnblocks.naming import Name
 from icnblocks.placement.plan import Plan
 from icnblocks.store.catalog import Catalog
 from icnblocks.store.inplace import InPlaceStore
-from icnblocks.wire.bundle import PULL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,24 +49,13 @@ if TYPE_CHECKING:
     from icnblocks.manifest.model import BaseRef
     from icnblocks.naming import Digest
     from icnblocks.share import ShareOptions, Sharer
-    from icnblocks.share.offers import Offer
-    from icnblocks.store.base import Verified
-    from icnblocks.wire.bundle import Want
 
 
-class Listener(Protocol):
+class Listener(Progress, Protocol):
     """Hears how a pull goes; methods may be called from other threads."""
 
     def begun(self, name: Name, total: int, done: int) -> None:
         """A model's blocks are about to be gathered: `total` bytes, `done` are there."""
-        ...
-
-    def moved(self, count: int) -> None:
-        """`count` more bytes came over the network and are in place."""
-        ...
-
-    def reused(self, count: int) -> None:
-        """`count` more bytes were taken from another model on this machine."""
         ...
 
     def warned(self, text: str) -> None:
@@ -125,51 +107,6 @@ class Pulled:
     seconds: float
     base: Pulled | None = None
     bytes_neighbours: int = 0
-
-
-class _Moved(NamedTuple):
-    """Bytes of blocks that came over the network: of use, and in vain."""
-
-    received: int = 0
-    wasted: int = 0
-    neighbours: int = 0
-
-
-class _Gather:
-    """The engine's sink: blocks go into the assembly, refusals are collected."""
-
-    def __init__(
-        self, assembler: Assembler, listener: Listener, offer: Offer | None = None
-    ) -> None:
-        self._assembler = assembler
-        self._listener = listener
-        self._offer = offer
-        self._lock = threading.Lock()
-        self._refused: list[IcnError] = []
-        self.received = 0
-
-    def accept(self, want: Want, block: Verified) -> None:
-        self._assembler.accept(block)
-        if self._offer is not None:
-            self._offer.arrived(want.digest)
-        with self._lock:
-            self.received += want.length
-        self._listener.moved(want.length)
-
-    def refuse(self, want: Want, error: IcnError) -> None:  # noqa: ARG002
-        with self._lock:
-            self._refused.append(error)
-
-    def settle(self, name: Name) -> None:
-        """Raise what stands for all refusals, if there were any."""
-        if not self._refused:
-            return
-        first = self._refused[0]
-        if isinstance(first, StorageError):
-            raise first
-        raise IncompleteError(
-            f"{len(self._refused)} blocks of {name} could not be had; the first: {first}"
-        )
 
 
 class Puller:
@@ -296,7 +233,7 @@ class Puller:
         self, resolved: Resolved, path: Path, base: Pulled | None, *, thorough: bool = False
     ) -> Pulled:
         began = time.monotonic()
-        moved = _Moved()
+        moved = Moved()
         if thorough or not self._is_settled(resolved, path):
             moved = self._assemble(resolved, path, thorough=thorough)
         if self.sharer is not None:
@@ -325,10 +262,10 @@ class Puller:
             or not is_unchanged(path, resolved.manifest, self.places)
         )
 
-    def _assemble(self, resolved: Resolved, path: Path, *, thorough: bool) -> _Moved:
+    def _assemble(self, resolved: Resolved, path: Path, *, thorough: bool) -> Moved:
         """Make the directory what it shall be."""
         directory = ModelDirectory(path)
-        moved = _Moved()
+        moved = Moved()
         try:
             directory.lock(
                 wait=True,
@@ -369,7 +306,7 @@ class Puller:
                 f"{directory.root} holds files that are not those of {resolved.name}: {listed}"
             )
 
-    def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> _Moved:
+    def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> Moved:
         """Reuse, fetch, finish, remember."""
         plan = Plan(resolved.manifest)
         assembler = Assembler(directory, resolved.digest, resolved.manifest, plan, found.whole)
@@ -379,14 +316,15 @@ class Puller:
             missing = assembler.missing()
             size = resolved.manifest.size
             self._listener.begun(resolved.name, size, size - sum(want.length for want in missing))
-            if self.places.directories():
-                LocalReuse(assembler, self.places, self._listener.reused).take(missing)
+            filling = Filling(
+                resolved, assembler, self.places, self.sources, self._settings, self._listener
+            )
             with ExitStack() as stack:
-                offer: Offer | None = None
                 if self.sharer is not None:
+                    filling.reuse(missing)  # neighbours are told of it from the start
                     pulling = self.sharer.pulling(resolved, assembler, plan, self.sources)
-                    offer = stack.enter_context(pulling)
-                moved = self._fetch(resolved, assembler, offer)
+                    filling.share(self.sharer, stack.enter_context(pulling))
+                moved = filling.run()
                 assembler.finish()
                 remember(directory, resolved, self.places, found)
             assembler.forget_map()
@@ -405,55 +343,6 @@ class Puller:
         for file in decode(data).files:
             if file.path not in kept:
                 directory.remove(file.path + PARTIAL)
-
-    def _fetch(self, resolved: Resolved, assembler: Assembler, offer: Offer | None) -> _Moved:
-        """Fetch what is still missing."""
-        parts = assembler.parts(self._settings.connections)
-        missing = [want for part in parts for want in part]
-        if not missing:
-            return _Moved()
-        self._refuse_full_disk(assembler.directory.root, assembler.room(missing))
-        if not self.sources:
-            raise NotFoundError(
-                f"{len(missing)} blocks of {resolved.name} are not on this machine and no source"
-                " was named",
-                hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
-            )
-        hint = Hint(resolved.name, resolved.digest, os.urandom(PULL_BYTES))
-        gather = _Gather(assembler, self._listener, offer)
-        options = EngineOptions(
-            connections=self._settings.connections,
-            retry_s=self._settings.retry_s,
-            limit_rate=self._settings.limit_rate,
-        )
-        with ExitStack() as stack:
-            engine: Engine
-            if self.sharer is None or offer is None:
-                engine = stack.enter_context(Engine(self.sources, gather, options))
-            else:
-                from icnblocks.client.neighbourly import NeighbourlyEngine
-
-                blocks = list(offer.lengths)
-                about = Catalogued(resolved.digest, resolved.name, blocks)
-                engine = NeighbourlyEngine(
-                    self.sources, gather, about, hint, self.sharer.port, options
-                )
-                stack.enter_context(self.sharer.joined(offer, engine))
-                stack.enter_context(engine)
-            for number, part in enumerate(parts):
-                engine.add(part, hint, lambda: list(resolved.manifest.lengths()), part=number)
-            engine.wait()
-            wasted = sum(engine.counters().wasted.values())
-            others = engine.status()[len(self.sources) :]
-        gather.settle(resolved.name)
-        neighbours = sum(each.received_bytes for each in others)
-        return _Moved(gather.received, wasted, neighbours)
-
-    def _refuse_full_disk(self, root: Path, wanted: int) -> None:
-        """Say so before the work, not after it, where the disk cannot hold what is wanted."""
-        free = shutil.disk_usage(root).free
-        if wanted > free:
-            raise StorageError(f"{root}: {wanted} bytes are needed and {free} are free on its disk")
 
     def repair(self, root: Path) -> Pulled:
         """Fetch again just what is wrong in a pulled directory, into new files.

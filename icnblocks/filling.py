@@ -1,0 +1,201 @@
+"""Filling an assembly: from other models on this machine, and from sources at the same time.
+
+What another model here may have is read, verified and placed by the calling thread, while the
+engine's lanes fetch what nobody here has; what turns out not to be here after all is fetched
+then. This module must not resolve names, nor decide where a model lies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
+from icnblocks.errors import IcnError, IncompleteError, NotFoundError, StorageError
+from icnblocks.wire.bundle import PULL_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from icnblocks.assembly.assembler import Assembler
+    from icnblocks.client.resolve import Resolved
+    from icnblocks.client.settings import Settings
+    from icnblocks.client.source import Source
+    from icnblocks.naming import Digest, Name
+    from icnblocks.share import Sharer
+    from icnblocks.share.offers import Offer
+    from icnblocks.store.base import Verified
+    from icnblocks.store.inplace import InPlaceStore
+    from icnblocks.wire.bundle import Want
+
+
+class Progress(Protocol):
+    """Hears how it goes; its methods are called on several threads."""
+
+    def moved(self, count: int) -> None:
+        """`count` more bytes came over the network and are in place."""
+        ...
+
+    def reused(self, count: int) -> None:
+        """`count` more bytes were taken from another model on this machine."""
+        ...
+
+
+class Moved(NamedTuple):
+    """Bytes of blocks that came over the network: of use, in vain, and from other devices."""
+
+    received: int = 0
+    wasted: int = 0
+    neighbours: int = 0
+
+
+class _Sink:
+    """The engine's sink: blocks go into the assembly, refusals are collected."""
+
+    def __init__(self, assembler: Assembler, progress: Progress, offer: Offer | None) -> None:
+        self._assembler = assembler
+        self._progress = progress
+        self._offer = offer
+        self._lock = threading.Lock()
+        self._refused: list[IcnError] = []
+        self.received = 0
+
+    def accept(self, want: Want, block: Verified) -> None:
+        self._assembler.accept(block)
+        if self._offer is not None:
+            self._offer.arrived(want.digest)
+        with self._lock:
+            self.received += want.length
+        self._progress.moved(want.length)
+
+    def refuse(self, want: Want, error: IcnError) -> None:  # noqa: ARG002
+        with self._lock:
+            self._refused.append(error)
+
+    def settle(self, name: Name) -> None:
+        """Raise what stands for all refusals, if there were any."""
+        if not self._refused:
+            return
+        first = self._refused[0]
+        if isinstance(first, StorageError):
+            raise first
+        raise IncompleteError(
+            f"{len(self._refused)} blocks of {name} could not be had; the first: {first}"
+        )
+
+
+class Filling:
+    """Fills one assembly.
+
+    Args:
+        resolved: what is pulled.
+        assembler: what is filled.
+        places: the models on this machine.
+        sources: whom to ask for the rest; may be none.
+        settings: how.
+        progress: hears how it goes.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        assembler: Assembler,
+        places: InPlaceStore,
+        sources: Sequence[Source],
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self._resolved = resolved
+        self._assembler = assembler
+        self._sources = sources
+        self._settings = settings
+        self._progress = progress
+        self._places = places if places.directories() else None
+        self._sharing: tuple[Sharer, Offer] | None = None
+
+    def reuse(self, wants: Sequence[Want]) -> None:
+        """Take from other models here what can be had; the rest stays missing.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        if self._places is not None:
+            LocalReuse(self._assembler, self._places, self._progress.reused).take(wants)
+
+    def share(self, sharer: Sharer, offer: Offer) -> None:
+        """Get blocks from neighbours too, and offer what comes to them."""
+        self._sharing = sharer, offer
+
+    def run(self) -> Moved:
+        """Bring everything that is missing.
+
+        Raises:
+            IcnError: as its class says; what arrived is kept.
+        """
+        missing = self._assembler.missing()
+        here = [
+            want for want in missing if self._places is not None and want.digest in self._places
+        ]
+        if len(here) == len(missing) or not self._sources:  # nothing to fetch meanwhile
+            self.reuse(here)
+            missing, here = self._assembler.missing(), []
+        if not missing:
+            return Moved()
+        self._refuse_full_disk(missing)
+        if not self._sources:
+            raise NotFoundError(
+                f"{len(missing)} blocks of {self._resolved.name} are not on this machine and no"
+                " source was named",
+                hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
+            )
+        return self._fetch(here)
+
+    def _fetch(self, here: list[Want]) -> Moved:
+        """Fetch what is missing; `here` only as far as it is not."""
+        hint = Hint(self._resolved.name, self._resolved.digest, os.urandom(PULL_BYTES))
+        sink = _Sink(self._assembler, self._progress, self._sharing and self._sharing[1])
+        later = {want.digest for want in here}
+        with ExitStack() as stack:
+            engine = self._engine(sink, hint, stack)
+            for number, part in enumerate(self._assembler.parts(self._settings.connections)):
+                first = [want for want in part if want.digest not in later] if later else part
+                engine.add(first, hint, self._blocks, part=number)
+            if later:
+                self.reuse(here)
+                left = [want for want in self._assembler.missing() if want.digest in later]
+                engine.add(left, hint, self._blocks)
+            engine.wait()
+            wasted = sum(engine.counters().wasted.values())
+            others = engine.status()[len(self._sources) :]
+        sink.settle(self._resolved.name)
+        return Moved(sink.received, wasted, sum(each.received_bytes for each in others))
+
+    def _blocks(self) -> list[Digest]:
+        return list(self._resolved.manifest.lengths())
+
+    def _engine(self, sink: _Sink, hint: Hint, stack: ExitStack) -> Engine:
+        options = EngineOptions(
+            connections=self._settings.connections,
+            retry_s=self._settings.retry_s,
+            limit_rate=self._settings.limit_rate,
+        )
+        if self._sharing is None:
+            return stack.enter_context(Engine(self._sources, sink, options))
+        from icnblocks.client.neighbourly import NeighbourlyEngine
+
+        sharer, offer = self._sharing
+        about = Catalogued(self._resolved.digest, self._resolved.name, list(offer.lengths))
+        engine = NeighbourlyEngine(self._sources, sink, about, hint, sharer.port, options)
+        stack.enter_context(sharer.joined(offer, engine))
+        return stack.enter_context(engine)
+
+    def _refuse_full_disk(self, missing: Sequence[Want]) -> None:
+        """Say so before the work, not after it, where the disk cannot hold what is wanted."""
+        root, wanted = self._assembler.directory.root, self._assembler.room(missing)
+        free = shutil.disk_usage(root).free
+        if wanted > free:
+            raise StorageError(f"{root}: {wanted} bytes are needed and {free} are free on its disk")

@@ -1,0 +1,94 @@
+"""Filling from this machine and from a source at once, with a real daemon as the source."""
+
+import os
+import threading
+
+import pytest
+
+from icnblocks.client.settings import load_settings
+from icnblocks.client.trust import KnownPublishers, Trust
+from icnblocks.naming import Name
+from icnblocks.puller import Puller
+from icnblocks.testing.device import Device
+from icnblocks.testing.processes import start_edge
+
+HALF = 3 << 20
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    """Serves acme/one, and acme/two of which one of two files is the same."""
+    root = tmp_path_factory.mktemp("filling")
+    publisher, same = Device(root / "publisher"), os.urandom(HALF)
+    for name in ("one", "two"):
+        (root / name).mkdir()
+        (root / name / "same").write_bytes(same)
+        (root / name / "own").write_bytes(os.urandom(HALF))
+        store = ("--kind", "pack", "--store", root / "store")
+        publisher.run("publish", root / name, f"acme/{name}", *store).done()
+    with start_edge(root / "store") as daemon:
+        yield root, daemon
+
+
+class Both:
+    """A listener that lets nothing be reused before something came over the network."""
+
+    def __init__(self):
+        self.came = threading.Event()
+        self.waited_well = []
+
+    def begun(self, name, total, done):
+        pass
+
+    def moved(self, _count):
+        self.came.set()
+
+    def reused(self, _count):
+        self.waited_well.append(self.came.wait(20))
+
+    def warned(self, text):
+        pass
+
+
+@pytest.fixture
+def device(origin, tmp_path):
+    """A puller on a machine that has acme/one; the path of that."""
+    keys = ("models", "store", "keys", "trust_file", "known_publishers")
+    environ = {f"ICN_{key.upper()}": str(tmp_path / key) for key in keys}
+    settings = load_settings({**environ, "ICN_FROM": origin[1].url})
+
+    def pull(name, listener=None):
+        trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
+        with Puller(settings, trust, listener) as puller:
+            return puller.pull(Name.parse(name))
+
+    return pull, pull("acme/one").path
+
+
+def right(root, pulled):
+    return all(
+        (pulled.path / name).read_bytes() == (root / name).read_bytes() for name in os.listdir(root)
+    )
+
+
+def test_what_is_here_is_taken_while_the_rest_is_fetched(origin, device):
+    """Catches: sources that idle while another model on this machine is read."""
+    both = Both()
+    pulled = device[0]("acme/two", both)
+    assert right(origin[0] / "two", pulled)
+    assert both.waited_well
+    assert all(both.waited_well)
+    assert (pulled.bytes_network, pulled.bytes_reused) == (HALF, HALF)
+
+
+def test_what_is_not_here_after_all_is_fetched_too(origin, device):
+    """Catches: a block that was left to a local model which has rotted, and is then missing."""
+    pull, one = device
+    facts = (one / "same").stat()
+    data = bytearray((one / "same").read_bytes())
+    data[HALF // 2] ^= 1
+    (one / "same").write_bytes(data)
+    os.utime(one / "same", ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    pulled = pull("acme/two")
+    assert right(origin[0] / "two", pulled)
+    assert HALF < pulled.bytes_network <= 2 * HALF
