@@ -45,19 +45,19 @@ class Scene:
         self.done += ["note"] * (self.state() == "announced")
 
     def on_deleted(self):
-        before = len(self.known)
+        before = self.known.holding(self.now)
         self.known.leave(MODEL, US)
-        self.done += ["forget"] * (before - len(self.known))
+        self.done += ["forget"] * (before - self.known.holding(self.now))
 
     def on_asked(self):
         named = self.known.some(MODEL, self.now, OTHERS[0])
         self.done.append("name" if US in named else "nobody")
 
     def on_expired(self):
-        before = len(self.known)
+        before = self.known.holding(self.now)
         self.now += TTL_S
         self.known.some(MODEL, self.now)
-        self.done += ["forget"] * (before - len(self.known))
+        self.done += ["forget"] * (before - self.known.holding(self.now))
 
 
 @rows_of("announcement")
