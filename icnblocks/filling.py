@@ -1,8 +1,7 @@
-"""Filling an assembly: from other models on this machine, and from sources at the same time.
+"""Filling an assembly: from other models on this machine, and the rest from sources.
 
-What another model here may have is read, verified and placed by the calling thread, while the
-engine's lanes fetch what nobody here has; what turns out not to be here after all is fetched
-then. This module must not resolve names, nor decide where a model lies.
+One after the other: both at once was tried, and took as long (docs/performance-log.md). This
+module must not resolve names, nor decide where a model lies.
 """
 
 from __future__ import annotations
@@ -131,18 +130,13 @@ class Filling:
         self._sharing = sharer, offer
 
     def run(self) -> Moved:
-        """Bring everything that is missing.
+        """Fetch what is missing.
 
         Raises:
             IcnError: as its class says; what arrived is kept.
         """
-        missing = self._assembler.missing()
-        here = [
-            want for want in missing if self._places is not None and want.digest in self._places
-        ]
-        if len(here) == len(missing) or not self._sources:  # nothing to fetch meanwhile
-            self.reuse(here)
-            missing, here = self._assembler.missing(), []
+        parts = self._assembler.parts(self._settings.connections)
+        missing = [want for part in parts for want in part]
         if not missing:
             return Moved()
         self._refuse_full_disk(missing)
@@ -152,22 +146,15 @@ class Filling:
                 " source was named",
                 hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
             )
-        return self._fetch(here)
+        return self._fetch(parts)
 
-    def _fetch(self, here: list[Want]) -> Moved:
-        """Fetch what is missing; `here` only as far as it is not."""
+    def _fetch(self, parts: list[list[Want]]) -> Moved:
         hint = Hint(self._resolved.name, self._resolved.digest, os.urandom(PULL_BYTES))
         sink = _Sink(self._assembler, self._progress, self._sharing and self._sharing[1])
-        later = {want.digest for want in here}
         with ExitStack() as stack:
             engine = self._engine(sink, hint, stack)
-            for number, part in enumerate(self._assembler.parts(self._settings.connections)):
-                first = [want for want in part if want.digest not in later] if later else part
-                engine.add(first, hint, self._blocks, part=number)
-            if later:
-                self.reuse(here)
-                left = [want for want in self._assembler.missing() if want.digest in later]
-                engine.add(left, hint, self._blocks)
+            for number, part in enumerate(parts):
+                engine.add(part, hint, self._blocks, part=number)
             engine.wait()
             wasted = sum(engine.counters().wasted.values())
             others = engine.status()[len(self._sources) :]

@@ -319,9 +319,9 @@ class Puller:
             filling = Filling(
                 resolved, assembler, self.places, self.sources, self._settings, self._listener
             )
+            filling.reuse(missing)
             with ExitStack() as stack:
                 if self.sharer is not None:
-                    filling.reuse(missing)  # neighbours are told of it from the start
                     pulling = self.sharer.pulling(resolved, assembler, plan, self.sources)
                     filling.share(self.sharer, stack.enter_context(pulling))
                 moved = filling.run()

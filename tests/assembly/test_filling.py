@@ -1,7 +1,6 @@
-"""Filling from this machine and from a source at once, with a real daemon as the source."""
+"""Filling from this machine and from a source, with a real daemon as the source."""
 
 import os
-import threading
 
 import pytest
 
@@ -30,26 +29,6 @@ def origin(tmp_path_factory):
         yield root, daemon
 
 
-class Both:
-    """A listener that lets nothing be reused before something came over the network."""
-
-    def __init__(self):
-        self.came = threading.Event()
-        self.waited_well = []
-
-    def begun(self, name, total, done):
-        pass
-
-    def moved(self, _count):
-        self.came.set()
-
-    def reused(self, _count):
-        self.waited_well.append(self.came.wait(20))
-
-    def warned(self, text):
-        pass
-
-
 @pytest.fixture
 def device(origin, tmp_path):
     """A puller on a machine that has acme/one; the path of that."""
@@ -57,9 +36,9 @@ def device(origin, tmp_path):
     environ = {f"ICN_{key.upper()}": str(tmp_path / key) for key in keys}
     settings = load_settings({**environ, "ICN_FROM": origin[1].url})
 
-    def pull(name, listener=None):
+    def pull(name):
         trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
-        with Puller(settings, trust, listener) as puller:
+        with Puller(settings, trust) as puller:
             return puller.pull(Name.parse(name))
 
     return pull, pull("acme/one").path
@@ -71,13 +50,9 @@ def right(root, pulled):
     )
 
 
-def test_what_is_here_is_taken_while_the_rest_is_fetched(origin, device):
-    """Catches: sources that idle while another model on this machine is read."""
-    both = Both()
-    pulled = device[0]("acme/two", both)
+def test_what_is_here_is_not_fetched(origin, device):
+    pulled = device[0]("acme/two")
     assert right(origin[0] / "two", pulled)
-    assert both.waited_well
-    assert all(both.waited_well)
     assert (pulled.bytes_network, pulled.bytes_reused) == (HALF, HALF)
 
 
