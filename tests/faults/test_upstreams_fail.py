@@ -185,7 +185,8 @@ def test_a_killed_upstream_alone_is_an_error_and_nothing_that_came_is_lost(
             assert process.returncode == 10, (out, err)
             assert b"Traceback" not in err
             origin = launch_edge(store, listen=f"127.0.0.1:{origin.port}")
-            done = device.fetch("acme/model", edge.url)
+            patient = Device(tmp_path / "device", ICN_RETRY_S="40")  # the edge lets it rest a while
+            done = patient.fetch("acme/model", edge.url)
             assert right(done["path"])
             assert done["bytes_network"] < size - 3 * MIB
     finally:
