@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.fanout import nginx
-from benchmarks.fanout.running import Command, RunFailedError, touch_memory
+from benchmarks.fanout.running import Command, RunFailedError
 from benchmarks.fanout.site import CACHE_PORT, ROOT, Site
 from benchmarks.fanout.varnish import varnish
+from benchmarks.suite.memory import touch_memory
 from icnblocks.testing.processes import poll_until
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(site: Site, who: str, model: Model, count: int) -> dict[str, Any]:
         return {"who": who, "devices": count, "failed": why}
     folder = site.context.memory / "peers"
     folder.mkdir()
-    touch_memory(model.unique * count, site.context.memory)
+    touch_memory(model.unique * count)
     try:
         with ExitStack() as stack:
             commands = stack.enter_context(_commands(site, who, model, count, folder))

@@ -226,17 +226,3 @@ def processor_s(pid: int) -> float:
     """Seconds of processor that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def touch_memory(size: int, folder: Path) -> None:
-    """Take and give back so much memory, so that whoever runs next finds it at hand.
-
-    A machine may hand freed memory back to its host, and touching it again then costs two or
-    three times as much.
-    """
-    piece = b"\xa5" * (1 << 20)
-    path = folder / "touched"
-    with path.open("wb") as file:
-        for _ in range(size >> 20):
-            file.write(piece)
-    path.unlink()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.fanout.context import BACKHAUL, PORT, load, median
 from benchmarks.fanout.nginx import nginx
-from benchmarks.fanout.running import HELD, Command, processor_s, run_together, touch_memory
+from benchmarks.fanout.running import HELD, Command, processor_s, run_together
+from benchmarks.suite.memory import touch_memory
 from icnblocks.testing.device import Device
 from icnblocks.testing.network import network
 from icnblocks.testing.processes import peak_mb, start_edge
@@ -139,7 +140,7 @@ class Site:
             held: they are loaded beforehand, and let go together.
         """
         size = sum(model.unique + (model.base.unique if model.base else 0) for model in models)
-        touch_memory(size, self.context.memory)
+        touch_memory(size)
         with (
             self.cold_edge() as edge,
             self.empty_devices(len(models)) as devices,

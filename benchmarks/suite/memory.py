@@ -1,8 +1,7 @@
 """Memory before a run: the same for everybody, and such as a machine has that has been up a while.
 
 A virtual machine gives free memory back to its host, and a page of it that is taken again costs
-several times as much as one that is recycled: writing 2 GB into new files takes 1.6 s instead of
-0.6 s, and hides what is compared. Linux only.
+several times as much as one that is recycled, which hides what is compared. Linux only.
 """
 
 from __future__ import annotations
