@@ -154,7 +154,7 @@ class Filling:
         with ExitStack() as stack:
             engine = self._engine(sink, hint, stack)
             for number, part in enumerate(parts):
-                engine.add(part, hint, self._blocks, part=number)
+                engine.add(part, hint, None if number else self._blocks, part=number)
             engine.wait()
             wasted = sum(engine.counters().wasted.values())
             others = engine.status()[len(self._sources) :]
