@@ -232,7 +232,10 @@ class Scheduler(Generic[HintT]):
             if most is not None and self._busy(source, queue) >= most:
                 continue
             rank = self._ranks[waiting[0].digest] if self._ordered else 0
-            key = (rank, -len(queue.refused | queue.lacking), self._drawn_from(queue))
+            drawn_from = self._drawn_from(queue)
+            if len(self.sources) == 1 and not self._ordered and not drawn_from:
+                return queue  # no other can come before it: an edge may have hundreds
+            key = (rank, -len(queue.refused | queue.lacking), drawn_from)
             if found is None or key < found[0]:
                 found = (key, queue)
         return None if found is None else found[1]
