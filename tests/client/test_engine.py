@@ -6,12 +6,14 @@ import threading
 import time
 import tracemalloc
 from contextlib import ExitStack
+from math import inf
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from icnblocks.client import stealing
 from icnblocks.client.engine import Engine, EngineOptions, Hint
 from icnblocks.client.events import Demoted, Received, Refused, Retried, Waste
 from icnblocks.client.scheduler import Health, RetryOptions
@@ -101,7 +103,12 @@ def test_everything_arrives_once() -> None:
         assert server.connections <= 2, "connections are kept from bundle to bundle"
 
 
-def test_several_sources_share_the_work_and_no_block_comes_twice() -> None:
+def test_several_sources_share_the_work_and_no_block_comes_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A busy machine may hold one of them up for so long that the other takes over what it began.
+    monkeypatch.setattr(stealing, "GAIN_S", inf)
+    monkeypatch.setattr(stealing, "LATE_S", inf)
     blocks = blocks_of(400, 30_000)
     with LyingServer(blocks) as one, LyingServer(blocks) as two:
         sink, _ = fetch([one, two], blocks)
