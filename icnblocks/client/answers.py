@@ -78,12 +78,12 @@ def check_answer(answer: Answer, what: str) -> Answer:
     """
     if 200 <= answer.status < 300:
         return answer
-    speaks_icn = answer.headers.get("ICN-Version") is not None
+    speaks_icn = answer.headers.get("icn-version") is not None
     told = _told(answer)
     message, hint = one_line(told.get("message")), one_line(told.get("hint"))
     text = f"{what}: {message or f'status {answer.status}'}"
     if answer.status in _LATER:
-        after_s = _after_s(answer.headers.get("Retry-After"))
+        after_s = _after_s(answer.headers.get("retry-after"))
         raise ThrottledError(text, after_s=after_s, hint=hint)
     if 300 <= answer.status < 400:
         raise SourceError(f"{what}: redirected; name the place it redirects to instead")

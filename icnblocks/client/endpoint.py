@@ -94,9 +94,14 @@ class Endpoint:
         return cls(secure, host, port, parts.path.rstrip("/"))
 
     @property
+    def host_text(self) -> str:
+        """The host as a URL says it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def authority(self) -> str:
         """`host` or `host:port`, as the Host header says it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = self.host_text
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
@@ -110,6 +115,11 @@ class Proxy:
     host: str
     port: int
     headers: dict[str, str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to connect."""
+        return self.host, self.port
 
 
 def proxy_for(endpoint: Endpoint) -> Proxy | None:

@@ -1,56 +1,63 @@
-"""One HTTP/1.1 connection on the standard library: time limits, keep-alive, TLS, proxies.
+"""One HTTP/1.1 connection: time limits, keep-alive, TLS, proxies.
 
 It turns every failure into one IcnError. Bodies are read straight into the caller's buffer and
-never wait for more than has arrived (http.client's own `readinto` waits until the buffer is
-full, which would hold back blocks). This module must not know what bodies mean, and must not
-retry, except at once on a kept connection that the server had closed meanwhile.
+never wait for more than has arrived, which would hold back blocks. Written on bare sockets, and
+TLS is imported where it is used: with the standard library's HTTP and TLS modules a command
+starts later by a quarter of what it takes to pull a small model. This module must not know what
+bodies mean, and must not retry, except at once on a kept connection that the server had closed
+meanwhile.
 """
 
 from __future__ import annotations
 
-import http.client
 import socket
-import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.client.endpoint import Endpoint, SourceOptions, proxy_for, ssl_context
+from icnblocks.client.endpoint import Endpoint, Proxy, SourceOptions, proxy_for, ssl_context
+from icnblocks.client.head import decode_head, encode_head, find_end
 from icnblocks.client.timed import TimedSocket
 from icnblocks.errors import FormatError, IcnError, SourceError, UntrustedError
 from icnblocks.limits import KIB
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
+
+    from icnblocks.client.head import Head
 
 PROTOCOL: Final = "1"
 """What `ICN-Version` says, in requests and answers."""
 _SPARE_BYTES: Final = 32 * KIB
 _MAX_CHUNK_LINE: Final = 1024
 _MAX_TRAILERS: Final = 32
+_LEAST_S: Final = 0.01
+_BEGINS: Final = b"HTTP/1."
 _DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
-_CLOSED: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-_FAILURES: Final = (OSError, http.client.HTTPException, ValueError, SourceError, FormatError)
+_FAILURES: Final = (OSError, ValueError, SourceError, FormatError)
+_TOGETHER_BYTES: Final = 64 * KIB
+"""A body up to here is sent with its head."""
 
 
 class Answer:
     """A response whose head has come; read its body to the end to keep the connection."""
 
     def __init__(
-        self, connection: Connection, timed: TimedSocket, response: http.client.HTTPResponse
+        self, connection: Connection, timed: TimedSocket, head: Head, spare: memoryview, have: int
     ) -> None:
-        self.status = response.status
-        self.headers = response.headers
+        self.status = head.status
+        self.headers = head.headers
+        """By name in lower case."""
         self.where = str(connection)
         self._connection = connection
         self._timed = timed
-        self._response = response
-        self._chunked = bool(response.chunked)
-        self._left = 0 if self._chunked else response.length  # of the body or chunk; None: unknown
+        self._keep = head.keep
+        self._chunked = head.chunked
+        self._left = 0 if head.chunked else head.length  # of the body or chunk; None: unknown
         self._between = False  # chunked: the line end after a chunk is still to come
-        self._spare = memoryview(bytearray(_SPARE_BYTES))
-        self._at = self._have = 0  # unread bytes are spare[at:have]
-        self._first = True  # http.client may have read more than the head
+        self._spare = spare
+        self._at, self._have = 0, have  # unread bytes are spare[at:have]
         self.ended = False
         if self._left == 0 and not self._chunked:
             self._end()
@@ -85,7 +92,7 @@ class Answer:
             if self._at == self._have:
                 if total:
                     break
-                if most >= _SPARE_BYTES and not self._first:
+                if most >= _SPARE_BYTES:
                     count = self._timed.recv_into(view[:most], whole=self._left is not None)
                     self._took(count)
                     return count
@@ -116,12 +123,7 @@ class Answer:
         if held:
             self._spare[:held] = self._spare[self._at : self._have]
         self._at, self._have = 0, held
-        if self._first:
-            self._first = False
-            count = self._response.fp.readinto1(self._spare[held:])
-        else:
-            count = self._timed.recv_into(self._spare[held:])
-        self._have += count
+        self._have += self._timed.recv_into(self._spare[held:])
 
     def _line_is_here(self) -> bool:
         """Whether the next chunk's size can be read without waiting."""
@@ -161,8 +163,7 @@ class Answer:
 
     def _end(self) -> None:
         self.ended = True
-        self._response.close()  # else http.client takes the connection for busy
-        self._connection.ended(keep=not self._response.will_close and self._at == self._have)
+        self._connection.ended(keep=self._keep and self._at == self._have)
 
     def read(self, most: int) -> bytes:
         """The whole body.
@@ -204,11 +205,9 @@ class Connection:
         self.endpoint = endpoint
         self._options = options
         self._context = context
-        self._http: http.client.HTTPConnection | None = None
         self._timed: TimedSocket | None = None
         self._unread = False  # an answer's body was not read to its end
-        self._absolute = False  # a proxy wants whole URLs
-        self._proxy_headers: dict[str, str] = {}
+        self._proxy: Proxy | None = None  # one that wants whole URLs
         self._lock = threading.Lock()  # guards _socket and _aborted
         self._socket: socket.socket | None = None
         self._aborted = False
@@ -219,7 +218,7 @@ class Connection:
     @property
     def open(self) -> bool:
         """Whether a socket is held."""
-        return self._http is not None
+        return self._timed is not None
 
     def request(
         self,
@@ -257,78 +256,105 @@ class Connection:
                 # A server may close a kept connection at any time: that is nobody's failure.
                 stale = kept is not None and kept.received == before and not self._aborted
                 failure = self.failed(error)
-                if not stale or not isinstance(error, _CLOSED):
+                if not stale or not _is_closing(error):
                     raise failure from None
 
     def _exchange(
         self, method: str, path: str, body: bytes | None, head: Mapping[str, str], wait: float
     ) -> Answer:
-        if self._http is None or self._timed is None:
-            self._http, self._timed = self._connect()
         timed = self._timed
+        if timed is None:
+            timed = self._timed = self._connect()
         target = f"{self.endpoint.prefix}{path}"
-        if self._absolute:
+        if self._proxy is not None:
             target = f"http://{self.endpoint.authority}{target}"
+            head = {**self._proxy.headers, **head}
+        length = len(body) if body is not None else None
+        first = encode_head(method, target, self.endpoint.authority, head, length)
         try:
-            self._http.request(method, target, body, {**self._proxy_headers, **head})
+            _send(timed, first, body or b"")
         except (BrokenPipeError, ConnectionResetError):
             # It may have answered (413, 403) before it had read all of the body.
             if body is None:
                 raise
         timed.deadline = time.monotonic() + wait
-        response = self._http.getresponse()
+        told, spare, have = self._head(timed, method)
         timed.deadline = None
         timed.forgive()
         self._unread = True
-        return Answer(self, timed, response)
+        return Answer(self, timed, told, spare, have)
 
-    def _connect(self) -> tuple[http.client.HTTPConnection, TimedSocket]:
+    def _head(self, timed: TimedSocket, method: str) -> tuple[Head, memoryview, int]:
+        """Read the head of an answer, passing over those that only say to wait (1xx).
+
+        Returns:
+            It, and a buffer with the bytes at its front that came with it, and how many.
+        """
+        spare, have = memoryview(bytearray(_SPARE_BYTES)), 0
+        while True:
+            while not (end := find_end(spare[:have].tobytes())):
+                begins = spare[: min(have, len(_BEGINS))].tobytes()
+                if have == _SPARE_BYTES or not _BEGINS.startswith(begins):
+                    raise _no_http(str(self), "what it sends is no head of an answer")
+                count = timed.recv_into(spare[have:])
+                if not count:
+                    raise ConnectionResetError
+                have += count
+            try:
+                head = decode_head(spare[:end].tobytes(), method)
+            except FormatError as error:
+                raise _no_http(str(self), str(error)) from None
+            spare[: have - end] = spare[end:have]
+            have -= end
+            if head.status >= 200:
+                return head, spare, have
+
+    def _connect(self) -> TimedSocket:
         options, end = self._options, self.endpoint
+        until = time.monotonic() + options.connect_s
         proxy = proxy_for(end) if options.environment else None
-        host, port = (end.host, end.port) if proxy is None else (proxy.host, proxy.port)
+        self._proxy = None if end.secure else proxy
+        sock = self._open_socket((end.host, end.port) if proxy is None else proxy.address, until)
         if end.secure:
+            if proxy is not None:
+                self._tunnel(sock, proxy, until)
+            sock.settimeout(max(until - time.monotonic(), _LEAST_S))
             context = self._context or ssl_context(options.ca_file)
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, port, timeout=options.connect_s, context=context
+            secure = context.wrap_socket(
+                sock, server_hostname=end.host, do_handshake_on_connect=False
             )
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=options.connect_s)
-        if proxy is not None and end.secure:
-            connection.set_tunnel(end.host, end.port, proxy.headers)
-        elif proxy is not None:
-            self._absolute, self._proxy_headers = True, proxy.headers
-        connection._create_connection = self._open_socket  # type: ignore[attr-defined]
-        connection.auto_open = 0
-        try:
-            connection.connect()
-        except BaseException:
-            connection.close()
-            raise
+            sock = self._held(secure)
+            secure.do_handshake()
+        return TimedSocket(sock, options.stall_s, options.floor_bytes, tls=end.secure)
+
+    def _tunnel(self, sock: socket.socket, proxy: Proxy, until: float) -> None:
+        """Ask a proxy for the way to the server."""
+        timed = TimedSocket(sock, self._options.stall_s, self._options.floor_bytes)
+        target = f"{self.endpoint.host_text}:{self.endpoint.port}"
+        _send(timed, encode_head("CONNECT", target, target, proxy.headers, None), b"")
+        timed.deadline = until
+        status = self._head(timed, "CONNECT")[0].status
+        if not 200 <= status < 300:
+            raise SourceError(f"the proxy does not lead to {self}: status {status}")
+
+    def _held(self, sock: socket.socket) -> socket.socket:
+        """`abort` reaches this socket from now on."""
         with self._lock:
-            self._socket = connection.sock
+            self._socket = sock
             if self._aborted:
                 raise SourceError("cancelled")
-        timed = TimedSocket(connection.sock, options.stall_s, options.floor_bytes)
-        connection.sock = timed
-        return connection, timed
+        return sock
 
-    def _open_socket(
-        self, address: tuple[str, int], timeout: float, _source: object = None
-    ) -> socket.socket:
+    def _open_socket(self, address: tuple[str, int], until: float) -> socket.socket:
         """As socket.create_connection, but `abort` reaches the socket while it connects."""
-        until = time.monotonic() + timeout
         failure = OSError("the host has no address")
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
         for number, (family, kind, proto, _, where) in enumerate(found):
-            sock = socket.socket(family, kind, proto)
-            with self._lock:
-                self._socket = sock
-                if self._aborted:
-                    raise SourceError("cancelled")
+            sock = self._held(socket.socket(family, kind, proto))
             try:
                 # An even share: an address that swallows packets leaves time for the next.
                 share = (until - time.monotonic()) / (len(found) - number)
-                sock.settimeout(max(share, 0.01))
+                sock.settimeout(max(share, _LEAST_S))
                 sock.connect(where)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return sock
@@ -354,7 +380,7 @@ class Connection:
 
     def drop(self) -> None:
         """Close the socket; the next request opens another."""
-        self._http = self._timed = None
+        self._timed = None
         self._unread = False
         with self._lock:
             if self._socket is not None:
@@ -381,7 +407,31 @@ class Connection:
             self._aborted = False
 
 
+def _send(timed: TimedSocket, head: bytes, body: bytes) -> None:
+    if len(body) <= _TOGETHER_BYTES:
+        timed.sendall(head + body)
+    else:
+        timed.sendall(head)
+        timed.sendall(body)
+
+
+def _is_closing(error: BaseException) -> bool:
+    """Whether the other side only closed the connection."""
+    import ssl
+
+    return isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def _no_http(where: str, why: str) -> FormatError:
+    return FormatError(
+        f"{where} does not speak HTTP: {why}",
+        hint="check the URL: is it an icnblocks server?",
+    )
+
+
 def _explain(where: str, error: BaseException) -> IcnError:
+    import ssl
+
     match error:
         case ssl.SSLCertVerificationError():
             return UntrustedError(
@@ -394,14 +444,9 @@ def _explain(where: str, error: BaseException) -> IcnError:
             return SourceError(f"no TLS with {where}: {error.reason or error}")
         case socket.gaierror():
             return SourceError(f"{where} cannot be reached: unknown host name")
-        case http.client.RemoteDisconnected() | ConnectionResetError() | BrokenPipeError():
+        case ConnectionResetError() | BrokenPipeError():
             return SourceError(f"{where} closed the connection")
-        case http.client.IncompleteRead():
-            return SourceError(f"{where} cut off its answer")
         case OSError():
             return SourceError(f"{where} cannot be reached: {error.strerror or error}")
         case _:
-            return FormatError(
-                f"{where} does not speak HTTP ({type(error).__name__})",
-                hint="check the URL: is it an icnblocks server?",
-            )
+            return _no_http(where, type(error).__name__)

@@ -248,9 +248,9 @@ class Source:
         answer, raw = self._ask(
             "GET", _record_path(name), f"{name} at {self}", most=MAX_RECORD_BYTES, headers=headers
         )
-        age = answer.headers.get("ICN-Age", "0").strip()
+        age = answer.headers.get("icn-age", "0")
         age_s = float(age) if age.isdecimal() and len(age) <= 10 else 0.0
-        return RecordAnswer(raw, min(age_s, _MAX_AGE_S), answer.headers.get("ICN-Stale") == "1")
+        return RecordAnswer(raw, min(age_s, _MAX_AGE_S), answer.headers.get("icn-stale") == "1")
 
     def manifest(self, digest: Digest, *, headers: Mapping[str, str] | None = None) -> bytes:
         """The manifest of that digest, hashed and found to match, not decoded.

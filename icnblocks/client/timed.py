@@ -7,16 +7,13 @@ must not know what is received.
 
 from __future__ import annotations
 
-import io
 import socket
-import ssl
 import struct
 import time
 from typing import Final
 
 from icnblocks.limits import KIB
 
-_SPARE_BYTES: Final = 32 * KIB
 _SEND_BYTES: Final = 64 * KIB
 _LEAST_S: Final = 0.001
 """The kernel takes 0 for no limit."""
@@ -24,15 +21,18 @@ _TIMEVAL = struct.Struct("ll")
 
 
 class TimedSocket:
-    """What http.client needs of a socket. For one thread.
+    """Receives and sends within time limits. For one thread.
 
     Args:
         raw: connected; its time limits are changed.
         stall_s: seconds after which a wait for the first byte is a stall.
         floor_bytes: less than so many bytes in `stall_s` seconds of waiting are a stall too.
+        tls: whether it is an `ssl.SSLSocket` (which is not imported to be asked).
     """
 
-    def __init__(self, raw: socket.socket, stall_s: float, floor_bytes: int) -> None:
+    def __init__(
+        self, raw: socket.socket, stall_s: float, floor_bytes: int, *, tls: bool = False
+    ) -> None:
         self.raw = raw
         self.stall_s = stall_s
         self.deadline: float | None = None
@@ -41,14 +41,10 @@ class TimedSocket:
         self._floor_bytes = floor_bytes
         self._waited = 0.0  # seconds of waiting, and bytes that came, in the present window
         self._came = 0
-        self._tls = isinstance(raw, ssl.SSLSocket)
+        self._tls = tls
         self._limits: dict[int, float] = {}
         if not self._tls:
             raw.settimeout(None)
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """A reader for the head of an answer."""
-        return io.BufferedReader(_TimedReader(self), _SPARE_BYTES)
 
     def recv_into(self, view: memoryview, *, whole: bool = False) -> int:
         """Receive what has arrived, waiting while there is nothing.
@@ -139,17 +135,3 @@ class TimedSocket:
             wait = until - time.monotonic()
             if piece and wait <= 0:
                 raise TimeoutError
-
-    def close(self) -> None:
-        """Nothing: http.client closes before the body is read; the Connection knows when."""
-
-
-class _TimedReader(io.RawIOBase):
-    def __init__(self, timed: TimedSocket) -> None:
-        self._timed = timed
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, view: memoryview) -> int:  # type: ignore[override]
-        return self._timed.recv_into(view)

@@ -7,7 +7,6 @@ are the caller's business; this module must not parse what it keeps, beyond hash
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -18,9 +17,9 @@ from icnblocks.naming import Digest, Name
 from icnblocks.store.database import Schema, Session, connect, storage_errors
 
 if TYPE_CHECKING:
+    import logging
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
 _SCHEMA: Final = Schema(
     "catalog",
     1,
@@ -97,7 +96,7 @@ class Catalog:
             return None
         data: bytes = row[0]
         if Digest.of(data) != digest:
-            _log.warning("manifest %s has rotted in %s and counts as missing", digest, self._path)
+            _log().warning("manifest %s has rotted in %s and counts as missing", digest, self._path)
             return None
         return data
 
@@ -221,3 +220,10 @@ class Catalog:
 
     def _writing(self) -> Session:
         return Session(self._path, self._writer, self._write_lock, writes=True)
+
+
+def _log() -> logging.Logger:
+    """This module's; imported when there is something to say, for the sake of quick starts."""
+    import logging
+
+    return logging.getLogger(__name__)

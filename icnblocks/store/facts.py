@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+_CLOCK_REALTIME_COARSE: Final = 5
+"""The kernel's clock for file times (clock_gettime(2)); the time module has no name for it."""
+_LOOK_S: Final = 0.001
 _TICK_NS: Final = 20_000_000
 """File times may stand still for a timer tick of the kernel (10 ms at most), twice over."""
 
@@ -38,6 +42,13 @@ def let_times_move_on(facts: Iterable[FileFacts]) -> None:
     look unchanged.
     """
     newest = max((f.ctime_ns for f in facts), default=0)
-    age = time.time_ns() - newest
-    if 0 <= age < _TICK_NS:
-        time.sleep((_TICK_NS - age) / 1e9)
+    until = time.monotonic_ns() + _TICK_NS
+    while _file_clock_ns() <= newest and time.monotonic_ns() < until:
+        time.sleep(_LOOK_S)
+
+
+def _file_clock_ns() -> int:
+    """A time that a file that is changed from now on has at least."""
+    if sys.platform == "linux":
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    return time.time_ns() - _TICK_NS

@@ -424,3 +424,38 @@ class RechunkingProxy(_Server):
                     sock.sendall(b"%x;cut=here\r\n%b\r\n" % (len(piece), piece))
         sock.sendall(b"0\r\nX-Trailer: yes\r\n\r\n")
         return True
+
+
+class TunnelProxy(_Server):
+    """A proxy that leads every CONNECT to one server, whatever it is asked for.
+
+    Args:
+        upstream: port of the server, on 127.0.0.1.
+        refuses: answers 407 instead.
+    """
+
+    def __init__(self, upstream: int, *, refuses: bool = False) -> None:
+        super().__init__()
+        self._upstream = upstream
+        self._refuses = refuses
+        self.requests: list[Request] = []
+
+    def handle(self, sock: socket.socket, request: Request) -> bool:
+        """As its base says."""
+        self.requests.append(request)
+        if self._refuses:
+            sock.sendall(b"HTTP/1.1 407 Authentication required\r\nContent-Length: 0\r\n\r\n")
+            return True
+        with socket.create_connection(("127.0.0.1", self._upstream)) as upstream:
+            sock.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
+            self._spawn(_pass_on, upstream, sock)
+            _pass_on(sock, upstream)
+        return False
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    """Bytes from one to the other, until either ends."""
+    with contextlib.suppress(OSError):
+        while piece := source.recv(1 << 16):
+            sink.sendall(piece)
+        socket.socket.shutdown(sink, socket.SHUT_RDWR)

@@ -30,7 +30,7 @@ from icnblocks.errors import (
 )
 from icnblocks.limits import MAX_RECORD_BYTES, MAX_REQUEST_BYTES
 from icnblocks.naming import Digest, Name
-from icnblocks.testing.lying import LyingServer, RechunkingProxy, Reply
+from icnblocks.testing.lying import LyingServer, RechunkingProxy, Reply, TunnelProxy
 from icnblocks.wire.bundle import BundleRequest, Want, pack_indexes, unpack_wants
 from icnblocks.wire.frames import Data, End, buffer_bytes
 from icnblocks.wire.upload import pack_parts
@@ -317,9 +317,10 @@ def tls(tmp_path_factory: pytest.TempPathFactory):
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = build("test authority", "test authority", ca_key, True).sign(ca_key, hashes.SHA256())
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    far = x509.DNSName("far.example")
     leaf = (
         build("edge", "test authority", key, False)
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([address, far]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
@@ -376,6 +377,76 @@ def test_an_http_proxy_is_asked_for_the_whole_url(monkeypatch: pytest.MonkeyPatc
         assert request.path == "http://far.example:81/x/v1/records/acme/minilm/v1"
         assert request.headers["host"] == "far.example:81"
         assert request.headers["proxy-authorization"] == "Basic bWU6cGFzcyE="
+
+
+def test_https_goes_through_a_tunnel_of_the_proxy(tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, ca_file = tls
+    block = bytes(300_000)
+    want = Want(Digest.of(block), len(block))
+    with (
+        LyingServer({want.digest: block}, tls=context) as server,
+        TunnelProxy(server.port) as proxy,
+    ):
+        url = f"http://me:pass@127.0.0.1:{proxy.port}"
+        monkeypatch.setenv("https_proxy", url)
+        with Source("https://far.example", SourceOptions(ca_file=ca_file)) as source:
+            connection = source.connect()
+            buffer = memoryview(bytearray(buffer_bytes(len(block))))
+            for _ in range(2):
+                events = list(source.bundle(BundleRequest((want,)), connection, buffer))
+                assert bytes(events[0].payload) == block
+            connection.drop()
+        [request] = proxy.requests
+        assert (request.method, request.path) == ("CONNECT", "far.example:443")
+        assert request.headers["host"] == "far.example:443"
+        assert request.headers["proxy-authorization"] == "Basic bWU6cGFzcw=="
+        with Source("https://else.example", SourceOptions(ca_file=ca_file)) as source:
+            with pytest.raises(UntrustedError):
+                source.record(NAME)
+
+
+def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TunnelProxy(0, refuses=True) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        with Source("https://far.example", QUICK) as source:
+            with pytest.raises(SourceError, match=r"proxy.*407"):
+                source.record(NAME)
+
+
+def test_what_speaks_first_and_no_http_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with Source(f"http://127.0.0.1:{listener.getsockname()[1]}") as source:
+            failures: list[BaseException] = []
+
+            def ask() -> None:
+                with pytest.raises(FormatError, match="does not speak HTTP") as caught:
+                    source.record(NAME)
+                failures.append(caught.value)
+
+            thread = threading.Thread(target=ask)
+            thread.start()
+            sock, _ = listener.accept()
+            with sock:  # and now it waits for the client to go on, as an SSH server does
+                sock.sendall(b"SSH-2.0-x\r\n")
+                thread.join(10)
+            assert failures
+
+
+def test_an_answer_that_only_says_to_wait_is_passed_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(10_000)
+                sock.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 20")
+                sock.sendall(b"0 OK\r\nContent-Length: 3\r\nICN-Version: 1\r\n\r\nraw")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Source(f"http://127.0.0.1:{listener.getsockname()[1]}", QUICK) as source:
+            assert source.record(NAME).raw == b"raw"
+        thread.join(5)
 
 
 def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
