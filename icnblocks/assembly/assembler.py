@@ -19,6 +19,7 @@ from icnblocks.assembly.directory import PARTIAL
 from icnblocks.errors import IncompleteError, StorageError
 from icnblocks.naming import Digest
 from icnblocks.store.database import storage_errors
+from icnblocks.store.extents import read_all, write_all
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:
@@ -30,29 +31,6 @@ if TYPE_CHECKING:
     from icnblocks.store.base import Verified
 
 _KEPT_OPEN = 256
-
-
-def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """pwrite until everything is written.
-
-    Raises:
-        OSError: as the disk says.
-    """
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def read_all(fd: int, length: int, offset: int) -> bytes:
-    """pread until `length` bytes or the end of the file."""
-    data = os.pread(fd, length, offset)
-    while len(data) < length:
-        more = os.pread(fd, length - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
 
 
 class _Partials:

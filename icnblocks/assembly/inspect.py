@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly.assembler import read_all
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
 from icnblocks.client.resolve import Resolved
 from icnblocks.errors import ConflictError, NotFoundError, UsageError
@@ -20,6 +19,7 @@ from icnblocks.manifest.codec import decode, digest_of
 from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
 from icnblocks.store.database import storage_errors
+from icnblocks.store.extents import read_all
 from icnblocks.store.inplace import FileFacts
 
 if TYPE_CHECKING:

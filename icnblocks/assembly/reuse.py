@@ -15,9 +15,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly.assembler import read_all, write_all
 from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
+from icnblocks.store.extents import read_all, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,7 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly.assembler import read_all
 from icnblocks.errors import NotFoundError, TrustError
 from icnblocks.limits import DEFAULT_LIFETIME_S
 from icnblocks.manifest.codec import digest_of, encode
@@ -27,6 +26,7 @@ from icnblocks.manifest.record import (
 )
 from icnblocks.placement.plan import Plan
 from icnblocks.store.base import verify
+from icnblocks.store.extents import read_all
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.upload import pack_parts
 

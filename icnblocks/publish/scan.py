@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly.assembler import read_all
 from icnblocks.errors import ChangedError, FormatError, StorageError, UsageError
 from icnblocks.limits import BLOCK_BYTES, MAX_FILES, MAX_HEADER_BYTES
 from icnblocks.manifest.cutting import CutFile, blocks_in, build_manifest, cut_runs, is_safetensors
 from icnblocks.naming import DIGEST_BYTES, Digest
-from icnblocks.store.inplace import FileFacts
+from icnblocks.store.extents import read_all
+from icnblocks.store.facts import FileFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ import os
 import pytest
 
 import icnblocks.assembly.inspect as inspect_module
-from icnblocks.assembly.assembler import Assembler, read_all
+from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.inspect import salvage
 from icnblocks.assembly.recheck import recheck_directory
@@ -14,6 +14,7 @@ from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.placement.plan import Plan
 from icnblocks.publish.scan import scan
+from icnblocks.store.extents import read_all
 
 BLOCK = 4096
 
