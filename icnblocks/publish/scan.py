@@ -7,11 +7,12 @@ changes meanwhile is noticed. This module must not send or store anything.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from icnblocks.errors import ChangedError, FormatError, StorageError, UsageError
 from icnblocks.limits import BLOCK_BYTES, MAX_FILES, MAX_HEADER_BYTES
@@ -177,6 +178,80 @@ def size_of(root: Path) -> int:
     return sum(os.stat(root / path).st_size for path in _paths(root))
 
 
+class Scanning:
+    """A scan under way, on threads of its own; leaving the `with` ends it. Raises as `scan`.
+
+    Args:
+        root: the directory; links to files are followed, folders in SKIPPED are left out.
+        block_bytes: the size at which runs are cut.
+        threads: hashing threads; one for each core, at most 8, when None.
+        progress: told of every count of bytes hashed, on another thread.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        block_bytes: int = BLOCK_BYTES,
+        threads: int | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._root = root
+        self._block_bytes = block_bytes
+        self._paths = _paths(root)
+        self._hashing = _Hashing(threads or min(os.cpu_count() or 1, 8), progress)
+        self._cuts: list[tuple[str, int, tuple[Run, ...]]] = []
+        self._facts: dict[str, FileFacts] = {}
+        self._left = threading.Event()
+        self._driver = ThreadPoolExecutor(1, thread_name_prefix="icn-scan")
+        self._digests = self._driver.submit(self._read)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._left.set()
+        self._driver.shutdown(wait=True)
+
+    def end(self, kind: Kind, base: BaseRef | None = None) -> Scan:
+        """Wait until all is hashed, and make the manifest.
+
+        Args:
+            kind: what the manifest shall say it is.
+            base: the base of an adapter.
+        """
+        try:
+            digests = self._digests.result()
+        except OSError as error:
+            raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+        manifest = _manifest(self._cuts, digests, kind, base, self._block_bytes)
+        result = Scan(self._root, manifest, self._facts)
+        result.check()
+        return result
+
+    def _read(self) -> bytes:
+        try:
+            for path in self._paths:
+                if not self._left.is_set():
+                    self._begin(path)
+            return self._hashing.finish()
+        finally:
+            self._hashing.close()
+
+    def _begin(self, path: str) -> None:
+        full = self._root / path
+        with full.open("rb", buffering=0) as file:
+            facts = FileFacts.of(os.fstat(file.fileno()))
+            header = _read_header(file.fileno()) if is_safetensors(path) else None
+        runs = cut_runs(path, facts.size, header, block_bytes=self._block_bytes)
+        self._cuts.append((path, facts.size, runs))
+        self._facts[path] = facts
+        for batch in _batches(_spans(runs, self._block_bytes)):
+            if self._left.is_set():
+                return
+            self._hashing.add(full, batch)
+
+
 def scan(
     root: Path,
     kind: Kind,
@@ -186,15 +261,7 @@ def scan(
     threads: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Scan:
-    """Cut and hash a model directory.
-
-    Args:
-        root: the directory; links to files are followed, folders in SKIPPED are left out.
-        kind: what the manifest shall say it is.
-        base: the base of an adapter.
-        block_bytes: the size at which runs are cut.
-        threads: hashing threads; one for each core, at most 8, when None.
-        progress: told of every count of bytes hashed.
+    """Cut and hash a model directory; see `Scanning` for what the arguments mean.
 
     Raises:
         UsageError: if there is nothing to publish or something that is not a file.
@@ -202,32 +269,8 @@ def scan(
         ChangedError: if a file changed while it was read.
         StorageError: if a file cannot be read.
     """
-    paths = _paths(root)
-    hashing = _Hashing(threads or min(os.cpu_count() or 1, 8), progress)
-    cuts: list[tuple[str, int, tuple[Run, ...]]] = []
-    facts: list[FileFacts] = []
-    try:
-        for path in paths:
-            full = root / path
-            with full.open("rb", buffering=0) as file:
-                fact = FileFacts.of(os.fstat(file.fileno()))
-                header = _read_header(file.fileno()) if is_safetensors(path) else None
-            runs = cut_runs(path, fact.size, header, block_bytes=block_bytes)
-            cuts.append((path, fact.size, runs))
-            facts.append(fact)
-            for batch in _batches(_spans(runs, block_bytes)):
-                hashing.add(full, batch)
-        digests = hashing.finish()
-    except OSError as error:
-        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
-    finally:
-        hashing.close()
-    manifest = _manifest(cuts, digests, kind, base, block_bytes)
-    result = Scan(
-        root, manifest, {path: fact for (path, _, _), fact in zip(cuts, facts, strict=True)}
-    )
-    result.check()
-    return result
+    with Scanning(root, block_bytes=block_bytes, threads=threads, progress=progress) as scanning:
+        return scanning.end(kind, base)
 
 
 def _manifest(

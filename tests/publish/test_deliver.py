@@ -12,8 +12,8 @@ from icnblocks.errors import RefusedError, TrustError
 from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
 from icnblocks.naming import Digest, Name
 from icnblocks.publish.deliver import UPLOADS_AT_ONCE, _upload, known_record
-from icnblocks.publish.facade import check_base
 from icnblocks.publish.keys import PublisherKey
+from icnblocks.publish.ways import check_base
 
 MINE, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
 BASE = Name("acme", "base")

@@ -10,7 +10,7 @@ from icnblocks.manifest.codec import decode, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest
 from icnblocks.publish import scan as scanning
-from icnblocks.publish.scan import scan
+from icnblocks.publish.scan import Scanning, scan
 from icnblocks.testing.models import write_llama
 
 BLOCK = 4096
@@ -75,3 +75,28 @@ def test_a_name_that_is_not_text_is_a_clear_error(tmp_path):
         file.write(b"x")
     with pytest.raises(FormatError, match="file name"):
         scan(tmp_path, Kind.PACK)
+
+
+def test_leaving_a_scan_ends_it_before_all_is_hashed(tmp_path, monkeypatch):
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / name).write_bytes(bytes(100 * 32 * BLOCK))
+    hashed: list[int] = []
+    begun = threading.Event()
+
+    def digest(path, spans):
+        begun.set()
+        assert left.wait(20)
+        hashed.append(len(spans))
+        return bytes(32 * len(spans))
+
+    monkeypatch.setattr(scanning, "_digest_batch", digest)
+    before = threading.active_count()
+    with (  # noqa: PT012
+        pytest.raises(KeyError),
+        Scanning(tmp_path, block_bytes=BLOCK, threads=2) as under_way,
+    ):
+        left = under_way._left
+        assert begun.wait(20)
+        raise KeyError("what went wrong meanwhile")
+    assert len(hashed) < 20, "a batch for each thread and those that waited behind"
+    assert threading.active_count() == before

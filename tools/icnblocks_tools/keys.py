@@ -30,8 +30,8 @@ def withdraw(name: str, url: str, key: Path | None, as_json: bool) -> None:
     from icnblocks.errors import UsageError
     from icnblocks.naming import Name
     from icnblocks.publish.deliver import withdraw as withdraw_name
-    from icnblocks.publish.facade import open_origin
     from icnblocks.publish.keys import load_key
+    from icnblocks.publish.ways import open_origin
 
     wanted, settings = Name.parse(name), load_settings()
     path = key or settings.keys / f"{wanted.publisher}.pem"

@@ -39,8 +39,6 @@ class _Listener:
 
 
 def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
-    from icnblocks.publish.deliver import warn_of_local_base
-
     try:
         config = json.loads((root / "adapter_config.json").read_bytes())
     except FileNotFoundError:
@@ -48,6 +46,8 @@ def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
     except (OSError, ValueError) as error:
         output.say("warning", f"warning: cannot read adapter_config.json: {error}")
         return
+    from icnblocks.publish.deliver import warn_of_local_base
+
     warning = warn_of_local_base(config) if isinstance(config, dict) else None
     if warning:
         output.say("warning", f"warning: {warning}")

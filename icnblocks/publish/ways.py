@@ -1,0 +1,151 @@
+"""The two ways to publish what is being scanned: to an origin, or in place.
+
+It finds the base, the key and the way to the origin, and lets its neighbours scan and deliver.
+This module must not talk to people; the listener does.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from icnblocks.client.access import sign_access
+from icnblocks.client.endpoint import SourceOptions
+from icnblocks.client.source import Source
+from icnblocks.client.trust import KnownPublishers, Trust, read_trust_file
+from icnblocks.errors import NotFoundError
+from icnblocks.manifest.model import BaseRef
+from icnblocks.manifest.record import open_record
+from icnblocks.publish.deliver import known_record, next_record, place, send
+from icnblocks.publish.keys import load_or_make_key
+from icnblocks.store.catalog import Catalog
+from icnblocks.store.inplace import InPlaceStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from icnblocks.client.settings import Settings
+    from icnblocks.manifest.model import Kind
+    from icnblocks.manifest.record import Record
+    from icnblocks.naming import Name
+    from icnblocks.publish.deliver import Published
+    from icnblocks.publish.facade import Listener
+    from icnblocks.publish.keys import PublisherKey
+    from icnblocks.publish.scan import Scanning
+
+
+def publisher_key(
+    settings: Settings, publisher: str, path: Path | None, listener: Listener
+) -> PublisherKey:
+    """The key in `path`, else the publisher's in the keys directory; made on first use."""
+    path = path or settings.keys / f"{publisher}.pem"
+    key = load_or_make_key(path)
+    if key.made:
+        listener.made_key(publisher, path, key.fingerprint)
+    return key
+
+
+@contextmanager
+def open_origin(
+    settings: Settings, url: str, publisher: str, key: PublisherKey
+) -> Iterator[Source]:
+    """The origin at `url`, with the token of the settings or the publisher's key to show."""
+    options = SourceOptions(
+        ca_file=settings.ca_file,
+        token=settings.token,
+        stall_s=settings.stall_s,
+        authorize=lambda host: sign_access(publisher, key.private, host, int(time.time())),
+    )
+    source = Source(url, options)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def to_origin(
+    scanning: Scanning,
+    url: str,
+    name: Name,
+    base: Name | None,
+    kind: Kind,
+    signer: PublisherKey,
+    settings: Settings,
+    listener: Listener,
+) -> Published:
+    """Publish what is being scanned to the origin at `url`."""
+    with open_origin(settings, url, name.publisher, signer) as origin:
+        ref = None
+        if base is not None:
+            record = known_record(origin, base)
+            if record is not None:
+                check_base(record, name, signer, settings)
+            ref = _base_ref(record, base)
+        return send(
+            origin,
+            name,
+            scanning.end(kind, ref),
+            signer,
+            int(time.time()),
+            lambda total: listener.begun("sending", total),
+            listener.moved,
+        )
+
+
+def in_place(
+    scanning: Scanning,
+    store: Path,
+    name: Name,
+    base: Name | None,
+    kind: Kind,
+    signer: PublisherKey,
+) -> Published:
+    """Publish what is being scanned where it lies, through a daemon's store."""
+    with _stores(store) as (catalog, places):
+        ref = None if base is None else _base_in(catalog, base)
+        return place(catalog, places, name, scanning.end(kind, ref), signer, int(time.time()))
+
+
+def check_base(record: Record, name: Name, signer: PublisherKey, settings: Settings) -> None:
+    """Refuse to bind an adapter to a base that somebody else may have signed.
+
+    One's own base must be signed by one's own key, and one of a publisher known here by the key
+    that is known. A publisher never met is believed: nothing here tells better.
+
+    Raises:
+        TrustError: saying what is wrong.
+    """
+    publisher = record.name.publisher
+    if publisher == name.publisher:
+        next_record(record.name, record.manifest, signer, record, record.time)
+        return
+    known = KnownPublishers(settings.known_publishers)
+    provisioned = read_trust_file(settings.trust_file)
+    if publisher in provisioned or known.get(publisher) is not None:
+        Trust(known, provisioned).judge(record)
+
+
+def _base_in(catalog: Catalog, name: Name) -> BaseRef:
+    stored = catalog.record(name)
+    return _base_ref(open_record(stored.raw) if stored else None, name)
+
+
+def _base_ref(record: Record | None, name: Name) -> BaseRef:
+    if record is None or record.manifest is None:
+        raise NotFoundError(f"the base {name} is not published there", hint="publish it first")
+    return BaseRef(name, record.manifest)
+
+
+@contextmanager
+def _stores(store: Path) -> Iterator[tuple[Catalog, InPlaceStore]]:
+    catalog = Catalog(store / "catalog.sqlite")
+    try:
+        places = InPlaceStore(store / "places.sqlite")
+        try:
+            yield catalog, places
+        finally:
+            places.close()
+    finally:
+        catalog.close()
