@@ -110,16 +110,19 @@ def test_resets_every_5_mb_end_no_pull_that_gets_on(tmp_path, device, same):
 def test_bits_flipped_at_random_on_the_way_reach_nobody(honest, tmp_path, device, right):
     """Catches: a block that is accepted unhashed, at the edge or at the device.
 
-    One piece of 64 KiB in thirty is changed, so that nearly every other block is, and now and
-    then a frame's head: on the way to the edge, and on the way to the device.
+    Every fourth piece of 64 KiB is changed, and so are most blocks, and now and then a frame's
+    head: on the way to the edge, and on the way to the device. Who is honest is slow, so that
+    enough comes from who is not.
     """
     with (
-        Relay(honest.port, flips=(1 / 30, random.Random(1))) as far,
-        start_edge(tmp_path / "edge", "--upstream", far.url, "--upstream", honest.url,
+        Relay(honest.port, flips=(1 / 4, random.Random(1)), skip=64 * 1024) as far,
+        Relay(honest.port, rate=3e6) as slow,
+        start_edge(tmp_path / "edge", "--upstream", far.url, "--upstream", slow.url,
                    *QUICK) as edge,
-        Relay(edge.port, flips=(1 / 30, random.Random(2)), skip=64 * 1024) as near,
+        Relay(edge.port, flips=(1 / 4, random.Random(2)), skip=64 * 1024) as near,
+        Relay(edge.port, rate=3e6) as slower,
     ):  # fmt: skip
-        pulled(device.start("fetch", *ASKED, near.url, "--from", edge.url))
+        pulled(device.start("fetch", *ASKED, near.url, "--from", slower.url))
         assert right(device.root / "models" / "acme" / "model")
         assert far.flipped
         assert near.flipped
