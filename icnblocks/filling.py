@@ -63,13 +63,15 @@ class _Sink:
         self._refused: list[IcnError] = []
         self.received = 0
 
-    def accept(self, want: Want, block: Verified) -> None:
-        self._assembler.accept(block)
+    def accept(self, blocks: Sequence[Verified]) -> None:
+        self._assembler.accept(blocks)
         if self._offer is not None:
-            self._offer.arrived(want.digest)
+            for block in blocks:
+                self._offer.arrived(block.digest)
+        count = sum(len(block.data) for block in blocks)
         with self._lock:
-            self.received += want.length
-        self._progress.moved(want.length)
+            self.received += count
+        self._progress.moved(count)
 
     def refuse(self, want: Want, error: IcnError) -> None:  # noqa: ARG002
         with self._lock:

@@ -21,6 +21,8 @@ from icnblocks.placement.plan import Plan
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from icnblocks.errors import IcnError
     from icnblocks.store.base import Verified
 
@@ -32,9 +34,8 @@ class _Nowhere:
         self.received = 0
         self.refused: list[str] = []
 
-    def accept(self, want: Want, block: Verified) -> None:
-        del block
-        self.received += want.length
+    def accept(self, blocks: Sequence[Verified]) -> None:
+        self.received += sum(len(block.data) for block in blocks)
 
     def refuse(self, want: Want, error: IcnError) -> None:
         del want

@@ -22,7 +22,7 @@ from icnblocks.wire.bundle import Want
 from icnblocks_daemon.forwarder import HEDGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from icnblocks.client.source import Source
     from icnblocks.naming import Digest
@@ -191,9 +191,10 @@ class Courier:
             return fetches[:1]
         return fetches
 
-    def _stored(self, digest: Digest) -> None:
-        for fetch in self._take(digest):
-            self._desk.landed(fetch)
+    def _stored(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            for fetch in self._take(digest):
+                self._desk.landed(fetch)
 
     def _passed(self, digest: Digest, error: IcnError) -> None:
         for fetch in self._take(digest):
@@ -224,8 +225,13 @@ class Courier:
         _LOG.error("fetching broke off, and begins anew", exc_info=failure)
         self._tell(self._begin_mending, SourceError(f"fetching from {self._url} broke off"))
 
-    def accept(self, want: Want, block: Verified) -> None:
+    def accept(self, blocks: Sequence[Verified]) -> None:
         """See Sink: the bytes are verified; put them into the store. Must not raise."""
+        stored = [block.digest for block in blocks if self._put(block)]
+        if stored:
+            self._tell(self._stored, stored)
+
+    def _put(self, block: Verified) -> bool:
         try:
             self._store.put(block)
         except IcnError as error:
@@ -234,7 +240,8 @@ class Courier:
             _LOG.exception("a block could not be stored")
             self._pass(block, StorageError(f"{error}"))
         else:
-            self._tell(self._stored, want.digest)
+            return True
+        return False
 
     def _pass(self, block: Verified, error: IcnError) -> None:
         kept = self._overflow.put(block)

@@ -188,29 +188,35 @@ class Assembler:
             raise KeyError(digest)
         return index
 
-    def accept(self, block: Verified) -> None:
-        """Write a block to every place where it belongs, then note it.
+    def accept(self, blocks: Sequence[Verified]) -> None:
+        """Write blocks to every place where they belong, then note them.
 
         Raises:
-            StorageError: if the disk refuses; the block counts as missing then.
+            StorageError: if the disk refuses; the blocks count as missing then.
         """
-        index = self._index(block.digest)
-        for spot in self._spots_at(index):
+        indexes = [self._index(block.digest) for block in blocks]
+        pieces = (
+            (spot, block.data)
+            for index, block in zip(indexes, blocks, strict=True)
+            for spot in self._spots_at(index)
+        )
+        for spot, data in _joined(pieces):
             with self.writing(spot.file) as fd:
-                write_all(fd, block.data, spot.offset)
-        self._note(index)
+                write_all(fd, data, spot.offset)
+        self._note(indexes)
 
     def writing(self, file: int) -> _Writing:
         """A descriptor of a partial file for as long as a `with` lasts."""
         return _Writing(self._partials, file, self.directory)
 
-    def note(self, digest: Digest) -> None:
-        """Note that a block has been written to all its places."""
-        self._note(self._index(digest))
+    def note(self, digests: Iterable[Digest]) -> None:
+        """Note that blocks have been written to all their places."""
+        self._note([self._index(digest) for digest in digests])
 
-    def _note(self, index: int) -> None:
-        self._map.note(index)
-        self._have[index] = 1
+    def _note(self, indexes: Sequence[int]) -> None:
+        self._map.note(indexes)
+        for index in indexes:
+            self._have[index] = 1
 
     def finish(self) -> None:
         """Rename the files to their final names; they may not be on disk yet (see `flushed`).
@@ -238,6 +244,25 @@ class Assembler:
         """Let go of all files; what was noted stays. Idempotent."""
         self._partials.close()
         self._map.close()
+
+
+def _joined(
+    pieces: Iterable[tuple[Spot, bytes | memoryview]],
+) -> Iterator[tuple[Spot, bytes | memoryview]]:
+    """Pieces that follow one another in a file as one: a write costs more than to copy a few."""
+    first: Spot | None = None
+    run: list[bytes | memoryview] = []
+    end = 0
+    for spot, data in pieces:
+        if first is not None and (spot.file, spot.offset) != (first.file, end):
+            yield first, run[0] if len(run) == 1 else b"".join(run)
+            first, run = None, []
+        if first is None:
+            first = spot
+        run.append(data)
+        end = spot.offset + len(data)
+    if first is not None:
+        yield first, run[0] if len(run) == 1 else b"".join(run)
 
 
 class _Writing:

@@ -21,7 +21,7 @@ from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from icnblocks.assembly.directory import ModelDirectory
 
@@ -111,13 +111,14 @@ class BlockMap:
             os.lseek(self._fd, 0, os.SEEK_END)
         self.noted, self.same_boot = frozenset(noted), True
 
-    def note(self, number: int) -> None:
-        """Note a block whose bytes have been written. Safe from several threads."""
+    def note(self, numbers: Iterable[int]) -> None:
+        """Note blocks whose bytes have been written. Safe from several threads."""
+        notes = b"".join(map(_NOTE.pack, numbers))
         try:
-            written = os.write(self._fd, _NOTE.pack(number))
+            written = os.write(self._fd, notes)
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror}") from error
-        if written != _NOTE.size:
+        if written != len(notes):
             raise StorageError(f"{self._path}: the disk is full")
 
     def close(self) -> None:

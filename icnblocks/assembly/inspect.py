@@ -185,7 +185,7 @@ def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
             for digest, length, offset in _cut(file, manifest):
                 data = _read_right(fd, digest, length, offset)
                 if data is not None:
-                    assembler.accept(verify(digest, data))
+                    assembler.accept((verify(digest, data),))
         finally:
             os.close(fd)
 

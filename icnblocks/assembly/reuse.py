@@ -104,7 +104,7 @@ class LocalReuse:
         spots = self._assembler.spots(want.digest)
         inode = _inode(lease)
         if len(spots) != 1 or inode[0] in self._cannot or (lease.offset - spots[0].offset) % PAGE:
-            self._assembler.accept(block)
+            self._assembler.accept((block,))
             self._count(want.length)
             return
         file, target = spots[0].file, spots[0].offset
@@ -140,9 +140,8 @@ class LocalReuse:
                 lease.check()
         except ChangedError:
             return
-        for want in stretch.wants:
-            self._assembler.note(want.digest)
-            self._count(want.length)
+        self._assembler.note(want.digest for want in stretch.wants)
+        self._count(stretch.length)
 
     def _clone(self, stretch: _Stretch, lease: Lease) -> bool:
         """Share whole pages, write the two edges. False if the file system cannot share."""

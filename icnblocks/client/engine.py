@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from icnblocks.client.source import BundleStream, Source
     from icnblocks.client.states import RetryOptions
     from icnblocks.naming import Digest
+    from icnblocks.store.base import Verified
     from icnblocks.wire.bundle import Want
+    from icnblocks.wire.frames import Event as Answered
     from icnblocks.wire.havemap import HaveMap
 
 __all__ = ["NO_HINT", "Catalogued", "Engine", "EngineOptions", "Hint", "Sink"]
@@ -384,11 +386,8 @@ class Engine:
         error: IcnError | None = None
         try:
             stream = self._ask(lane, bundle)
-            for event in stream:
-                if type(event) is Data:
-                    self._data(lane, bundle, bundle.wants[event.index], event.payload)
-                elif type(event) is Nack:
-                    self._nack(lane, bundle, bundle.wants[event.index].digest, event)
+            for events in stream.batches():
+                self._came(lane, bundle, events)
                 if bundle.taken and not bundle.left and stream.decoder.unanswered():
                     lane.abandoned = True  # the rest was taken over
                     break
@@ -414,41 +413,66 @@ class Engine:
             request, lane.connection, lane.buffer, headers=headers, pacer=self._pacer
         )
 
-    def _data(self, lane: Lane, bundle: Bundle[Hint], want: Want, payload: memoryview) -> None:
-        try:
-            block = verify(want.digest, payload)
-        except CorruptError as error:
-            with self._lock:
-                self._wasted[Waste.CORRUPT] += want.length
-                now = self._clock()
-                refusals = self._scheduler.corrupt(bundle, want.digest, now)
-                self._note(refusals)
-            self._tell(Wasted(lane.source.url, Waste.CORRUPT, want.length))
-            self._tell_demoted(lane, error, now)
-            self._deliver(refusals)
-            return
+    def _came(self, lane: Lane, bundle: Bundle[Hint], events: list[Answered]) -> None:
+        """What came together: blocks one after another are counted and handed on as one."""
+        blocks: list[Verified] = []
+        for event in events:
+            if type(event) is Data:
+                want = bundle.wants[event.index]
+                try:
+                    blocks.append(verify(want.digest, event.payload))
+                except CorruptError as error:
+                    self._data(lane, bundle, blocks)
+                    blocks = []
+                    self._corrupt(lane, bundle, want, error)
+            elif type(event) is Nack:
+                self._data(lane, bundle, blocks)
+                blocks = []
+                self._nack(lane, bundle, bundle.wants[event.index].digest, event)
+        self._data(lane, bundle, blocks)
+
+    def _corrupt(self, lane: Lane, bundle: Bundle[Hint], want: Want, error: CorruptError) -> None:
         with self._lock:
-            own = want.digest in bundle.left
-            before = () if own else self._expecting()
-            wanted = self._scheduler.arrived(bundle, want.digest, self._clock())
-            if not own:  # it was taken from this bundle, and comes all the same
-                self._cut_off(before)
-            if wanted:
-                self._received[lane.index] += want.length
-                self._blocks += 1
-                self._delivering += 1
-            else:
-                cause = _cause(bundle, want.digest)
-                self._wasted[cause] += want.length
+            self._wasted[Waste.CORRUPT] += want.length
+            now = self._clock()
+            refusals = self._scheduler.corrupt(bundle, want.digest, now)
+            self._note(refusals)
+        self._tell(Wasted(lane.source.url, Waste.CORRUPT, want.length))
+        self._tell_demoted(lane, error, now)
+        self._deliver(refusals)
+
+    def _data(self, lane: Lane, bundle: Bundle[Hint], blocks: list[Verified]) -> None:
+        if not blocks:
+            return
+        wanted: list[Verified] = []
+        vain: list[Wasted] = []
+        with self._lock:
+            now = self._clock()
+            for block in blocks:
+                own = block.digest in bundle.left
+                before = () if own else self._expecting()
+                if self._scheduler.arrived(bundle, block.digest, now):
+                    wanted.append(block)
+                    self._received[lane.index] += len(block.data)
+                else:
+                    length, cause = len(block.data), _cause(bundle, block.digest)
+                    self._wasted[cause] += length
+                    vain.append(Wasted(lane.source.url, cause, length, block.digest))
+                if not own:  # it was taken from this bundle, and comes all the same
+                    self._cut_off(before)
+            self._blocks += len(wanted)
+            self._delivering += bool(wanted)
+        for waste in vain:
+            self._tell(waste)
         if not wanted:
-            self._tell(Wasted(lane.source.url, cause, want.length, want.digest))
             return
         try:
-            self._sink.accept(want, block)
+            self._sink.accept(wanted)
         except BaseException as error:
             raise _SinkFailure(error) from error
         if self._listener is not None:  # an event costs as much as a small block
-            self._listener(Received(lane.source.url, want.digest, want.length))
+            for block in wanted:
+                self._listener(Received(lane.source.url, block.digest, len(block.data)))
         self._delivered()
 
     def _nack(self, lane: Lane, bundle: Bundle[Hint], digest: Digest, nack: Nack) -> None:

@@ -58,6 +58,7 @@ class Answer:
         self._between = False  # chunked: the line end after a chunk is still to come
         self._spare = spare
         self._at, self._have = 0, have  # unread bytes are spare[at:have]
+        self._failure: OSError | None = None
         self.ended = False
         if self._left == 0 and not self._chunked:
             self._end()
@@ -76,6 +77,8 @@ class Answer:
         if self.ended:
             return 0
         try:
+            if self._failure is not None:
+                raise self._failure
             return self._readinto(view)
         except _FAILURES as error:
             raise self._connection.failed(error) from None
@@ -90,12 +93,10 @@ class Answer:
                     break
             most = room - total if self._left is None else min(room - total, self._left)
             if self._at == self._have:
+                if most >= _SPARE_BYTES and (self._left is not None or not total):
+                    return total + self._straight(view[total : total + most], had=total)
                 if total:
                     break
-                if most >= _SPARE_BYTES:
-                    count = self._timed.recv_into(view[:most], whole=self._left is not None)
-                    self._took(count)
-                    return count
                 self._fill()
             count = min(most, self._have - self._at)
             view[total : total + count] = self._spare[self._at : self._at + count]
@@ -103,6 +104,22 @@ class Answer:
             total += count
             self._took(count)
         return total
+
+    def _straight(self, view: memoryview, *, had: int) -> int:
+        """Receive what was promised into the caller's buffer, past our own.
+
+        Where it fails, the `had` bytes that are there already are given out first.
+        """
+        try:
+            count = self._timed.recv_into(view, whole=self._left is not None)
+        except OSError as error:
+            if not had:
+                raise
+            self._failure = error
+            return 0
+        if count or not had:
+            self._took(count)
+        return count
 
     def _took(self, count: int) -> None:
         """Count bytes of the body; 0 of them means that the connection was closed."""

@@ -73,9 +73,9 @@ class Pacer(Protocol):
 
 
 class BundleStream:
-    """One bundle under way: iterate over its events to the end.
+    """One bundle under way: iterate over its events to the end, or over what comes together.
 
-    Payloads point into the buffer and hold until the next event.
+    Payloads point into the buffer and hold until the next event, or batch.
     """
 
     def __init__(
@@ -88,7 +88,12 @@ class BundleStream:
         """Knows what is still unanswered, and how much of a cut frame had come."""
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield the events, END included.
+        """Yield the events, END included. Raises as `batches`."""
+        for events in self.batches():
+            yield from events
+
+    def batches(self) -> Iterator[list[Event]]:
+        """Yield what each read brought: short blocks come many at a time.
 
         Raises:
             SourceError: if the answer is cut, stalls, or the connection breaks.
@@ -101,15 +106,18 @@ class BundleStream:
             if not count:
                 left = len(decoder.unanswered())
                 raise SourceError(f"{answer.where} ended a bundle with {left} blocks to come")
-            alive = False
+            events: list[Event] = []
+            nonsense: FormatError | None = None
             try:
                 for event in decoder.filled(count):
-                    if type(event) is Alive:
-                        alive = True
-                    yield event
+                    events.append(event)  # noqa: PERF402 (those before an error hold)
             except FormatError as error:
-                raise type(error)(f"{answer.where}: {error}", hint=error.hint) from None
-            if not alive:
+                nonsense = type(error)(f"{answer.where}: {error}", hint=error.hint)
+            if events:
+                yield events
+            if nonsense is not None:
+                raise nonsense
+            if not any(type(event) is Alive for event in events):
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > self._patience_s:
                 raise SourceError(f"{answer.where} has sent nothing for {self._patience_s:.0f} s")

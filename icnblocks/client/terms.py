@@ -13,6 +13,8 @@ from icnblocks.limits import DEFAULT_PRIORITY
 from icnblocks.wire.bundle import NO_PULL, Order
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from icnblocks.errors import IcnError
     from icnblocks.naming import Digest, Name
     from icnblocks.store.base import Verified
@@ -25,8 +27,8 @@ class Sink(Protocol):
     What `accept` raises stops the whole engine, and `Engine.wait` raises it.
     """
 
-    def accept(self, want: Want, block: Verified) -> None:
-        """Take a block. Its data are overwritten after the call."""
+    def accept(self, blocks: Sequence[Verified]) -> None:
+        """Take blocks that came together, at least one. Data are overwritten after the call."""
         ...
 
     def refuse(self, want: Want, error: IcnError) -> None:

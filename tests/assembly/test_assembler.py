@@ -54,7 +54,7 @@ class Pull:
             spot = self.plan.spots(want.digest)[0]
             data = (self.model / self.manifest.files[spot.file].path).read_bytes()
             data = data[spot.offset : spot.offset + want.length]
-            self.assembler.accept(verify(want.digest, data))
+            self.assembler.accept((verify(want.digest, data),))
 
     def close(self):
         self.assembler.close()

@@ -55,13 +55,15 @@ class Keep:
         self.accepted: dict[Digest, bytes] = {}
         self.refused: dict[Digest, IcnError] = {}
 
-    def accept(self, want, block) -> None:
-        data = bytes(block.data)
+    def accept(self, blocks) -> None:
         with self.lock:
-            assert want.digest not in self.accepted
-            assert want.digest not in self.refused
-            assert block.digest == want.digest == Digest.of(data)
-            self.accepted[want.digest] = data
+            assert blocks
+            for block in blocks:
+                data = bytes(block.data)
+                assert block.digest not in self.accepted
+                assert block.digest not in self.refused
+                assert block.digest == Digest.of(data)
+                self.accepted[block.digest] = data
 
     def refuse(self, want, error) -> None:
         with self.lock:
@@ -383,7 +385,7 @@ def test_what_the_sink_raises_stops_the_engine_and_is_raised_by_wait() -> None:
     blocks = blocks_of(50)
 
     class Full(Keep):
-        def accept(self, want, block) -> None:
+        def accept(self, blocks) -> None:
             raise StorageError("disk full")
 
     with (
@@ -444,8 +446,8 @@ def test_memory_does_not_grow_with_what_is_fetched() -> None:
         def __init__(self) -> None:
             self.bytes = 0
 
-        def accept(self, want, block) -> None:
-            self.bytes += len(block.data)
+        def accept(self, blocks) -> None:
+            self.bytes += sum(len(block.data) for block in blocks)
 
         def refuse(self, want, error) -> None:
             raise AssertionError(error)

@@ -31,11 +31,12 @@ class Keep(Sink):
         self.order: list[Digest] = []
         self.refused: list[Digest] = []
 
-    def accept(self, want, block) -> None:
+    def accept(self, blocks) -> None:
         with self.lock:
-            assert want.digest not in self.order
-            assert Digest.of(block.data) == want.digest
-            self.order.append(want.digest)
+            for block in blocks:
+                assert block.digest not in self.order
+                assert Digest.of(block.data) == block.digest
+                self.order.append(block.digest)
 
     def refuse(self, want, error) -> None:
         with self.lock:

@@ -376,8 +376,8 @@ class Collector:
     def __init__(self, found):
         self.found = found
 
-    def accept(self, want, block):
-        self.found[want.digest] = bytes(block.data)
+    def accept(self, blocks):
+        self.found |= {block.digest: bytes(block.data) for block in blocks}
 
     def refuse(self, want, error):
         raise error

@@ -416,9 +416,10 @@ class Keep:
     def __init__(self):
         self.accepted = {}
 
-    def accept(self, want, block) -> None:
-        assert want.digest not in self.accepted
-        self.accepted[want.digest] = bytes(block.data)
+    def accept(self, blocks) -> None:
+        for block in blocks:
+            assert block.digest not in self.accepted
+            self.accepted[block.digest] = bytes(block.data)
 
     def refuse(self, want, error) -> None:
         raise AssertionError(error)

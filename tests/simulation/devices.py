@@ -18,7 +18,7 @@ from icnblocks.wire.bundle import Order, Want
 from tests.simulation.sharing import PORT, Offer, meet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from icnblocks.client.engine import Engine
     from icnblocks.errors import IcnError
@@ -186,13 +186,14 @@ class Device:
 
     # --- the sink -------------------------------------------------------------------------------
 
-    def accept(self, want: Want, block: Verified) -> None:
+    def accept(self, blocks: Sequence[Verified]) -> None:
         """See Sink."""
-        self._end(want.digest)
-        assert block.digest == want.digest
-        assert want.digest not in self.mistaken, f"{want.digest!r} has another length"
-        assert self.world.is_right(block.digest, block.data), f"{want.digest!r} has wrong bytes"
-        self.accepted.add(want.digest)
+        for block in blocks:
+            digest = block.digest
+            self._end(digest)
+            assert digest not in self.mistaken, f"{digest!r} has another length"
+            assert self.world.is_right(digest, block.data), f"{digest!r} has wrong bytes"
+            self.accepted.add(digest)
         if self.plan.pause_s:
             self.world.threads.sleep(self.plan.pause_s * self.world.random.random())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,11 +21,12 @@ from icnblocks.wire.frames import Alive, Data, End, Nack
 from tests.simulation.virtual import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from icnblocks.client.endpoint import SourceOptions
     from icnblocks.naming import Digest, Name
     from icnblocks.wire.bundle import BundleRequest, Want
+    from icnblocks.wire.frames import Event as Answered
     from icnblocks.wire.havemap import HaveMap
     from tests.simulation.virtual import Threads, VirtualLoop
 
@@ -193,6 +195,10 @@ class Call:
             raise item.error
         return item
 
+    def has_event(self) -> bool:
+        """Whether an event, or the end, can be received without waiting."""
+        return any(not isinstance(item, Piece) or item.payload is not None for item in self._inbox)
+
     def hang_up(self) -> None:
         """The client is gone: the server hears of it a little later."""
         if not self.ended:
@@ -242,8 +248,22 @@ class Stream:
         self._pacer = pacer
         self.decoder = Decoder(call.request.wants)
 
-    def __iter__(self) -> Iterator[Data | Nack | Alive | End]:
-        """See BundleStream."""
+    def batches(self) -> Iterator[list[Answered]]:
+        """See BundleStream: what has arrived comes together."""
+        events: list[Answered] = []
+        with closing(self._events()) as coming:
+            try:
+                for event in coming:
+                    events.append(event)
+                    if not self._call.has_event():
+                        yield events
+                        events = []
+            except SourceError:
+                if events:
+                    yield events
+                raise
+
+    def _events(self) -> Generator[Answered, None, None]:
         net, options, tally = self._source.net, self._source.options, self._source.tally
         heard_at = net.loop.time()
         try:

@@ -18,6 +18,7 @@ from icnblocks_daemon.http.names import via_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
 
 if TYPE_CHECKING:
+    from icnblocks.store.base import Lease
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.node import Node
 
@@ -124,18 +125,25 @@ class Bundles:
         await outlet.finish()
 
     async def _send(self, step: Send, outlet: Outlet, client: str) -> None:
-        sending = self._node.sending
         with step.lease as lease:
-            turn = sending.begin(client)
-            if turn is None or sending.has_many(client):
-                outlet.hold_little()
-            if turn is None:
-                turn = await self._turn(outlet, client)
-            try:
-                await outlet.send(data_header(step.index, lease.length), lease)
-            finally:
-                sending.end(client, turn)
+            head = data_header(step.index, lease.length)
+            if outlet.gathers(lease.length):  # a turn is for what is written
+                await outlet.send(head, lease)
+            else:
+                await self._send_in_turn(head, lease, outlet, client)
         self._node.forwarder.room_freed()
+
+    async def _send_in_turn(self, head: bytes, lease: Lease, outlet: Outlet, client: str) -> None:
+        sending = self._node.sending
+        turn = sending.begin(client)
+        if turn is None or sending.has_many(client):
+            outlet.hold_little()
+        if turn is None:
+            turn = await self._turn(outlet, client)
+        try:
+            await outlet.send(head, lease)
+        finally:
+            sending.end(client, turn)
 
     async def _turn(self, outlet: Outlet, client: str) -> int:
         """Wait for the client's turn, and say meanwhile that we live."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 SMALL_BYTES: Final = 64 * KIB
 """Blocks up to here are read and gathered; larger ones go by sendfile."""
+_GATHER: Final = 128 * KIB
+"""Gathered frames are written when they are so many bytes."""
+_HEADS: Final = 64
+"""More than a frame has around a block."""
 _PIECE: Final = 256 * KIB
 _TURN: Final = 4 * MIB
 """What one reader is sent, if it takes it at once, before others have their turn."""
@@ -118,10 +122,14 @@ class Outlet:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _HELD)
 
+    def gathers(self, length: int) -> bool:
+        """Whether `send` of a block of `length` bytes would write nothing yet."""
+        return length <= SMALL_BYTES and len(self._gathered) + length < _GATHER - _HEADS
+
     async def gather(self, data: bytes) -> None:
         """Add a few bytes; they are written when enough came together, or by `flush`."""
         self._gathered += data
-        if len(self._gathered) >= SMALL_BYTES:
+        if len(self._gathered) >= _GATHER:
             await self.flush()
 
     async def flush(self) -> None:
