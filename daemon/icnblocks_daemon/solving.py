@@ -23,9 +23,16 @@ _LOG = logging.getLogger(__name__)
 SMALL: Final = 5_000
 """Memberships of models in groups: such a problem takes tens of milliseconds, as a process does."""
 
+LIMIT_S: Final = 300.0
+"""A hundred times what the largest plans that are known of take."""
+
 
 async def solve_beside(problem: Problem) -> Plan:
-    """`solve`, elsewhere. Cancelled, it ends the process, or leaves the thread to its end."""
+    """`solve`, elsewhere. Cancelled, it ends the process, or leaves the thread to its end.
+
+    Raises:
+        TimeoutError: if the process takes longer than `LIMIT_S`: a thread would take no less.
+    """
     if len(problem.members) > SMALL:
         plan = await _in_a_process(problem)
         if plan is not None:
@@ -45,7 +52,8 @@ async def _in_a_process(problem: Problem) -> Plan | None:
         _LOG.warning("no process for a plan, a thread solves it: %s", error)
         return None
     try:
-        answer, _ = await process.communicate(pickle.dumps(problem))
+        async with asyncio.timeout(LIMIT_S):
+            answer, _ = await process.communicate(pickle.dumps(problem))
     finally:
         if process.returncode is None:
             process.kill()

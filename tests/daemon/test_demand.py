@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -23,7 +24,7 @@ from icnblocks.errors import StorageError
 from icnblocks.limits import MIB
 from icnblocks.testing.exchange import bundle, call, make_model, missing, publish
 from icnblocks.testing.processes import poll_until, start_edge
-from icnblocks_daemon import policy_state
+from icnblocks_daemon import policy_state, solving
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.http.app import make_app
 from icnblocks_daemon.node import Node
@@ -325,3 +326,11 @@ async def test_a_stop_does_not_wait_for_a_plan_nor_fail_by_it(tmp_path):
         node.holdings.content.set_policy(policy, node.clock())
         node.plans.look()
     assert policy.plan is None
+
+
+async def test_a_plan_that_takes_too_long_is_given_up_with_its_process(monkeypatch):
+    monkeypatch.setattr(solving, "LIMIT_S", 0.01)
+    with pytest.raises(TimeoutError):
+        await solving.solve_beside(big_problem())
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in children if b"solving" in Path(f"/proc/{pid}/cmdline").read_bytes()]
