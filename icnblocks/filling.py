@@ -118,14 +118,15 @@ class Filling:
         self._places = places if places.directories() else None
         self._sharing: tuple[Sharer, Offer] | None = None
 
-    def reuse(self, wants: Sequence[Want]) -> None:
+    def reuse(self) -> None:
         """Take from other models here what can be had; the rest stays missing.
 
         Raises:
             StorageError: if the disk refuses.
         """
         if self._places is not None:
-            LocalReuse(self._assembler, self._places, self._progress.reused).take(wants)
+            reuse = LocalReuse(self._assembler, self._places, self._progress.reused)
+            reuse.take(self._assembler.missing())
 
     def share(self, sharer: Sharer, offer: Offer) -> None:
         """Get blocks from neighbours too, and offer what comes to them."""

@@ -313,13 +313,12 @@ class Puller:
         try:
             self._remove_partials(directory, assembler)
             salvage(assembler, found.spoilt)
-            missing = assembler.missing()
             size = resolved.manifest.size
-            self._listener.begun(resolved.name, size, size - sum(want.length for want in missing))
+            self._listener.begun(resolved.name, size, size - assembler.missing_bytes())
             filling = Filling(
                 resolved, assembler, self.places, self.sources, self._settings, self._listener
             )
-            filling.reuse(missing)
+            filling.reuse()
             with ExitStack() as stack:
                 if self.sharer is not None:
                     pulling = self.sharer.pulling(resolved, assembler, plan, self.sources)

@@ -152,6 +152,12 @@ class Assembler:
         """Distinct blocks that are still wanted, in manifest order."""
         return [want for want, _ in self._missing()]
 
+    def missing_bytes(self) -> int:
+        """Of those blocks together."""
+        if not self.whole and not any(self._have):
+            return self._plan.unique_bytes
+        return sum(want.length for want, _ in self._missing())
+
     def _missing(self) -> Iterator[tuple[Want, int]]:
         """The same, each with the first file that it belongs to."""
         have, whole = self._have, self.whole
