@@ -250,7 +250,8 @@ def loads() -> list[Load]:
              setting["max_connections"], "", "the same; idle ones are closed first"),
         Load("the origin's CPU, other names at each device, with regions or without",
              asked["the origin, with or without: other names at each device"], 1, "cores",
-             "longer lifetimes (`icn-publish` writes 60 s); several origins by prefix"),
+             "longer lifetimes (`icn-publish --lifetime`; 60 s is the default); several origins by"
+             " prefix"),
         Load("questions under way from a regional edge, other names at each device",
              UNDER * SITE * NAMES / LOOK_S * ROUND_TRIP, CONTROL_THREADS, "",
              "more threads for them (a bound in the program); longer lifetimes"),

@@ -71,9 +71,18 @@ def next_record(
     known: Record | None,
     now: int,
     *,
-    lifetime: int = DEFAULT_LIFETIME_S,
+    lifetime: int | None = None,
 ) -> Record | None:
     """The record that shall follow `known`, or None if `known` says the same already.
+
+    Args:
+        name: what is published.
+        manifest: what it stands for from now on; None withdraws it.
+        key: the publisher's key.
+        known: the record there is, or None.
+        now: Unix seconds.
+        lifetime: seconds that a copy may be served unasked; as it was when None, and the default
+            for a first record and for a withdrawal.
 
     Raises:
         TrustError: if `known` is signed by a key that this one does not follow.
@@ -83,7 +92,11 @@ def next_record(
             f"{name} was published with another key, {fingerprint(known.key)}",
             hint="publish with that key (--key FILE), or under another name",
         )
-    if known is not None and known.manifest == manifest and known.key == key.public:
+    if lifetime is None:
+        goes_on = known is not None and None not in {known.manifest, manifest}
+        lifetime = known.lifetime if known is not None and goes_on else DEFAULT_LIFETIME_S
+    says = manifest, key.public, lifetime
+    if known is not None and (known.manifest, known.key, known.lifetime) == says:
         return None
     seq = 1 if known is None else known.seq + 1
     time = now if known is None else max(now, known.time)
@@ -174,6 +187,7 @@ def send(
     scan: Scan,
     key: PublisherKey,
     now: int,
+    lifetime: int | None = None,
     begun: Callable[[int], None] = lambda _: None,
     sent: Callable[[int], None] = lambda _: None,
 ) -> Published:
@@ -185,6 +199,7 @@ def send(
         scan: what to publish.
         key: the publisher's key.
         now: Unix seconds.
+        lifetime: of the record (see `next_record`).
         begun: told how many bytes the origin lacks.
         sent: told of every count of bytes sent.
 
@@ -196,7 +211,7 @@ def send(
     data = encode(scan.manifest)
     digest = digest_of(data)
     known = known_record(source, name)
-    record = next_record(name, digest, key, known, now)
+    record = next_record(name, digest, key, known, now, lifetime=lifetime)
     plan = Plan(scan.manifest)
     wants = [Want(block, length) for _, block, length, _ in plan.wants()]
     missing = [wants[index] for index in source.missing(wants)]
@@ -222,6 +237,7 @@ def place(
     scan: Scan,
     key: PublisherKey,
     now: int,
+    lifetime: int | None = None,
 ) -> Published:
     """Publish a scanned directory in place, for a daemon that serves this store.
 
@@ -233,7 +249,7 @@ def place(
     digest = digest_of(data)
     stored = catalog.record(name)
     known = open_record(stored.raw) if stored else None
-    record = next_record(name, digest, key, known, now)
+    record = next_record(name, digest, key, known, now, lifetime=lifetime)
     scan.check()
     places.add_directory(scan.root.absolute(), digest, scan.manifest, scan.facts)
     catalog.put_manifest(digest, data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from icnblocks.errors import UsageError
+from icnblocks.limits import MAX_LIFETIME_S
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Name
 from icnblocks.publish.scan import Scanning, size_of
@@ -55,6 +56,7 @@ def publish(
     store: Path | None = None,
     base: str | Name | None = None,
     kind: Kind | None = None,
+    lifetime: int | None = None,
     key: Path | None = None,
     settings: Settings | None = None,
     listener: Listener | None = None,
@@ -68,6 +70,8 @@ def publish(
         store: a daemon's store directory, to publish in place without copying.
         base: the base that this adapter is a delta to; it must be published there already.
         kind: base or pack; by whether there is a safetensors file when None.
+        lifetime: seconds that edges may serve the name unasked, 1 to 2,592,000; as it was before
+            when None, and 60 at first.
         key: the publisher's key file; made on first use.
         settings: the client's settings; read from file and environment when None.
         listener: hears how it goes.
@@ -77,6 +81,8 @@ def publish(
     """
     if (to is None) == (store is None):
         raise UsageError("say where to publish: either to an origin's URL or in place to a store")
+    if lifetime is not None and not 1 <= lifetime <= MAX_LIFETIME_S:
+        raise UsageError(f"a name's lifetime is 1 s to {MAX_LIFETIME_S // 86_400} days")
     wanted = name if isinstance(name, Name) else Name.parse(name)
     base_name = Name.parse(base) if isinstance(base, str) else base
     heard: Listener = listener or _Deaf()
@@ -85,13 +91,14 @@ def publish(
     heard.begun("hashing", size_of(directory))
     with Scanning(directory, progress=heard.moved) as scanning:
         from icnblocks.client.settings import load_settings
-        from icnblocks.publish.ways import in_place, publisher_key, to_origin
+        from icnblocks.publish.ways import Wish, in_place, publisher_key, to_origin
 
         if kind is None:
             kind = Kind.BASE if any(directory.rglob("*.safetensors")) else Kind.PACK
         settings = settings or load_settings()
         signer = publisher_key(settings, wanted.publisher, key, heard)
+        wish = Wish(wanted, base_name, kind, lifetime)
         if to is not None:
-            return to_origin(scanning, to, wanted, base_name, kind, signer, settings, heard)
+            return to_origin(scanning, to, wish, signer, settings, heard)
         assert store is not None
-        return in_place(scanning, store, wanted, base_name, kind, signer)
+        return in_place(scanning, store, wish, signer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icnblocks.client.access import sign_access
@@ -65,47 +66,57 @@ def open_origin(
         source.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to publish.
+
+    Attributes:
+        name: what it shall be called.
+        base: the base that it is a delta to, or None.
+        kind: what the manifest shall say it is.
+        lifetime: seconds that copies of the record may be served unasked; None as before.
+    """
+
+    name: Name
+    base: Name | None
+    kind: Kind
+    lifetime: int | None
+
+
 def to_origin(
     scanning: Scanning,
     url: str,
-    name: Name,
-    base: Name | None,
-    kind: Kind,
+    wish: Wish,
     signer: PublisherKey,
     settings: Settings,
     listener: Listener,
 ) -> Published:
     """Publish what is being scanned to the origin at `url`."""
-    with open_origin(settings, url, name.publisher, signer) as origin:
+    with open_origin(settings, url, wish.name.publisher, signer) as origin:
         ref = None
-        if base is not None:
-            record = known_record(origin, base)
+        if wish.base is not None:
+            record = known_record(origin, wish.base)
             if record is not None:
-                check_base(record, name, signer, settings)
-            ref = _base_ref(record, base)
+                check_base(record, wish.name, signer, settings)
+            ref = _base_ref(record, wish.base)
         return send(
             origin,
-            name,
-            scanning.end(kind, ref),
+            wish.name,
+            scanning.end(wish.kind, ref),
             signer,
             int(time.time()),
+            wish.lifetime,
             lambda total: listener.begun("sending", total),
             listener.moved,
         )
 
 
-def in_place(
-    scanning: Scanning,
-    store: Path,
-    name: Name,
-    base: Name | None,
-    kind: Kind,
-    signer: PublisherKey,
-) -> Published:
+def in_place(scanning: Scanning, store: Path, wish: Wish, signer: PublisherKey) -> Published:
     """Publish what is being scanned where it lies, through a daemon's store."""
     with _stores(store) as (catalog, places):
-        ref = None if base is None else _base_in(catalog, base)
-        return place(catalog, places, name, scanning.end(kind, ref), signer, int(time.time()))
+        ref = None if wish.base is None else _base_in(catalog, wish.base)
+        scan = scanning.end(wish.kind, ref)
+        return place(catalog, places, wish.name, scan, signer, int(time.time()), wish.lifetime)
 
 
 def check_base(record: Record, name: Name, signer: PublisherKey, settings: Settings) -> None:

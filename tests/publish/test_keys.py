@@ -55,6 +55,20 @@ def test_sequence_numbers_go_up_and_repeating_makes_no_record(tmp_path):
     assert next_record(NAME, None, key, second, 300).manifest is None
 
 
+def test_a_lifetime_stays_until_another_is_asked_for_and_ends_with_a_withdrawal(tmp_path):
+    key = load_or_make_key(tmp_path / "k")
+    first = next_record(NAME, ONE, key, None, 100, lifetime=3600)
+    assert next_record(NAME, ONE, key, first, 200) is None
+    second = next_record(NAME, TWO, key, first, 200)
+    assert second.lifetime == 3600
+    third = next_record(NAME, TWO, key, second, 300, lifetime=60)
+    assert (third.seq, third.lifetime) == (3, 60)
+    withdrawn = next_record(NAME, None, key, second, 300)
+    assert withdrawn.lifetime == 60
+    assert next_record(NAME, None, key, withdrawn, 400) is None
+    assert next_record(NAME, ONE, key, withdrawn, 400).lifetime == 60
+
+
 def test_another_key_may_not_go_on_with_a_name(tmp_path):
     first = next_record(NAME, ONE, load_or_make_key(tmp_path / "a"), None, 1)
     with pytest.raises(TrustError, match="another key"):

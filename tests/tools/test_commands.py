@@ -68,6 +68,8 @@ def test_the_list_of_commands_is_complete():
         (("fetch",), 2),
         (("publish", "/nowhere", "a/b", "--store", "s"), 2),
         (("publish", "/nowhere", "a/b"), 2),
+        (("publish", ".", "a/b", "--store", "s", "--lifetime", "soon"), 2),
+        (("publish", ".", "a/b", "--store", "s", "--lifetime", "31d"), 2),
         (("show", "a/b"), 4),
         (("show", "0" * 64), 4),
         (("nonsense",), 2),

@@ -59,6 +59,16 @@ def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
         )
 
 
+def _seconds(text: str) -> int:
+    from icnblocks.errors import UsageError
+    from icnblocks.quantities import parse_duration
+
+    try:
+        return round(parse_duration(text))
+    except ValueError as error:
+        raise UsageError(f"--lifetime: {error}") from None
+
+
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @click.argument("name", metavar="NAME[@TAG]")
@@ -83,6 +93,12 @@ def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
     help="The publisher's key. Default: PUBLISHER.pem in the keys directory, made on first use.",
 )
 @click.option(
+    "--lifetime",
+    metavar="TIME",
+    help="How long edges may serve the name before they ask again, such as 1h, at most 30d."
+    " Default: as before; 60s at first.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line, ending with the summary."
 )
 def publish(
@@ -93,6 +109,7 @@ def publish(
     base: str | None,
     kind: str | None,
     key: Path | None,
+    lifetime: str | None,
     as_json: bool,
 ) -> None:
     """Cut, sign and publish a model directory.
@@ -119,6 +136,7 @@ def publish(
             store=store,
             base=base,
             kind=None if kind is None else Kind(kind),
+            lifetime=None if lifetime is None else _seconds(lifetime),
             key=key,
             listener=_Listener(output),
         )
