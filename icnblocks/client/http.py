@@ -93,9 +93,9 @@ class Answer:
                     break
             most = room - total if self._left is None else min(room - total, self._left)
             if self._at == self._have:
-                if most >= _SPARE_BYTES and (self._left is not None or not total):
+                if most >= _SPARE_BYTES and (not total or most == self._left):
                     return total + self._straight(view[total : total + most], had=total)
-                if total:
+                if total:  # of a long chunk: the reader may know now how much it wants of it
                     break
                 self._fill()
             count = min(most, self._have - self._at)
