@@ -29,20 +29,20 @@ from icnblocks.client.events import (
     Wasted,
 )
 from icnblocks.client.holders import Catalogued, Holders
+from icnblocks.client.lane import Lane
 from icnblocks.client.pacing import SharedPacer
 from icnblocks.client.scheduler import Bundle, Scheduler
 from icnblocks.client.terms import NO_HINT, EngineOptions, Hint, Sink
 from icnblocks.errors import CorruptError, IcnError, SourceError, UsageError
-from icnblocks.limits import BLOCK_BYTES, KIB
+from icnblocks.limits import KIB
 from icnblocks.store.base import verify
-from icnblocks.wire.bundle import BundleRequest, Order
-from icnblocks.wire.frames import Data, Nack, Reason, buffer_bytes
+from icnblocks.wire.bundle import Order
+from icnblocks.wire.frames import Data, Nack, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from icnblocks.client.events import Event, Listener
-    from icnblocks.client.http import Connection
     from icnblocks.client.scheduler import Refusal
     from icnblocks.client.source import BundleStream, Source
     from icnblocks.client.states import RetryOptions
@@ -57,7 +57,6 @@ __all__ = ["NO_HINT", "Catalogued", "Engine", "EngineOptions", "Hint", "Sink"]
 _LANES_A_SOURCE: Final = 2
 _LANE_RATE: Final = 64 * KIB
 """A limit is not spread over lanes of fewer bytes a second: servers cut off slow readers."""
-_VIA_HEADER: Final = "ICN-Via"
 
 
 class _SinkFailure(Exception):
@@ -66,19 +65,6 @@ class _SinkFailure(Exception):
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-class Lane:
-    """A thread, its source and its connection."""
-
-    def __init__(self, index: int, source: Source) -> None:
-        self.index = index
-        self.source = source
-        self.connection: Connection = source.connect()
-        self.bundle: Bundle[Hint] | None = None  # what it is working on
-        self.abandoned = False  # nobody wants the rest of the bundle
-        self.thread: threading.Thread | None = None
-        self.buffer = memoryview(b"")
 
 
 class Engine:
@@ -385,7 +371,7 @@ class Engine:
         stream: BundleStream | None = None
         error: IcnError | None = None
         try:
-            stream = self._ask(lane, bundle)
+            stream = lane.ask(bundle, self._order, self._pacer)
             for events in stream.batches():
                 self._came(lane, bundle, events)
                 if bundle.taken and not bundle.left and stream.decoder.unanswered():
@@ -398,20 +384,6 @@ class Engine:
             error = failure
         finally:
             self._ended(lane, bundle, stream, error, began)
-
-    def _ask(self, lane: Lane, bundle: Bundle[Hint]) -> BundleStream:
-        need = buffer_bytes(max(want.length for want in bundle.wants))
-        if len(lane.buffer) < need:
-            lane.buffer = memoryview(bytearray(max(need, buffer_bytes(BLOCK_BYTES))))
-        hint = bundle.hint
-        request = BundleRequest(
-            bundle.wants, hint.name, hint.manifest, hint.pull, hint.hops,
-            hint.order if self._order is Order.ANY else self._order, hint.priority,
-        )  # fmt: skip
-        headers = {_VIA_HEADER: hint.via} if hint.via else None
-        return lane.source.bundle(
-            request, lane.connection, lane.buffer, headers=headers, pacer=self._pacer
-        )
 
     def _came(self, lane: Lane, bundle: Bundle[Hint], events: list[Answered]) -> None:
         """What came together: blocks one after another are counted and handed on as one."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.client.engine import Engine, Lane
+from icnblocks.client.engine import Engine
 from icnblocks.client.gathering import Deal, Gathering
+from icnblocks.client.lane import Lane
 from icnblocks.client.neighbours import deal, listen
 from icnblocks.errors import FormatError, IcnError
 
