@@ -94,7 +94,9 @@ class Neighbours:
     ) -> list[Neighbour]:
         """Some who serve a model, at random, without `but`, who asks.
 
-        Devices at a loopback address are told to others there only: elsewhere it means another.
+        One of each address comes before a second of any: who announces many ports is told no more
+        often than others. Devices at a loopback address are told to others there only: elsewhere
+        it means another.
         """
         self._forget(now)
         here = but is None or _is_here(but)
@@ -103,7 +105,16 @@ class Neighbours:
             for who in self._models.get(manifest, ())
             if who != but and (here or not _is_here(who))
         ]
-        return others if len(others) <= most else self._random.sample(others, most)
+        if len(others) <= most:
+            return others
+        self._random.shuffle(others)
+        told: dict[str, int] = {}
+        ranked: list[tuple[int, Neighbour]] = []
+        for who in others:
+            ranked.append((told.get(who.address, 0), who))
+            told[who.address] = told.get(who.address, 0) + 1
+        ranked.sort(key=lambda each: each[0])
+        return [who for _, who in ranked[:most]]
 
     def _forget(self, now: float) -> None:
         while self._until:

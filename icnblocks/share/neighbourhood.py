@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.client.endpoint import Endpoint
 from icnblocks.client.neighbours import (
     NoNeighboursError,
     announce,
@@ -22,7 +24,7 @@ from icnblocks.client.neighbours import (
 from icnblocks.errors import CorruptError, FormatError, IcnError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from icnblocks.client.http import Connection
     from icnblocks.client.neighbourly import NeighbourlyEngine
@@ -37,6 +39,8 @@ _AGAIN_S: Final = 15.0
 """A neighbour that failed is tried again after so long."""
 _VISITORS: Final = 4
 """Neighbours beyond those we looked for, from among those who found us."""
+_OF_ONE_ADDRESS: Final = 2
+"""Neighbours of one address at a time: one machine may not take the places of all others."""
 _MOST_MET: Final = 500
 """Neighbours that one pull tries, in all."""
 
@@ -204,6 +208,16 @@ class Neighbourhood:
             known = url in model.met or url in self._banned or model.away.get(url, 0.0) > now
             if known or len(model.met) >= most or model.joined >= _MOST_MET:
                 continue
+            if _crowds(url, model.met):
+                continue
             model.met[url] = neighbour_source(url)
             model.joined += 1
             engine.join(model.met[url])
+
+
+def _crowds(url: str, met: Iterable[str]) -> bool:
+    """Whether its address has its share of places. This machine's own devices are as many."""
+    host = Endpoint.parse(url).host
+    if ip_address(host).is_loopback:
+        return False
+    return sum(Endpoint.parse(other).host == host for other in met) >= _OF_ONE_ADDRESS

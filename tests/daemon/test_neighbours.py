@@ -82,6 +82,20 @@ def test_a_short_list_at_random() -> None:
     assert len(set(lists)) > 1
 
 
+def test_one_address_cannot_fill_a_list() -> None:
+    """A device that announces a hundred ports must not be all that others hear of."""
+    known = registry()
+    honest = [here(1, f"10.0.1.{number}") for number in range(1, 6)]
+    for port in range(1, 101):
+        known.announce(A, here(port, "10.0.0.66"), 0.0)
+    for who in honest:
+        known.announce(A, who, 0.0)
+    for _ in range(20):
+        told = known.some(A, 0.0, but=here(1, "10.0.2.1"))
+        assert len(told) == 8
+        assert set(honest) < set(told)
+
+
 def test_one_address_cannot_fill_the_registry() -> None:
     """A client that announces a thousand ports must not push others out."""
     known = registry(most=10, most_each=4)

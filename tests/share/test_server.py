@@ -389,6 +389,41 @@ def test_nobody_waits_for_an_edge_that_is_gone_once_for_each_model(monkeypatch) 
     assert len(asked) == 1
 
 
+def test_one_address_cannot_take_the_places_of_all_neighbours(monkeypatch) -> None:
+    """Neither by what an edge tells nor by coming itself; devices on this machine are as many."""
+
+    class Joined:
+        def __init__(self) -> None:
+            self.urls: list[str] = []
+            self.full = threading.Event()
+
+        def join(self, source) -> None:
+            self.urls.append(source.url)
+            if len(self.urls) == 8:
+                self.full.set()
+
+        def dropped(self):
+            return {}
+
+    hostile = [f"http://10.0.0.66:{port}" for port in range(5000, 5020)]
+    honest = [f"http://10.0.1.{number}:4261" for number in range(1, 5)]
+    here = [f"http://127.0.0.1:{port}" for port in range(6000, 6002)]
+    told = [*hostile, *honest, *here], 60.0
+    monkeypatch.setattr("icnblocks.share.neighbourhood.announce", lambda *_: told)
+    monkeypatch.setattr("icnblocks.share.neighbourhood.withdraw", lambda *_: None)
+    digest, engine = Digest(bytes(32)), Joined()
+    with Source("http://192.0.2.1:4260") as edge:
+        made = Neighbourhood(4261, 8, lambda _: None)
+        made.add(digest, Name.parse("acme/x"), [edge])
+        made.join(digest, engine)
+        assert engine.full.wait(10)
+        made.visited(digest, hostile[7])
+        made.visited(digest, "http://10.0.1.9:4261")
+        made.close()
+        made.part(digest)
+    assert sorted(engine.urls) == sorted([*hostile[:2], *honest, *here, "http://10.0.1.9:4261"])
+
+
 def test_what_is_whole_is_given_from_the_whole_file(tmp_path) -> None:
     """Beside it may lie a partial file that a pull of another version left."""
     root, files = tmp_path / "m", {"a": b"a" * 1000, "b": b"b" * 1000}

@@ -74,8 +74,11 @@ class Scene:
 
     def in_unknown(self):
         if self.condition == "full":
-            self.name(*(f"http://192.0.2.2:{port}" for port in range(1, 20)))
+            self.name(*(f"http://198.51.100.{number}:1" for number in range(1, 20)))
             assert len(self.model.met) == ShareOptions().neighbours == 8
+        if self.condition == "crowded":
+            self.name(*(f"{US.rpartition(':')[0]}:{port}" for port in range(60000, 60005)))
+            assert len(self.model.met) == 2
 
     def in_joined(self):
         self.name(US)
