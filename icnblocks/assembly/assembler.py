@@ -17,6 +17,7 @@ from icnblocks.assembly.blockmap import PATH as MAP_PATH
 from icnblocks.assembly.blockmap import BlockMap
 from icnblocks.assembly.directory import PARTIAL
 from icnblocks.errors import IncompleteError, StorageError
+from icnblocks.limits import KIB
 from icnblocks.naming import Digest
 from icnblocks.store.database import storage_errors
 from icnblocks.store.extents import read_all, write_all
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from icnblocks.store.base import Verified
 
 _KEPT_OPEN = 256
+_JOINED_BYTES = 256 * KIB
+"""Blocks that follow one another are written together up to here."""
 
 
 class _Partials:
@@ -255,16 +258,17 @@ class Assembler:
 def _joined(
     pieces: Iterable[tuple[Spot, bytes | memoryview]],
 ) -> Iterator[tuple[Spot, bytes | memoryview]]:
-    """Pieces that follow one another in a file as one: a write costs more than to copy a few."""
+    """Short pieces that follow one another in a file as one: a write costs more than to copy."""
     first: Spot | None = None
     run: list[bytes | memoryview] = []
     end = 0
     for spot, data in pieces:
-        if first is not None and (spot.file, spot.offset) != (first.file, end):
-            yield first, run[0] if len(run) == 1 else b"".join(run)
-            first, run = None, []
-        if first is None:
-            first = spot
+        follows = first is not None and (spot.file, spot.offset) == (first.file, end)
+        # A block of zeros may follow itself a thousand times.
+        if first is None or not follows or end + len(data) - first.offset > _JOINED_BYTES:
+            if first is not None:
+                yield first, run[0] if len(run) == 1 else b"".join(run)
+            first, run = spot, []
         run.append(data)
         end = spot.offset + len(data)
     if first is not None:

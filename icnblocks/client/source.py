@@ -117,11 +117,12 @@ class BundleStream:
                 yield events
             if nonsense is not None:
                 raise nonsense
-            if not any(type(event) is Alive for event in events):
+            alive = sum(type(event) is Alive for event in events)
+            if not alive or alive < len(events):
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > self._patience_s:
                 raise SourceError(f"{answer.where} has sent nothing for {self._patience_s:.0f} s")
-            else:
+            if alive:
                 answer.forgive()
         answer.finish()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from icnblocks.assembly import assembler
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.blockmap import HEADER_BYTES
 from icnblocks.assembly.directory import ModelDirectory
@@ -15,6 +16,7 @@ from icnblocks.naming import Digest
 from icnblocks.placement.plan import Plan
 from icnblocks.publish.scan import scan
 from icnblocks.store.base import verify
+from icnblocks.store.extents import write_all
 
 BLOCK = 4096
 
@@ -51,10 +53,15 @@ class Pull:
 
     def bring(self, wants):
         for want in wants:
-            spot = self.plan.spots(want.digest)[0]
-            data = (self.model / self.manifest.files[spot.file].path).read_bytes()
-            data = data[spot.offset : spot.offset + want.length]
-            self.assembler.accept((verify(want.digest, data),))
+            self.assembler.accept((self._read(want),))
+
+    def bring_together(self, wants):
+        self.assembler.accept([self._read(want) for want in wants])
+
+    def _read(self, want):
+        spot = self.plan.spots(want.digest)[0]
+        data = (self.model / self.manifest.files[spot.file].path).read_bytes()
+        return verify(want.digest, data[spot.offset : spot.offset + want.length])
 
     def close(self):
         self.assembler.close()
@@ -105,6 +112,31 @@ def test_a_model_comes_out_bit_for_bit_with_repeated_blocks_fetched_once(model, 
     assert same(model, tmp_path / "out")
     left = {p.name for p in (tmp_path / "out" / ".icnblocks").iterdir()}
     assert left == {"lock", "unflushed"}
+
+
+def test_blocks_that_come_together_are_written_together_and_in_bounds(tmp_path, monkeypatch):
+    """Catches: a block of zeros that is copied once for each of its thousand places."""
+    root = tmp_path / "model"
+    root.mkdir()
+    random = os.urandom(30 * BLOCK)
+    zeros = bytes(-(-2 * assembler._JOINED_BYTES // BLOCK) * BLOCK)
+    (root / "a").write_bytes(random + zeros + random[: 5 * BLOCK])
+    (root / "b").write_bytes(random[::-1])
+    written = []
+
+    def write(fd, data, offset):
+        written.append(len(data))
+        write_all(fd, data, offset)
+
+    monkeypatch.setattr(assembler, "write_all", write)
+    pull = Pull(root, tmp_path / "out")
+    pull.bring_together(pull.assembler.missing())
+    assert max(written) <= assembler._JOINED_BYTES
+    assert len(written) < 20, "there are some hundred places"
+    pull.assembler.finish()
+    pull.assembler.forget_map()
+    pull.close()
+    assert same(root, tmp_path / "out")
 
 
 def test_a_pull_that_was_cut_off_goes_on_where_it_was(model, tmp_path):
