@@ -16,15 +16,21 @@ from tests.faults.pulls import ASKED, pulled
 
 @pytest.mark.slow
 def test_pulls_through_a_daemon_that_takes_one_request_at_a_time_end_well(store, tmp_path, right):
-    """Catches: a refusal that is taken for a failure of the source."""
+    """Catches: a refusal that is taken for a failure of the source.
+
+    Somebody who does not read holds the only place until all have been refused.
+    """
+    model = make_model("local/held", size=8 * MIB, block_bytes=MIB)
     devices = [Device(tmp_path / f"device{number}", ICN_RETRY_S="30") for number in range(3)]
-    with (
-        start_edge(store, "--max-client-requests", "1") as origin,
-        Relay(origin.port, rate=15e6) as relay,
-    ):
-        for process in [each.start("fetch", *ASKED, relay.url) for each in devices]:
+    with start_edge(store, "--max-client-requests", "1") as origin:
+        publish(origin, model)
+        with begun(origin, model.wants):
+            poll_until(lambda: origin.metric("icn_requests_in_flight") == 1)
+            processes = [each.start("fetch", *ASKED, origin.url) for each in devices]
+            limited = partial(origin.metric, "icn_requests_limited_total", limit="client")
+            poll_until(lambda: limited() >= 2 * len(devices))
+        for process in processes:
             pulled(process)
-        assert origin.metric("icn_requests_limited_total", limit="client") >= 1
     assert all(right(each.root / "models" / "acme" / "model") for each in devices)
 
 
