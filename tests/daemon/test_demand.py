@@ -70,6 +70,7 @@ def test_the_replay_of_a_daemons_trace_says_what_the_daemon_did(origin, library,
     assert json.loads(line)["model_hit_ratio"] == sum(hits) / len(hits)
 
 
+@pytest.mark.slow
 def test_a_trace_goes_on_after_kill_9_and_a_rotation(origin, library, tmp_path):
     trace = tmp_path / "trace.jsonl"
     run = options(origin, "--trace", str(trace))

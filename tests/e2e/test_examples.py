@@ -54,6 +54,7 @@ def test_publish_from_python_then_load_with_numpy(tmp_path, home):
     assert "mean of " in listed
 
 
+@pytest.mark.slow
 def test_infer_with_adapter(tmp_path, home):
     pytest.importorskip("peft")
     from icnblocks.testing.sentences import minilm_dir, train_lora

@@ -133,6 +133,7 @@ def manifests(origin, library):
     return found
 
 
+@pytest.mark.slow
 def test_a_computed_plan_becomes_real_on_three_edges(tmp_path, origin, library, manifests, same):
     """Yesterday's traces, icn-sim place, icn-edge prefetch; then the origin is not needed."""
     day, plan = a_day(tmp_path, origin, manifests), tmp_path / "plan.json"

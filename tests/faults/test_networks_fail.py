@@ -136,6 +136,7 @@ def start_with_hosts(host, device, hosts, *args):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "comes_back",
     [True, pytest.param(False, marks=pytest.mark.slow)],

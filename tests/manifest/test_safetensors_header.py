@@ -248,6 +248,7 @@ def test_less_than_the_header_is_refused():
         header_bytes(data[:7], len(data))
 
 
+@pytest.mark.slow
 def test_a_header_of_many_tiny_values_takes_no_multiple_of_its_size():
     inner = '{"dtype":"U8","shape":[' + "[]," * 1_000_000
     data = file_of('{"a":' + inner)
