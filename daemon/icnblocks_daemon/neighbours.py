@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Neighbours:
         self._most = most
         self._most_each = most_each
         self._until: dict[tuple[Digest, Neighbour], float] = {}  # the next to be forgotten first
-        self._models: dict[Digest, dict[Neighbour, None]] = {}
+        self._models: dict[Digest, dict[str, list[Neighbour]]] = {}  # by address
         self._each: dict[str, int] = {}
 
     def holding(self, now: float) -> int:
@@ -79,7 +79,7 @@ class Neighbours:
         elif len(self._until) >= self._most or self._each.get(who.address, 0) >= self._most_each:
             return False
         else:
-            self._models.setdefault(manifest, {})[who] = None
+            self._models.setdefault(manifest, {}).setdefault(who.address, []).append(who)
             self._each[who.address] = self._each.get(who.address, 0) + 1
         self._until[key] = now + self.ttl_s
         return True
@@ -99,22 +99,14 @@ class Neighbours:
         it means another.
         """
         self._forget(now)
-        here = but is None or _is_here(but)
-        others = [
-            who
-            for who in self._models.get(manifest, ())
-            if who != but and (here or not _is_here(who))
-        ]
-        if len(others) <= most:
-            return others
-        self._random.shuffle(others)
-        told: dict[str, int] = {}
-        ranked: list[tuple[int, Neighbour]] = []
-        for who in others:
-            ranked.append((told.get(who.address, 0), who))
-            told[who.address] = told.get(who.address, 0) + 1
-        ranked.sort(key=lambda each: each[0])
-        return [who for _, who in ranked[:most]]
+        here = but is None or _is_here(but.address)
+        model = self._models.get(manifest, {})
+        addresses = [address for address in model if here or not _is_here(address)]
+        # One more than wanted: the only device of an address may be who asks.
+        some = self._random.sample(addresses, min(len(addresses), most + 1))
+        others = ([who for who in model[address] if who != but] for address in some)
+        turns = [self._random.sample(them, min(len(them), most)) for them in others]
+        return [who for turn in zip_longest(*turns) for who in turn if who is not None][:most]
 
     def _forget(self, now: float) -> None:
         while self._until:
@@ -126,7 +118,9 @@ class Neighbours:
 
     def _remove(self, manifest: Digest, who: Neighbour) -> None:
         model = self._models[manifest]
-        del model[who]
+        model[who.address].remove(who)
+        if not model[who.address]:
+            del model[who.address]
         if not model:
             del self._models[manifest]
         self._each[who.address] -= 1
@@ -134,8 +128,8 @@ class Neighbours:
             del self._each[who.address]
 
 
-def _is_here(who: Neighbour) -> bool:
-    return who.address.startswith("127.") or who.address == "::1"
+def _is_here(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
 
 
 class _Round:

@@ -130,7 +130,7 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     """
     if not any(key[-6:].lower() == "_proxy" for key in os.environ):
         return None  # spares the import
-    if endpoint.host == "localhost" or _is_loopback(endpoint.host):
+    if endpoint.host == "localhost" or is_loopback(endpoint.host):
         return None
     from urllib.request import getproxies, proxy_bypass
 
@@ -155,7 +155,8 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     return Proxy(host, port or 80, headers)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is a literal address of this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

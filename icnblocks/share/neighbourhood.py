@@ -10,11 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.client.endpoint import Endpoint
+from icnblocks.client.endpoint import is_loopback
 from icnblocks.client.neighbours import (
     NoNeighboursError,
     announce,
@@ -24,7 +23,7 @@ from icnblocks.client.neighbours import (
 from icnblocks.errors import CorruptError, FormatError, IcnError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from icnblocks.client.http import Connection
     from icnblocks.client.neighbourly import NeighbourlyEngine
@@ -208,16 +207,11 @@ class Neighbourhood:
             known = url in model.met or url in self._banned or model.away.get(url, 0.0) > now
             if known or len(model.met) >= most or model.joined >= _MOST_MET:
                 continue
-            if _crowds(url, model.met):
+            source = neighbour_source(url)
+            host = source.endpoint.host
+            same = sum(other.endpoint.host == host for other in model.met.values())
+            if same >= _OF_ONE_ADDRESS and not is_loopback(host):
                 continue
-            model.met[url] = neighbour_source(url)
+            model.met[url] = source
             model.joined += 1
-            engine.join(model.met[url])
-
-
-def _crowds(url: str, met: Iterable[str]) -> bool:
-    """Whether its address has its share of places. This machine's own devices are as many."""
-    host = Endpoint.parse(url).host
-    if ip_address(host).is_loopback:
-        return False
-    return sum(Endpoint.parse(other).host == host for other in met) >= _OF_ONE_ADDRESS
+            engine.join(source)
