@@ -15,9 +15,9 @@ from icnblocks.errors import CorruptError, FormatError, TrustError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES
 from icnblocks.naming import Digest, Name
 from icnblocks.store.database import Schema, Session, connect, storage_errors
+from icnblocks.store.late_log import log
 
 if TYPE_CHECKING:
-    import logging
     from pathlib import Path
 
 _SCHEMA: Final = Schema(
@@ -96,7 +96,9 @@ class Catalog:
             return None
         data: bytes = row[0]
         if Digest.of(data) != digest:
-            _log().warning("manifest %s has rotted in %s and counts as missing", digest, self._path)
+            log(__name__).warning(
+                "manifest %s has rotted in %s and counts as missing", digest, self._path
+            )
             return None
         return data
 
@@ -220,10 +222,3 @@ class Catalog:
 
     def _writing(self) -> Session:
         return Session(self._path, self._writer, self._write_lock, writes=True)
-
-
-def _log() -> logging.Logger:
-    """This module's; imported when there is something to say, for the sake of quick starts."""
-    import logging
-
-    return logging.getLogger(__name__)

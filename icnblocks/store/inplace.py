@@ -29,10 +29,10 @@ from icnblocks.store.database import (
 from icnblocks.store.facts import FileFacts, let_times_move_on
 from icnblocks.store.files import OpenFile, OpenFiles
 from icnblocks.store.inplace_index import ChangedFile, Directory, IndexedFile
+from icnblocks.store.late_log import log
 from icnblocks.store.lease import read_extent
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Iterator, Mapping
 
     from icnblocks.manifest.model import Manifest
@@ -66,7 +66,7 @@ class InPlaceStore:
         except DamagedError as error:
             if on_damage != "empty":
                 raise
-            _log().warning("the index of model directories starts empty: %s", error)
+            log(__name__).warning("the index of model directories starts empty: %s", error)
             _set_aside(path)
             self._writer = connect(path, index.SCHEMA, durable=True)
         try:
@@ -373,7 +373,7 @@ class InPlaceStore:
             raise _changed(file.path)
 
     def _mark(self, file: IndexedFile) -> None:
-        _log().warning("%s has changed; its blocks are refused", os.fsdecode(file.path))
+        log(__name__).warning("%s has changed; its blocks are refused", os.fsdecode(file.path))
         self._unsaved[file.number] = file.facts
         self._save_marks()
 
@@ -394,7 +394,7 @@ class InPlaceStore:
             finally:
                 self._writer.execute(f"PRAGMA busy_timeout={index.BUSY_TIMEOUT_MS:d}")
         except sqlite3.Error as error:
-            _log().info("changed files are not marked in the index yet: %s", error)
+            log(__name__).info("changed files are not marked in the index yet: %s", error)
         finally:
             self._write_lock.release()
 
@@ -496,10 +496,3 @@ def _set_aside(path: Path) -> None:
         path.rename(path.with_name(path.name + ".damaged"))
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _log() -> logging.Logger:
-    """This module's; imported when there is something to say, for the sake of quick starts."""
-    import logging
-
-    return logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from icnblocks.errors import ChangedError, StorageError
+from icnblocks.store.extents import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,12 +68,9 @@ def read_extent(fd: int, offset: int, length: int) -> bytes:
         StorageError: if the disk cannot read them.
     """
     try:
-        data = os.pread(fd, length, offset)
-        while len(data) < length:
-            more = os.pread(fd, length - len(data), offset + len(data))
-            if not more:
-                raise ChangedError(f"a file ends {length - len(data)} bytes before a block in it")
-            data += more
+        data = read_all(fd, length, offset)
     except OSError as error:
         raise StorageError(f"cannot read a block: {error.strerror}") from error
+    if len(data) < length:
+        raise ChangedError(f"a file ends {length - len(data)} bytes before a block in it")
     return data
