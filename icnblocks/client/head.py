@@ -1,7 +1,7 @@
 """Heads of HTTP/1.1 messages: a request's to send, an answer's to understand (RFC 9112). Pure.
 
-The standard library reads heads as e-mail, and its modules for that take as long to import as a
-small model takes to pull. This module must not know what a body means, and must not read one.
+The standard library reads heads as e-mail, whose modules are long to import
+(docs/performance-log.md). This module must not know what a body means, and must not read one.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 It turns every failure into one IcnError. Bodies are read straight into the caller's buffer and
 never wait for more than has arrived, which would hold back blocks. Written on bare sockets, and
-TLS is imported where it is used: with the standard library's HTTP and TLS modules a command
-starts later by a quarter of what it takes to pull a small model. This module must not know what
+TLS is imported where it is used, so that commands start sooner. This module must not know what
 bodies mean, and must not retry, except at once on a kept connection that the server had closed
 meanwhile.
 """
