@@ -119,15 +119,10 @@ def _share(
             raise UsageError("--share-for, --share-rate and --share-listen go with --share")
         return None, None
     from icnblocks.share.options import ShareOptions, parse_listen
+    from icnblocks_tools.options import read_option
 
-    try:
-        seconds = None if share_for is None else parse_duration(share_for)
-    except ValueError as error:
-        raise UsageError(f"--share-for: {error}") from None
-    try:
-        limit = None if rate is None else parse_rate(rate)
-    except ValueError as error:
-        raise UsageError(f"--share-rate: {error}") from None
+    seconds = read_option("--share-for", share_for, parse_duration)
+    limit = read_option("--share-rate", rate, parse_rate)
     host, port = ("", 0) if listen is None else parse_listen(listen)
     return ShareOptions(host, port, limit), seconds
 

@@ -59,16 +59,6 @@ def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
         )
 
 
-def _seconds(text: str) -> int:
-    from icnblocks.errors import UsageError
-    from icnblocks.quantities import parse_duration
-
-    try:
-        return round(parse_duration(text))
-    except ValueError as error:
-        raise UsageError(f"--lifetime: {error}") from None
-
-
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @click.argument("name", metavar="NAME[@TAG]")
@@ -125,7 +115,10 @@ def publish(
     """
     from icnblocks.manifest.model import Kind
     from icnblocks.publish.facade import publish as publish_model
+    from icnblocks.quantities import parse_duration
+    from icnblocks_tools.options import read_option
 
+    seconds = read_option("--lifetime", lifetime, parse_duration)
     began = time.monotonic()
     with make_output(as_json=as_json) as output:
         _warn_of_config(directory, base, output)
@@ -136,7 +129,7 @@ def publish(
             store=store,
             base=base,
             kind=None if kind is None else Kind(kind),
-            lifetime=None if lifetime is None else _seconds(lifetime),
+            lifetime=None if seconds is None else round(seconds),
             key=key,
             listener=_Listener(output),
         )
