@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from icnblocks.wire.bundle import BundleRequest
 
 _TICK_S: Final = 0.05
+_PATIENCE_S: Final = 20
 
 
 class Lie(StrEnum):
@@ -218,6 +219,8 @@ class LyingServer(_Server):
         tls: serve https.
         after: blocks of each bundle that are served well before a lie within the answer.
         respond: answers requests that are not for bundles; None answers 404.
+        waits_for: answers no bundle before this happened (for 20 s at most): a server that would
+            else serve all by itself, where another's part is what is tested.
     """
 
     def __init__(
@@ -229,6 +232,7 @@ class LyingServer(_Server):
         tls: ssl.SSLContext | None = None,
         after: int = 0,
         respond: Callable[[Request], Reply | None] | None = None,
+        waits_for: threading.Event | None = None,
     ) -> None:
         super().__init__(tls)
         self.blocks = blocks
@@ -236,12 +240,15 @@ class LyingServer(_Server):
         self._times = times
         self._after = after
         self._respond = respond
+        self._waits_for = waits_for
         self.bundles: list[BundleRequest] = []
         """Every bundle that was asked for, in order of arrival."""
         self.requests: list[Request] = []
         """Every request."""
         self.sent: dict[Digest, int] = {}
         """How often each block was sent whole."""
+        self.asked = threading.Event()
+        """A bundle was asked for."""
         self.lied = threading.Event()
         """A lie was told."""
 
@@ -255,6 +262,10 @@ class LyingServer(_Server):
         asked = decode_request(request.body)
         with self._lock:
             self.bundles.append(asked)
+        self.asked.set()
+        if self._waits_for is not None:
+            self._waits_for.wait(_PATIENCE_S)
+        with self._lock:
             lie = self.lie
             if self._times is not None and lie is not Lie.NONE:
                 self._times -= 1

@@ -207,8 +207,18 @@ def test_a_flipped_bit_of_the_only_source_refuses_that_block_and_nothing_else() 
 
 def test_a_flipped_bit_is_made_up_for_by_another_source() -> None:
     blocks = blocks_of(100)
-    with LyingServer(blocks, Lie.FLIP) as liar, LyingServer(blocks) as honest:
-        sink, counters = fetch([liar, honest], blocks)
+    caught = threading.Event()
+
+    def listener(event):
+        if isinstance(event, Demoted) and isinstance(event.error, CorruptError):
+            caught.set()
+
+    with (
+        LyingServer(blocks, Lie.FLIP) as liar,
+        LyingServer(blocks, waits_for=caught) as honest,
+    ):
+        sink, counters = fetch([liar, honest], blocks, PATIENT, SourceOptions(), listener)
+    assert caught.is_set()
     assert sink.accepted == blocks
     assert counters.wasted[Waste.CORRUPT] > 0
 
