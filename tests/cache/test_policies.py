@@ -1,6 +1,7 @@
 """Every built-in policy against the conformance suite, and the decisions of the simple ones."""
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -209,12 +210,23 @@ def test_a_slot_that_is_used_again_does_not_inherit_an_old_entry():
     assert list(policy.victims(10.0)) == [C, D, B]
 
 
-def test_entries_of_blocks_that_are_gone_do_not_pile_up():
+def test_entries_of_lines_that_are_gone_do_not_pile_up():
     """Blocks that leave otherwise than as victims must not leak heap entries or slots."""
-    policy = Lfu()
-    for step in range(20_000):
+    policy = Gdsf()
+    for step in range(1, 20_001):
         digest = Digest(step.to_bytes(32, "big"))
-        policy.inserted(digest, 4096, 0.0)
+        policy.inserted(digest, step, 0.0)
+        policy.hit(digest, 0.0)
         policy.removed(digest)
     assert len(policy._heap) < 3000
-    assert len(policy._uses) < 3000
+    assert len(policy._ticks) < 3000
+
+
+def test_looks_without_removal_do_not_pile_up():
+    """A content store looks at leased blocks again and again."""
+    policy = Gdsf()
+    for step in range(1, 11):
+        policy.inserted(Digest(step.to_bytes(32, "big")), step, 0.0)
+    for count in range(10_000):
+        assert len(list(islice(policy.victims(0.0), count % 11))) == count % 11
+    assert len(policy._heap) <= 11

@@ -6,7 +6,9 @@ far, so what was popular long ago is overtaken by what is used now, without touc
 
 from __future__ import annotations
 
-from icnblocks.cache.policies.ranked import MAX_KEY, Ranked
+from array import array
+
+from icnblocks.cache.policies.ranked import MAX_KEY, Line, Ranked
 
 
 class Ageing(Ranked):
@@ -15,14 +17,22 @@ class Ageing(Ranked):
     def __init__(self, capacity: int | None = None) -> None:
         super().__init__(capacity)
         self._floor = 0
+        self._floors = array("q")  # as it was when each block was used last
 
     def value(self, uses: int, size: int) -> int:
         """What a block is worth; must rise with `uses`."""
         raise NotImplementedError
 
-    def rank(self, uses: int, size: int, tick: int) -> int:  # noqa: ARG002
-        """Worth so much more than what was evicted last."""
-        return min(self._floor + self.value(uses, size), MAX_KEY)
+    def rank(self, slot: int, line: Line) -> int:
+        """Worth so much more than what had been evicted last."""
+        return min(self._floors[slot] + self.value(line.uses, line.size), MAX_KEY)
+
+    def used(self, slot: int) -> None:
+        """Counts from the floor of now."""
+        if slot == len(self._floors):
+            self._floors.append(self._floor)
+        else:
+            self._floors[slot] = self._floor
 
     def evicted(self, key: int) -> None:
         """What comes or is used from now on is worth more than this one was."""

@@ -21,6 +21,7 @@ class Gdsf(Ageing):
     """Greedy-Dual-Size-Frequency."""
 
     name: ClassVar[str] = "gdsf"
+    sized: ClassVar[bool] = True
 
     def value(self, uses: int, size: int) -> int:
         """Uses per byte."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from icnblocks.cache.options import Option, number
-from icnblocks.cache.policies.ranked import MAX_KEY, Ranked
+from icnblocks.cache.policies.ranked import MAX_KEY, Line, Ranked
 from icnblocks.cache.policy import register
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Score(Ranked):
         self._per_tick = self._beta
         self._zero = 0
 
-    def rank(self, uses: int, size: int, tick: int) -> int:  # noqa: ARG002
+    def rank(self, slot: int, line: Line) -> int:
         """The score but for what all blocks have in common."""
-        score = self._per_use * uses + self._per_tick * (tick - self._zero)
+        score = self._per_use * line.uses + self._per_tick * (self._ticks[slot] - self._zero)
         return min(int(_UNIT * score), MAX_KEY)
 
     def inserted(self, digest: Digest, size: int, now: float) -> None:
@@ -75,16 +75,16 @@ class Score(Ranked):
         """Used once more."""
         slot = self._slots.find(digest)
         if slot is not None:
-            uses, tick = self._uses[slot], self._ticks[slot]
+            uses, tick = self._line_of[slot].uses, self._ticks[slot]
             super().hit(digest, now)
-            self._sum_uses += self._uses[slot] - uses
+            self._sum_uses += self._line_of[slot].uses - uses
             self._sum_ticks += self._ticks[slot] - tick
 
     def removed(self, digest: Digest) -> None:
         """Leaves."""
         slot = self._slots.find(digest)
         if slot is not None:
-            self._sum_uses -= self._uses[slot]
+            self._sum_uses -= self._line_of[slot].uses
             self._sum_ticks -= self._ticks[slot]
             super().removed(digest)
             self._check_means()
@@ -105,6 +105,4 @@ class Score(Ranked):
             return
         self._means, self._zero = (mean_uses, mean_age), self._tick
         self._per_use, self._per_tick = self._alpha / mean_uses, self._beta / mean_age
-        for slot, uses_here in enumerate(self._uses):
-            self._keys[slot] = self.rank(uses_here, 0, self._ticks[slot])
-        self._compact()
+        self._make_heap()

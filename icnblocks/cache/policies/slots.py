@@ -65,23 +65,11 @@ class Slots:
 
     def drop(self, slot: int) -> None:
         """Take the block out of its slot and keep the slot for another."""
-        self.unname(slot)
-        self._free.append(slot)
-
-    def unname(self, slot: int) -> None:
-        """Take the block out of its slot, which is not given away until `recycle`."""
         digest = self._digests[slot]
         if digest is not None:
             del self._numbers[digest]
             self._digests[slot] = None
-
-    def recycle(self, slot: int) -> None:
-        """Give away a slot that was `unname`d."""
         self._free.append(slot)
-
-    def used(self, slot: int) -> bool:
-        """Is there a block in this slot?"""
-        return self._digests[slot] is not None
 
 
 class Chain:
@@ -148,6 +136,10 @@ class Chains:
                 befores[after] = before
             count -= 1
         chain.first, chain.last, chain.count = first, last, count
+
+    def after(self, slot: int) -> int:
+        """What follows a slot in its chain, or NONE."""
+        return self._after[slot]
 
     def walk(self, chain: Chain) -> Iterator[int]:
         """Its slots from first to last; the one given last may be removed meanwhile."""
