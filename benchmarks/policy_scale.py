@@ -122,20 +122,15 @@ def measure_policy(name: str, blocks: int) -> None:
         timed("requested", len(wanted), requests)
     fresh = [digest(blocks + n) for n in range(OPERATIONS)]
     now = 3.0 * OPERATIONS
-    slowest = 0.0
 
     def turn_over() -> None:
-        nonlocal slowest
         for one in fresh:
-            start = time.process_time()
             for victim in policy.victims(now):
                 policy.removed(victim)
                 break
             policy.inserted(one, SIZE, now)
-            slowest = max(slowest, time.process_time() - start)
 
     timed("victim drawn, removed, and inserted", OPERATIONS, turn_over)
-    print(f"  {'slowest of these':34} {1e6 * slowest:8.0f} us")
     fresh = [digest(blocks + OPERATIONS + n) for n in range(OPERATIONS)]
 
     def many_turn_over() -> None:

@@ -27,13 +27,14 @@ class Ageing(Ranked):
         """Worth so much more than what had been evicted last."""
         return min(self._floors[slot] + self.value(line.uses, line.size), MAX_KEY)
 
-    def used(self, slot: int) -> None:
+    def used(self, slot: int, before: int) -> None:  # noqa: ARG002
         """Counts from the floor of now."""
         if slot == len(self._floors):
             self._floors.append(self._floor)
         else:
             self._floors[slot] = self._floor
 
-    def evicted(self, key: int) -> None:
-        """What comes or is used from now on is worth more than this one was."""
-        self._floor = max(self._floor, key)
+    def left(self, slot: int, line: Line, *, victim: bool) -> None:
+        """What comes or is used from now on is worth more than a victim was."""
+        if victim:
+            self._floor = max(self._floor, self.rank(slot, line))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from icnblocks.cache.policies.blockwise import Blockwise
-from icnblocks.cache.policies.queues import pieces
+from icnblocks.cache.policies.queues import walk
 from icnblocks.cache.policy import register
 
 if TYPE_CHECKING:
@@ -91,4 +90,4 @@ class Lru(Blockwise):
 
     def victims(self, now: float) -> Iterator[Digest]:  # noqa: ARG002
         """From the oldest to the newest."""
-        return chain.from_iterable(pieces(self._order))
+        return walk(self._order)

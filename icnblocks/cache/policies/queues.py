@@ -12,18 +12,20 @@ if TYPE_CHECKING:
     from icnblocks.naming import Digest
 
 
-def pieces(order: OrderedDict[Digest, Any]) -> Iterator[list[Digest]]:
-    """Its blocks from first to last, in lists.
+def walk(order: OrderedDict[Digest, Any]) -> Iterator[Digest]:
+    """Its blocks from first to last.
 
-    What was given may be removed meanwhile, and others added at the end. Each list is twice as
-    long as the one before: the work is at most twice that for what is used of them.
+    What was given may be removed meanwhile, and others added at the end. They are looked up in
+    pieces, each twice as long as the one before: the work is at most twice that for what is used
+    of them.
     """
-    length, kept = 1, 0
+    piece = list(islice(order, 1))
     given: list[Digest] = []
-    while piece := list(islice(order, kept, kept + length)):
-        yield piece
+    length = 1
+    while piece:
+        yield from piece
         # What was given and not removed stands at the head; of earlier pieces too, what was still
         # there when this one was made may have been removed since.
         given = [digest for digest in chain(given, piece) if digest in order]
-        kept = len(given)
         length *= 2
+        piece = list(islice(order, len(given), len(given) + length))

@@ -85,11 +85,11 @@ class Ranked(Blockwise):
         """
         raise NotImplementedError
 
-    def used(self, slot: int) -> None:
-        """A block was used, now for the last time."""
+    def used(self, slot: int, before: int) -> None:
+        """A block was used; the last time was at tick `before` (0: it is new)."""
 
-    def evicted(self, key: int) -> None:
-        """A victim with this key was removed."""
+    def left(self, slot: int, line: Line, *, victim: bool) -> None:
+        """A block was removed."""
 
     def inserted(self, digest: Digest, size: int, now: float) -> None:
         """Used once."""
@@ -102,7 +102,7 @@ class Ranked(Blockwise):
             self._line_of.append(_NOWHERE)
         self._tick += 1
         self._ticks[slot] = self._tick
-        self.used(slot)
+        self.used(slot, 0)
         self._append(1, size if self.sized else 0, slot)
 
     def hit(self, digest: Digest, now: float) -> None:  # noqa: ARG002
@@ -110,16 +110,15 @@ class Ranked(Blockwise):
         slot = self._slots.find(digest)
         if slot is None:
             return
-        line = self._line_of[slot]
+        line, before = self._line_of[slot], self._ticks[slot]
         uses = min(line.uses + 1, _MAX_USES)
         self._tick += 1
+        self._ticks[slot] = self._tick
+        self.used(slot, before)
         if slot in self._pinned:
             self._line_of[slot] = Line(uses, line.size)
         else:
             self._remove(line, slot)
-        self._ticks[slot] = self._tick
-        self.used(slot)
-        if slot not in self._pinned:
             self._append(uses, line.size, slot)
 
     def removed(self, digest: Digest) -> None:
@@ -128,14 +127,14 @@ class Ranked(Blockwise):
         if slot is None:
             return
         line = self._line_of[slot]
-        if slot in self._drawn:
-            self._drawn.discard(slot)
-            self.evicted(self.rank(slot, line))
         if slot in self._pinned:
             self._pinned.discard(slot)
         else:
             self._remove(line, slot)
         self._slots.drop(slot)
+        victim = slot in self._drawn
+        self._drawn.discard(slot)
+        self.left(slot, line, victim=victim)
 
     def pinned(self, digest: Digest) -> None:
         """Not offered any more."""

@@ -16,8 +16,6 @@ from icnblocks.cache.policy import register
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from icnblocks.naming import Digest
-
 _UNIT: Final = 1 << 20
 """Fixed point: steps of a score."""
 _SPAN: Final = 1 << 32
@@ -61,33 +59,18 @@ class Score(Ranked):
         score = self._per_use * line.uses + self._per_tick * (self._ticks[slot] - self._zero)
         return min(int(_UNIT * score), MAX_KEY)
 
-    def inserted(self, digest: Digest, size: int, now: float) -> None:
-        """Used once."""
-        if digest in self._slots:
-            self.hit(digest, now)
-            return
-        super().inserted(digest, size, now)
+    def used(self, slot: int, before: int) -> None:  # noqa: ARG002
+        """Counts in the means."""
         self._sum_uses += 1
-        self._sum_ticks += self._tick
-        self._check_means()
-
-    def hit(self, digest: Digest, now: float) -> None:
-        """Used once more."""
-        slot = self._slots.find(digest)
-        if slot is not None:
-            uses, tick = self._line_of[slot].uses, self._ticks[slot]
-            super().hit(digest, now)
-            self._sum_uses += self._line_of[slot].uses - uses
-            self._sum_ticks += self._ticks[slot] - tick
-
-    def removed(self, digest: Digest) -> None:
-        """Leaves."""
-        slot = self._slots.find(digest)
-        if slot is not None:
-            self._sum_uses -= self._line_of[slot].uses
-            self._sum_ticks -= self._ticks[slot]
-            super().removed(digest)
+        self._sum_ticks += self._tick - before
+        if not before:
             self._check_means()
+
+    def left(self, slot: int, line: Line, *, victim: bool) -> None:  # noqa: ARG002
+        """Counts no more."""
+        self._sum_uses -= line.uses
+        self._sum_ticks -= self._ticks[slot]
+        self._check_means()
 
     def _check_means(self) -> None:
         """Make the scores anew if their means have changed too much."""

@@ -48,16 +48,16 @@ class Sketch:
         """It was asked for."""
         mask, number = self._mask, int.from_bytes(digest) * _FACTOR % _PRIME
         one, two, three, four = self._rows
-        index = number & mask
+        index, high = number & mask, number >> 62
         if one[index] < _MAX_COUNT:
             one[index] += 1
         index = (number >> 31) & mask
         if two[index] < _MAX_COUNT:
             two[index] += 1
-        index = (number >> 62) & mask
+        index = high & mask
         if three[index] < _MAX_COUNT:
             three[index] += 1
-        index = (number >> 93) & mask
+        index = (high >> 31) & mask
         if four[index] < _MAX_COUNT:
             four[index] += 1
         self._additions += 1
@@ -69,9 +69,12 @@ class Sketch:
         """How often, about."""
         mask, number = self._mask, int.from_bytes(digest) * _FACTOR % _PRIME
         one, two, three, four = self._rows
-        return min(
-            one[number & mask],
-            two[(number >> 31) & mask],
-            three[(number >> 62) & mask],
-            four[(number >> 93) & mask],
-        )
+        high = number >> 62
+        least, other = one[number & mask], two[(number >> 31) & mask]
+        if other < least:
+            least = other
+        other = three[high & mask]
+        if other < least:
+            least = other
+        other = four[(high >> 31) & mask]
+        return min(other, least)

@@ -8,12 +8,11 @@ et al., 1994) of which 80 % are protected, measured in bytes.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from icnblocks.cache.options import Option, fraction
 from icnblocks.cache.policies.blockwise import Blockwise
-from icnblocks.cache.policies.queues import pieces
+from icnblocks.cache.policies.queues import walk
 from icnblocks.cache.policies.sketch import Sketch
 from icnblocks.cache.policy import register
 
@@ -75,6 +74,7 @@ class WTinyLfu(Blockwise):
         self._sketch = Sketch()
         self._pinned: dict[Digest, tuple[Segment, int]] = {}
         self._pinned_bytes = 0
+        self._count = 0
         # Bytes for each segment, see `_measure`.
         self._window_room = self._main_room = self._protected_room = 0.0
         self._measure()
@@ -87,8 +87,9 @@ class WTinyLfu(Blockwise):
             self.hit(digest, now)
             return
         self._duel = None
+        self._count += 1
         self._window.append(digest, size)
-        self._sketch.fit(self._count())
+        self._sketch.fit(self._count)
         self._sketch.add(digest)
         if self._capacity is None:
             self._measure()
@@ -114,10 +115,12 @@ class WTinyLfu(Blockwise):
         duel, self._duel = self._duel, None
         segment = self._segment(digest)
         if segment is not None:
+            self._count -= 1
             segment.take(digest)
             if duel is not None and duel[0] == digest and duel[1] in self._window.blocks:
                 self._probation.append(duel[1], self._window.take(duel[1]))
         elif digest in self._pinned:
+            self._count -= 1
             self._pinned_bytes -= self._pinned.pop(digest)[1]
             self._measure()
         if self._capacity is None:
@@ -145,8 +148,8 @@ class WTinyLfu(Blockwise):
 
     def victims(self, now: float) -> Iterator[Digest]:  # noqa: ARG002
         """The loser of each comparison; then what is left of the window."""
-        candidates = _walk(self._window)
-        probation, protected = _walk(self._probation), _walk(self._protected)
+        candidates = walk(self._window.blocks)
+        probation, protected = walk(self._probation.blocks), walk(self._protected.blocks)
         promoted: deque[Digest] | None = None  # on probation since the walk came by there
         candidate = victim = None
         while True:
@@ -177,14 +180,11 @@ class WTinyLfu(Blockwise):
         return self._sketch.count(candidate) > self._sketch.count(victim)
 
     def _segment(self, digest: Digest) -> Segment | None:
-        for segment in (self._protected, self._probation, self._window):
-            if digest in segment.blocks:
-                return segment
-        return None
-
-    def _count(self) -> int:
-        main = len(self._probation.blocks) + len(self._protected.blocks)
-        return main + len(self._window.blocks) + len(self._pinned)
+        if digest in self._probation.blocks:
+            return self._probation
+        if digest in self._protected.blocks:
+            return self._protected
+        return self._window if digest in self._window.blocks else None
 
     def _measure(self) -> None:
         """Share out what is not pinned; without a capacity, what the segments have."""
@@ -209,7 +209,3 @@ class WTinyLfu(Blockwise):
         while self._protected.bytes > self._protected_room:
             digest = next(iter(self._protected.blocks))
             self._probation.append(digest, self._protected.take(digest))
-
-
-def _walk(segment: Segment) -> Iterator[Digest]:
-    return chain.from_iterable(pieces(segment.blocks))
