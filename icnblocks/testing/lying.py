@@ -240,7 +240,8 @@ class LyingServer(_Server):
         self._times = times
         self._after = after
         self._respond = respond
-        self._waits_for = waits_for
+        self.waits_for = waits_for
+        """May be changed: two that wait for each other's `asked` both get their part."""
         self.bundles: list[BundleRequest] = []
         """Every bundle that was asked for, in order of arrival."""
         self.requests: list[Request] = []
@@ -263,8 +264,8 @@ class LyingServer(_Server):
         with self._lock:
             self.bundles.append(asked)
         self.asked.set()
-        if self._waits_for is not None:
-            self._waits_for.wait(_PATIENCE_S)
+        if self.waits_for is not None:
+            self.waits_for.wait(_PATIENCE_S)
         with self._lock:
             lie = self.lie
             if self._times is not None and lie is not Lie.NONE:

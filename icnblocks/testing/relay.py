@@ -110,8 +110,8 @@ class Relay:
 
     def _spawn(self, target: object, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # not before: whoever leaves meanwhile would join it
 
     def _accept(self) -> None:
         while not self._closed:

@@ -127,7 +127,8 @@ def test_a_source_that_changes_before_it_is_cloned_is_not_taken(tmp_path, monkey
     with index(tmp_path / "p.sqlite", tmp_path / "one") as places:
         if elsewhere:
             index(tmp_path / "p.sqlite", tmp_path / "two").close()
-        meddled = Meddled(places, 5, lambda: os.utime(tmp_path / "one" / "a.bin"))
+        # Another time for certain: a file's clock goes in steps of some milliseconds.
+        meddled = Meddled(places, 5, lambda: os.utime(tmp_path / "one" / "a.bin", (1, 1)))
         local, assembler = reuse(tmp_path / "one", tmp_path / "out", meddled)
     assert not local.taken_bytes
     assert len(assembler.missing()) == 4

@@ -8,6 +8,8 @@ import json
 import socket
 import ssl
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -266,10 +268,10 @@ def test_closing_cuts_off_a_request_of_another_thread() -> None:
 
     def respond(request):
         asked.set()
-        stop.wait(10)
+        stop.wait(60)
         return Reply(200, b"late")
 
-    with serving(respond) as server, Source(server.url) as source:
+    with serving(respond) as server, Source(server.url, SourceOptions(stall_s=60)) as source:
         failures = []
 
         def ask() -> None:
@@ -282,10 +284,11 @@ def test_closing_cuts_off_a_request_of_another_thread() -> None:
         thread.start()
         assert asked.wait(10)
         source.close()
-        thread.join(5)
-        assert not thread.is_alive()
-        assert len(failures) == 1
+        thread.join(20)
+        ended = not thread.is_alive()
         stop.set()
+        assert ended
+        assert len(failures) == 1
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +411,7 @@ def test_https_goes_through_a_tunnel_of_the_proxy(tls, monkeypatch: pytest.Monke
 def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with TunnelProxy(0, refuses=True) as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-        with Source("https://far.example", QUICK) as source:
+        with Source("https://far.example") as source:
             with pytest.raises(SourceError, match=r"proxy.*407"):
                 source.record(NAME)
 
@@ -444,7 +447,7 @@ def test_an_answer_that_only_says_to_wait_is_passed_over() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with Source(f"http://127.0.0.1:{listener.getsockname()[1]}", QUICK) as source:
+        with Source(f"http://127.0.0.1:{listener.getsockname()[1]}") as source:
             assert source.record(NAME).raw == b"raw"
         thread.join(5)
 
@@ -477,30 +480,30 @@ def test_a_control_request_through_a_rechunking_proxy() -> None:
 def test_an_address_that_swallows_packets_leaves_time_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        # Its queue is full, so that it answers nobody, as a network does that loses IPv6.
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex(full.getsockname())
-        with serving(lambda _: Reply(status=404)) as server:
-            end = Endpoint.parse(server.url)
-            good = socket.getaddrinfo(end.host, end.port, type=socket.SOCK_STREAM)
-            bad = [(*found[:4], full.getsockname()) for found in good]
-            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: bad + good)
-            # The second server is far away.
-            connect = socket.socket.connect
+    passed = [0.0]  # seconds of waiting that nobody has to wait for
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr("icnblocks.client.http.time", clock)
+    with serving(lambda _: Reply(status=404)) as server:
+        end = Endpoint.parse(server.url)
+        good = socket.getaddrinfo(end.host, end.port, type=socket.SOCK_STREAM)
+        bad = [(*found[:4], ("192.0.2.1", end.port)) for found in good]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: bad + good)
+        connect = socket.socket.connect
 
-            def slowly(sock: socket.socket, where: tuple[str, int]) -> None:
-                if where == good[0][4] and (sock.gettimeout() or 0.0) < 0.3:
-                    raise TimeoutError
-                connect(sock, where)
+        def swallowing(sock: socket.socket, where: tuple[str, int]) -> None:
+            limit = sock.gettimeout()
+            assert limit is not None
+            if where == bad[0][4]:  # it answers nobody, as a network does that loses IPv6
+                passed[0] += limit
+                raise TimeoutError
+            if limit < 3:  # the second server is far away
+                raise TimeoutError
+            connect(sock, where)
 
-            monkeypatch.setattr(socket.socket, "connect", slowly)
-            with Source(server.url, SourceOptions(connect_s=1.0)) as source:
-                connection = source.connect()
-                answer = connection.request("GET", "/x")
-                assert answer.status == 404
-                connection.drop()
-        for one in waiting:
-            one.close()
+        monkeypatch.setattr(socket.socket, "connect", swallowing)
+        with Source(server.url, SourceOptions(connect_s=20.0)) as source:
+            connection = source.connect()
+            answer = connection.request("GET", "/x")
+            assert answer.status == 404
+            connection.drop()
+        assert passed[0] > 0

@@ -1,9 +1,9 @@
 """Settings: one table of keys, later ones win, every mistake one line with exit code 2."""
 
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -162,9 +162,11 @@ def test_check_config_checks_and_does_not_start(tmp_path):
 
 
 def test_help_is_quick_and_has_every_key():
-    began = time.monotonic()
+    began = os.times()
     text = run("--help").stdout
-    assert time.monotonic() - began < 2  # 0.1 s on a quiet machine; the next test says why
+    ended = os.times()  # of the machine's work for it: it may be held up for longer by others
+    took = ended.children_user - began.children_user + ended.children_system - began.children_system
+    assert took < 2  # 0.1 s on a quiet machine; the next test says why
     for key in keys():
         assert f"--{key.name.replace('_', '-')}" in text
 

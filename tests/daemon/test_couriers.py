@@ -1,6 +1,7 @@
 """A courier: whatever happens on its engine's threads, whoever waits is told."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,12 +18,15 @@ HINT = EngineHint()
 
 
 class Source:
-    """An upstream. Its answers are errors, or mistakes of the program."""
+    """An upstream. Its answers to each block are errors, or mistakes of the program.
+
+    They are the same whenever it is asked: after a mistake another thread may ask again.
+    """
 
     url = URL
 
-    def __init__(self, *answers):
-        self.answers = list(answers)
+    def __init__(self, answers):
+        self.answers = answers
 
     def connect(self):
         return self
@@ -32,8 +36,8 @@ class Source:
 
     drop = revive = abort
 
-    def bundle(self, *_, **__):
-        raise self.answers.pop(0)
+    def bundle(self, request, *_, **__):
+        raise self.answers[request.wants[0].digest]
 
 
 class Desk:
@@ -51,11 +55,12 @@ class Desk:
 async def test_a_mistake_on_a_thread_leaves_nobody_waiting_and_the_next_are_fetched(share):
     """The threads ended and nobody was told: all that was asked of that upstream hung for ever."""
     desk = Desk()
+    one, two = Digest.of(b"1"), Digest.of(b"2")
+    source = Source({one: ValueError("a mistake"), two: RefusedError("no")})
     courier = Courier(
-        Source(ValueError("a mistake"), RefusedError("no")), None, Overflow(0), desk, Metrics(),
+        source, None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=share,
     )  # fmt: skip
-    one, two = Digest.of(b"1"), Digest.of(b"2")
     async with asyncio.timeout(20):
         courier.begin(Fetch(one, one, 9, URL, HINT))
         assert await desk.refusals.get() == (one, SourceError)
@@ -70,10 +75,12 @@ async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkey
 
     desk, one = Desk(), Digest.of(b"1")
     courier = Courier(
-        Source(RefusedError("no")), None, Overflow(0), desk, Metrics(),
+        Source({one: RefusedError("no")}), None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=True,
     )  # fmt: skip
-    await asyncio.to_thread(len, "")  # a thread for the mending
+    # The thread for the mending is there, and no other is begun because it looks busy yet.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    await asyncio.to_thread(len, "")
     async with asyncio.timeout(20):
         with monkeypatch.context() as patch:
             patch.setattr("threading.Thread.start", refuse)

@@ -276,7 +276,22 @@ class Planning(Lru):
         self.plan = plan
 
 
-async def test_requests_are_answered_while_a_plan_is_solved(tmp_path, caplog):
+@pytest.fixture
+def solvers(monkeypatch):
+    """Processes that were begun for a plan: stopped before they have read what to solve."""
+    begin, begun = asyncio.create_subprocess_exec, []
+
+    async def stopped(*args, **options):
+        process = await begin(*args, **options)
+        process.send_signal(signal.SIGSTOP)
+        begun.append(process)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", stopped)
+    return begun
+
+
+async def test_requests_are_answered_while_a_plan_is_solved(tmp_path, caplog, solvers):
     async with opened(tmp_path / "s") as node:
         policy = Planning(big_problem())
         node.holdings.content.set_policy(policy, node.clock())
@@ -291,7 +306,9 @@ async def test_requests_are_answered_while_a_plan_is_solved(tmp_path, caplog):
                 node.plans.look()  # one at a time
                 async with client.get(f"{url}/v1/status") as answer:
                     made = (await answer.json())["plan"]["made"]
-                answered += made == 0
+                answered += bool(solvers) and made == 0
+                if answered > 3 and solvers:
+                    solvers.pop().send_signal(signal.SIGCONT)
         await runner.cleanup()
         await node.plans.settled()
         assert answered > 3
@@ -321,11 +338,13 @@ async def test_a_plan_for_a_policy_that_was_changed_is_thrown_away(tmp_path):
         assert (policy.plan, node.plans.made) == (None, 0)
 
 
-async def test_a_stop_does_not_wait_for_a_plan_nor_fail_by_it(tmp_path):
-    async with opened(tmp_path / "s") as node:
+async def test_a_stop_does_not_wait_for_a_plan_nor_fail_by_it(tmp_path, solvers):
+    async with asyncio.timeout(30), opened(tmp_path / "s") as node:
         policy = Planning(big_problem())
         node.holdings.content.set_policy(policy, node.clock())
         node.plans.look()
+        while not solvers:
+            await asyncio.sleep(0)
     assert policy.plan is None
 
 

@@ -311,12 +311,14 @@ def test_too_many_requests_get_429_and_retry_after(tmp_path, model):
 def test_uploads_that_nobody_names_expire(tmp_path, model):
     with start_edge(tmp_path / "o", "--upload-ttl", "1s") as edge:
         unnamed = make_model(seed=9)
-        publish(edge, model, record=False)
         elsewhere = make_model(seed=10)  # another process writes its manifest into the catalog
-        for body in pack_parts([*unnamed.blocks.items(), *elsewhere.blocks.items()]):
-            call(edge, "POST", "/v1/uploads", body)
+        # Named before they come: afterwards, whoever is held up for a second is too late.
+        call(edge, "PUT", f"/v1/manifests/{model.digest}", model.raw)
         with Catalog(edge.store / "catalog.sqlite") as catalog:
             catalog.put_manifest(elsewhere.digest, elsewhere.raw)
+        for each in (model, elsewhere, unnamed):
+            for body in pack_parts(each.blocks.items()):
+                call(edge, "POST", "/v1/uploads", body)
         # (asking for them with the missing-set query would renew them)
         poll_until(lambda: edge.metric("icn_expired_uploads_total") == len(unnamed.blocks))
         assert len(missing(edge, unnamed.wants)) == len(unnamed.blocks)

@@ -10,6 +10,7 @@ from icnblocks.errors import SourceError, StorageError
 from icnblocks.manifest.record import fingerprint, public_bytes
 from icnblocks.store.catalog import Catalog
 from icnblocks.testing.exchange import make_model
+from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.records import Records
@@ -132,10 +133,17 @@ async def test_while_upstream_fails_it_is_not_asked_by_everyone(world):
     assert world.origin.asked == 3
 
 
-async def test_one_question_for_all_and_it_survives_those_who_leave(world):
+async def test_one_question_for_all_and_it_survives_those_who_leave(world, monkeypatch):
     world.origin.gate = asyncio.Event()
+    do, waiting = Coalesced.do, []
+
+    def counted(*args, **options):
+        waiting.append(args)
+        return do(*args, **options)
+
+    monkeypatch.setattr(Coalesced, "do", counted)
     first, second = (asyncio.create_task(world.get()) for _ in range(2))
-    while not world.origin.asked:
+    while not world.origin.asked or len(waiting) < 2:  # each looked on a thread of its own before
         await asyncio.sleep(0)
     first.cancel()
     world.origin.gate.set()

@@ -1,13 +1,14 @@
 """An edge with several upstreams, all real: spread, failing over, hedging, priority, limits."""
 
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 from icnblocks.errors import UsageError
-from icnblocks.limits import MIB
+from icnblocks.limits import KIB, MIB
 from icnblocks.testing.exchange import bundle, call, make_model, publish, record_path
 from icnblocks.testing.lying import Lie, LyingServer
 from icnblocks.testing.processes import launch_edge, poll_until, start_edge
@@ -53,30 +54,62 @@ def came(edge, url):
     return edge.metric("icn_upstream_received_bytes_total", upstream=url)
 
 
+def parts_of(edge, *urls):
+    """What came from each of these, once all is counted: a block is passed on before it is."""
+
+    def counted():
+        parts = [came(edge, url) for url in urls]
+        return sum(parts) >= MODEL.size and parts
+
+    return poll_until(counted, what="all that came is counted")
+
+
+def shown_of(edge, upstream):
+    (shown,) = (each for each in edge.status()["upstreams"] if each["url"] == upstream.url)
+    return shown
+
+
 def test_spread_takes_a_pull_from_both_and_no_block_twice(origins, tmp_path):
+    most = MODEL.size * 2 // 5
     with (
-        Relay(origins[0].port, rate=8e6) as one,
-        Relay(origins[1].port, rate=8e6) as two,
+        ThreadPoolExecutor(1) as pool,
+        Relay(origins[0].port, rate=8e6, hold_after=most) as one,
+        Relay(origins[1].port, rate=8e6, hold_after=most) as two,
         edge_of(tmp_path, "spread", one.url, two.url) as edge,
     ):
-        assert bundle(edge, MODEL.wants, **NAMED)[0] == MODEL.blocks
-        parts = came(edge, one.url), came(edge, two.url)
+        pulled = pool.submit(bundle, edge, MODEL.wants, **NAMED)
+        # However long one is held up, the other gives no more before that has given as much.
+        assert one.holding.wait(30)
+        assert two.holding.wait(30)
+        one.let_go()
+        two.let_go()
+        assert pulled.result(30)[0] == MODEL.blocks
+        parts = parts_of(edge, one.url, two.url)
         assert min(parts) > MODEL.size / 4, parts
-        again = edge.metric("icn_refetched_bytes_total")
         assert sum(parts) == MODEL.size
-        assert again <= MIB, "but for a block or two at the tail, where one looked late"
-        shown = {each["url"]: each for each in edge.status()["upstreams"]}
-        assert shown[one.url]["measured_rate"] > 0
+        again = edge.metric("icn_refetched_bytes_total")
+        late = edge.metric("icn_upstream_hedges_total")
+        assert again <= late * 64 * KIB, "but for what one looked late with"
+        assert shown_of(edge, one)["measured_rate"] > 0
         assert edge.metric("icn_upstream_rate_bytes", upstream=two.url) > 0
 
 
 def test_spread_gives_the_share_of_one_that_lacks_it_to_the_others(origins, lacking, tmp_path):
-    with edge_of(tmp_path, "spread", lacking.url, origins[0].url, origins[1].url) as edge:
-        assert bundle(edge, MODEL.wants, **NAMED)[0] == MODEL.blocks
+    with (
+        ThreadPoolExecutor(1) as pool,
+        Relay(origins[0].port, hold_after=0) as one,
+        Relay(origins[1].port, hold_after=0) as two,
+        edge_of(tmp_path, "spread", lacking.url, one.url, two.url) as edge,
+    ):
+        pulled = pool.submit(bundle, edge, MODEL.wants, **NAMED)
+        # It has said so before the others can have given all without it.
+        poll_until(lambda: shown_of(edge, lacking)["found"] < 0.9)
+        why = shown_of(edge, lacking)["why"]
+        assert why in {None, "slow"}, "that it lacks something is no failure"
+        one.let_go()
+        two.let_go()
+        assert pulled.result(30)[0] == MODEL.blocks
         assert came(edge, lacking.url) == 0
-        shown = {each["url"]: each for each in edge.status()["upstreams"]}
-        assert shown[lacking.url]["found"] < 0.9
-        assert shown[lacking.url]["demotions"] == 0, "that it lacks something is no failure"
 
 
 @pytest.mark.parametrize("strategy", ["fail-over", "spread", "best", "hedge"])
@@ -86,20 +119,22 @@ def test_an_upstream_that_is_killed_is_left_for_the_other_at_once(origins, tmp_p
     try:
         publish(doomed, MODEL)
         with (
-            Relay(doomed.port, hold_after=2 * MIB) as relay,
-            edge_of(tmp_path, strategy, relay.url, origins[1].url) as edge,
             ThreadPoolExecutor(1) as pool,
+            Relay(doomed.port, hold_after=2 * MIB) as relay,
+            Relay(origins[1].port, hold_after=0) as other,
+            edge_of(tmp_path, strategy, relay.url, other.url) as edge,
         ):
             pulled = pool.submit(bundle, edge, MODEL.wants, **NAMED)
-            assert relay.holding.wait(30)
+            assert relay.holding.wait(30), "the other cannot give all before"
             doomed.kill()
             relay.cut()
             relay.let_go()
-            assert pulled.result(20)[0] == MODEL.blocks
-            assert came(edge, origins[1].url) > 0
             if strategy == "fail-over":  # others may have all before they notice
+                poll_until(lambda: shown_of(edge, relay)["why"] == "broken")  # not only silent
                 assert edge.metric("icn_upstream_demotions_total", upstream=relay.url) >= 1
-                assert edge.status()["upstreams"][0]["why"] == "broken", "not only found silent"
+            other.let_go()
+            assert pulled.result(20)[0] == MODEL.blocks
+            poll_until(lambda: came(edge, other.url) > 0)
     finally:
         doomed.kill()
 
@@ -122,30 +157,46 @@ def test_a_hedge_is_asked_when_the_first_stalls_and_the_stalled_one_rests(origin
 
 def test_one_that_sends_corrupt_blocks_rests_and_the_other_gives_them(origins, tmp_path):
     with (
+        ThreadPoolExecutor(1) as pool,
         LyingServer(MODEL.blocks, Lie.FLIP) as lying,
-        edge_of(tmp_path, "spread", lying.url, origins[0].url) as edge,
+        Relay(origins[0].port, hold_after=0) as honest,
+        edge_of(tmp_path, "spread", lying.url, honest.url) as edge,
     ):
-        assert bundle(edge, MODEL.wants, **NAMED)[0] == MODEL.blocks
-        shown = {each["url"]: each for each in edge.status()["upstreams"]}[lying.url]
-        assert shown["why"] == "corrupt"
-        assert shown["resting_s"] > 0
+        pulled = pool.submit(bundle, edge, MODEL.wants, **NAMED)
+        # The honest one cannot give all before the other was found out.
+        rests = poll_until(
+            lambda: (shown := shown_of(edge, lying))["why"] == "corrupt" and shown["resting_s"]
+        )
+        assert rests > 0
+        honest.let_go()
+        assert pulled.result(30)[0] == MODEL.blocks
         assert edge.metric("icn_refetched_bytes_total", cause="corrupt") > 0
 
 
-def test_what_is_urgent_overtakes_what_waits(origins, tmp_path):
+def test_what_is_urgent_overtakes_what_waits(tmp_path):
     """All that is missed used to be handed over at once, first come first served."""
     low, high = MODEL.wants[:-8], MODEL.wants[-8:]
+    wanted = threading.Event()
     with (
-        edge_of(tmp_path, "fail-over", origins[0].url,
-                more=(*CALM, "--upstream-limit", "1500kB/s", "--bundle-window", "200")) as edge,
         ThreadPoolExecutor(2) as pool,
+        LyingServer(MODEL.blocks, waits_for=wanted) as server,
+        # All but six blocks pass: without the eight, the others would be done with that.
+        Relay(server.port, hold_after=MODEL.size - 6 * 64 * KIB) as relay,
+        edge_of(tmp_path, "fail-over", relay.url,
+                more=(*CALM, "--upstream-limit", "1500kB/s", "--bundle-window", "200")) as edge,
     ):  # fmt: skip
+
+        def waiting():
+            return edge.status()["pit"]["waiting_for_turn"]
+
         slow = pool.submit(bundle, edge, low, **NAMED, priority=0)
-        poll_until(lambda: edge.metric("icn_upstream_received_bytes_total") > 0)
-        assert edge.status()["pit"]["waiting_for_turn"] > 0
+        first = poll_until(waiting)
         quick = pool.submit(bundle, edge, high, **NAMED, priority=7)
+        poll_until(lambda: waiting() == first + len(high))
+        wanted.set()
         assert len(quick.result(30)[0]) == 8
         assert edge.metric("icn_pit_blocks") > 0, "the others still wait"
+        relay.let_go()
         assert len(slow.result(30)[0]) == len(low)
 
 

@@ -13,6 +13,7 @@ from icnblocks.testing.faults import (
 )
 from icnblocks.testing.models import write_llama
 from icnblocks.testing.processes import launch_edge, poll_until, start_edge
+from icnblocks.testing.relay import Relay
 from icnblocks.wire.upload import pack_parts
 
 MB = 1_000_000
@@ -114,25 +115,21 @@ def test_an_index_that_cannot_be_written_is_an_error_and_the_pull_is_not_lost(
 def test_a_publish_that_is_killed_goes_on_and_shows_nothing_before_it_is_whole(
     tmp_path, origin, publisher, device, same
 ):
+    """It hears of some uploads that they are there, then of none: it cannot end before."""
     model = write_llama(tmp_path / "big", layers=8, hidden=1024, vocabulary=8000, seed=5)
     size = sum(path.stat().st_size for path in model.iterdir())
-    killed = 0
-    for part in (0.2, 0.6):
-        process = publisher.start("publish", model, "acme/big", "--to", origin.url)
-        poll_until(
-            lambda part=part, process=process: (
-                process.poll() is not None
-                or origin.metric("icn_uploaded_bytes_total") > part * size
-            )
-        )
-        process.kill()
-        process.communicate()
-        killed += process.returncode == -9
-        if process.returncode == -9:
-            failed = device.run("fetch", "acme/big", "--from", origin.url, "--trust-first-use")
-            assert failed.code == 4
-    assert killed, "it was too quick to be killed"
-    there = origin.metric("icn_uploaded_bytes_total")
+    there = 0
+    for _ in range(2):
+        with Relay(origin.port, hold_after=4000) as way:
+            process = publisher.start("publish", model, "acme/big", "--to", way.url)
+            poll_until(way.holding.is_set, what="some answers came")
+            process.kill()
+            process.communicate()
+        assert process.returncode == -9
+        assert origin.metric("icn_uploaded_bytes_total") > there
+        there = origin.metric("icn_uploaded_bytes_total")
+        failed = device.run("fetch", "acme/big", "--from", origin.url, "--trust-first-use")
+        assert failed.code == 4
     done = publisher.publish(model, "acme/big", origin.url)
     assert 0 < done["bytes_sent"] <= size - there, "only what the origin lacked"
     assert same(model, device.fetch("acme/big", origin.url)["path"])

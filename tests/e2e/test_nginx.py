@@ -30,12 +30,16 @@ def proxied(tmp_path):
     """An origin, and a stock nginx in front of it: the URLs of both."""
     if NGINX is None:
         pytest.skip("nginx is not installed (Debian: nginx-light)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     root = tmp_path / "nginx"
     root.mkdir()
-    with start_edge(tmp_path / "origin", "--token", TOKEN) as origin:
+    with (
+        socket.socket() as kept,
+        start_edge(tmp_path / "origin", "--token", TOKEN) as origin,
+    ):
+        # Bound and never listening, it keeps the port for nginx, which shares addresses too.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
         user = "user root;" if os.geteuid() == 0 else ""
         config = CONFIG.format(user=user, root=root, port=port, upstream=origin.url)
         (root / "nginx.conf").write_text(config)

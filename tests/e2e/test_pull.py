@@ -12,6 +12,7 @@ from icnblocks.limits import KIB, MIB
 from icnblocks.testing.device import Device
 from icnblocks.testing.models import half_frozen, lora, write_llama
 from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.testing.relay import Relay
 
 
 @pytest.fixture
@@ -121,30 +122,32 @@ def test_publishing_in_place_copies_nothing(base, tmp_path, publisher, device, s
 def test_killed_at_ten_random_points_it_fetches_no_more_than_what_was_in_flight(
     tmp_path, origin, edge, publisher, device, same
 ):
-    """The bound: for each kill, connections x (a block + what the kernel buffers)."""
+    """The bound: for each kill, connections x (a block + what the kernel buffers).
+
+    Each run is held up soon after the point where it shall be killed, and cannot get away.
+    """
     model = write_llama(tmp_path / "model", layers=8, hidden=1536, vocabulary=8000, seed=9)
     publisher.publish(model, "acme/model", origin.url)
     chance = random.Random(5)
     target = tmp_path / "device" / "models" / "acme" / "model"
     kills = 0
+    note = target / ".icnblocks" / "map"
     for step in range(1, 11):
-        process = device.start("fetch", "acme/model", "--from", edge.url, "--trust-first-use")
-        goal = size(model) * (step - chance.random()) / 12
-        note = target / ".icnblocks" / "map"
-        poll_until(
-            lambda goal=goal, note=note, process=process: (
-                process.poll() is not None
-                or (note.exists() and note.stat().st_size / 4 * MIB > goal)
-            ),
-            timeout_s=60,
-        )
-        if process.poll() is None:
+        with Relay(edge.port, hold_after=size(model) // 11) as way:
+            process = device.start("fetch", "acme/model", "--from", way.url, "--trust-first-use")
+            goal = size(model) * (step - chance.random()) / 12
+            poll_until(
+                lambda goal=goal, process=process, way=way: (
+                    process.poll() is not None or way.holding.is_set() or noted(note) * MIB > goal
+                ),
+                timeout_s=60,
+            )
             process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
+            process.communicate()
+        kills += process.returncode == -signal.SIGKILL
     done = device.fetch("acme/model", edge.url)
     assert same(model, done["path"])
-    assert kills >= 5
+    assert kills == 10
     in_flight = 4 * 8 * MIB
     assert edge.metric("icn_sent_bytes_total") <= size(model) + kills * in_flight
 

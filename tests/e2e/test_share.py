@@ -8,10 +8,13 @@ import threading
 import pytest
 
 from icnblocks.limits import MIB
+from icnblocks.manifest.record import open_record
 from icnblocks.testing.device import Device
 from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.testing.relay import Relay
 
-SIZE = 8 * MIB
+SIZE = 16 * MIB
+"""Each of four is dealt some 4 MiB before it has company, whatever the others have by then."""
 NAME = "acme/shared"
 
 
@@ -24,10 +27,17 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def thin(tmp_path, origin, publisher, model):
-    """An edge that has nothing yet, and gets 2.5 MB a second."""
+def way(origin):
+    """From the origin to the edge: it can be held."""
+    with Relay(origin.port) as relay:
+        yield relay
+
+
+@pytest.fixture
+def thin(tmp_path, origin, way, publisher, model):
+    """An edge that has nothing yet, and gets 5 MB a second."""
     publisher.publish(model, NAME, origin.url, "--kind", "pack")
-    limit = ("--upstream", origin.url, "--upstream-limit", "20Mbit")
+    limit = ("--upstream", way.url, "--upstream-limit", "40Mbit")
     with start_edge(tmp_path / "edge", *limit) as daemon:
         yield daemon
 
@@ -85,9 +95,28 @@ def start(tmp_path, thin):
         each.stop(signal.SIGKILL)
 
 
-def test_four_devices_take_little_more_than_one_from_the_edge(start, thin, model, same) -> None:
-    """Each is sent other blocks, and they exchange them: without that the edge sends it 4 times."""
+def neighbours(edge, manifest) -> list[str]:
+    """Whom an edge tells that they share a model."""
+    return json.loads(edge.get(f"/v1/manifests/{manifest}/neighbours"))["neighbours"]
+
+
+SLOWLY = ("--limit-rate", "32Mbit")
+"""Else an edge that has it all may be through before a device has heard of any neighbour."""
+
+
+def test_four_devices_take_little_more_than_one_from_the_edge(
+    start, thin, way, model, same
+) -> None:
+    """Each is sent other blocks, and they exchange them: without that the edge sends it 4 times.
+
+    No block comes to the edge before all four are there: it would send one that came late all.
+    """
+    manifest = open_record(thin.get(f"/v1/records/{NAME}/main")).manifest
+    thin.get(f"/v1/manifests/{manifest}")
+    way.hold()
     sharing = [start(number) for number in range(4)]
+    poll_until(lambda: len(neighbours(thin, manifest)) == 4, timeout_s=60, what="all announced")
+    way.let_go()
     done = [each.wait_for("done") for each in sharing]
     for each in done:
         assert same(model, each["path"])
@@ -96,10 +125,11 @@ def test_four_devices_take_little_more_than_one_from_the_edge(start, thin, model
     assert thin.metric("icn_upstream_received_bytes_total") == SIZE
     given = sum(each["bytes_neighbours"] for each in done)
     assert given >= 1.5 * SIZE
+    for each in sharing:
+        each.wait_for("sharing")  # from then on a signal ends it well
     assert [each.stop() for each in sharing] == [0] * 4
     assert sum(each.events["shared"]["bytes_sent"] for each in sharing) >= given
-    listed = json.loads(thin.get(f"/v1/manifests/{done[0]['manifest']}/neighbours"))
-    assert listed["neighbours"] == [], "they took leave"
+    poll_until(lambda: not neighbours(thin, manifest), what="they took leave")
 
 
 def test_a_device_killed_in_the_middle_holds_nobody_up(start, thin, model, same) -> None:
@@ -113,7 +143,9 @@ def test_a_device_killed_in_the_middle_holds_nobody_up(start, thin, model, same)
 def test_what_was_pulled_is_shared_until_the_time_is_over(start, thin, model, same) -> None:
     first = start(0)
     first.wait_for("sharing")
-    second = start(1, "--share-for", "0")
+    manifest = first.events["done"]["manifest"]
+    poll_until(lambda: neighbours(thin, manifest), what="announced")
+    second = start(1, "--share-for", "0", *SLOWLY)
     done = second.wait_for("done")
     assert same(model, done["path"])
     assert done["bytes_neighbours"] > 0
@@ -129,13 +161,9 @@ def test_a_model_that_is_there_already_is_shared_at_once(start, thin, tmp_path) 
     device.fetch(NAME, thin.url)
     first = start(0)
     first.wait_for("sharing")
-    poll_until(
-        lambda: json.loads(
-            thin.get(f"/v1/manifests/{first.events['done']['manifest']}/neighbours")
-        )["neighbours"],
-        what="announced",
-    )
-    assert start(1).wait_for("done")["bytes_neighbours"] > 0
+    manifest = first.events["done"]["manifest"]
+    poll_until(lambda: neighbours(thin, manifest), what="announced")
+    assert start(1, *SLOWLY).wait_for("done")["bytes_neighbours"] > 0
 
 
 def test_an_edge_that_tells_of_nobody_is_no_obstacle(tmp_path, origin, publisher, model) -> None:

@@ -204,20 +204,22 @@ def received(edge):
 @pytest.mark.slow
 def test_a_killed_edge_goes_on_and_the_command_waits_for_it(tmp_path, origin):
     """kill -9 in the middle of a plan: nothing of it is told again, little is sent again."""
-    plan = plan_file(tmp_path / "plan.json", one=[("acme/wheat", True), ("acme/barley", True)])
+    models = ("oats", "wheat", "barley")
+    plan = plan_file(tmp_path / "plan.json", one=[(f"acme/{model}", True) for model in models])
     options = ("--upstream", origin.url, "--capacity", "64MiB")
     edge = launch_edge(tmp_path / "edge", *options)
     before = sent(origin)
-    process = start(plan, "--url", edge.url, "--rate", "3MB/s", "--json")
+    # When the first is noted as done, the last has seconds to go.
+    process = start(plan, "--url", edge.url, "--rate", "1MB/s", "--json")
     store = edge.store / "prefetch.json"
-    poll_until(lambda: store.exists() and '"done"' in store.read_text())
+    poll_until(lambda: store.exists() and '"done"' in store.read_text(), timeout_s=60)
     edge.kill()
     assert process.poll() is None
     with start_edge(edge.store, *options, listen=f"127.0.0.1:{edge.port}") as edge:
         ran = Ran(process)
         assert ran.code == 0, (ran.out, ran.err)
         told = ran.events[-1]
-        assert (told["state"], told["models"]["done"]) == ("done", 2)
+        assert (told["state"], told["models"]["done"]) == ("done", 3)
         size = told["bytes"]["planned"]
         assert size <= sent(origin) - before <= size + 5 * MIB, "what was under way, at most"
         assert edge.status()["budget"]["pinned_bytes"] >= size
@@ -240,7 +242,7 @@ def test_a_closed_window_lets_nothing_through(tmp_path, edge):
 
 def test_a_plan_is_cancelled(tmp_path, edge):
     plan = plan_file(tmp_path / "plan.json", one=[("acme/wheat", True), ("acme/barley", True)])
-    waiting = start(plan, "--url", edge.url, "--rate", "1MB/s")
+    waiting = start(plan, "--url", edge.url, "--rate", "100kB/s")  # minutes, were it not cancelled
     poll_until(lambda: received(edge) > 0)
     assert prefetch("--cancel", "--url", edge.url).code == 0
     ran = Ran(waiting)

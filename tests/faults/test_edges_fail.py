@@ -1,6 +1,7 @@
 """An edge that dies in the middle of a sweep, or that is left for another one."""
 
 import signal
+from functools import partial
 
 import pytest
 
@@ -21,7 +22,7 @@ def kill_in_a_sweep(readers, origin, size, tmp_path, right):
         Device(tmp_path / f"device{number}", ICN_RETRY_S="60", ICN_STALL_S="5")
         for number in range(readers)
     ]
-    with Relay(origin.port, hold_after=5_500_000, rate=2_500_000) as relay:
+    with Relay(origin.port, hold_after=8_000_000, rate=2_000_000) as relay:
         options = ("--upstream", relay.url, *QUICK, "--upstream-timeout", "60s")
         edge = launch_edge(tmp_path / "edge", *options)
         try:
@@ -29,7 +30,9 @@ def kill_in_a_sweep(readers, origin, size, tmp_path, right):
             assert relay.holding.wait(60)
             maps = [each.root / "models" / "acme" / "model" / ".icnblocks" for each in devices]
             poll_until(lambda: all(each.exists() for each in maps), timeout_s=60, what="readers")
-            before = edge.metric("icn_upstream_received_bytes_total")
+            came = partial(edge.metric, "icn_upstream_received_bytes_total")
+            poll_until(lambda: came() > 5_500_000, what="so much that losing all of it shows")
+            before = came()
             edge.kill()
             relay.cut()
             relay.let_go()
@@ -40,8 +43,7 @@ def kill_in_a_sweep(readers, origin, size, tmp_path, right):
             after = edge.metric("icn_upstream_received_bytes_total")
         finally:
             edge.stop()
-    assert before > 4_000_000, "so that losing all of it shows"
-    assert before + after <= size + 4_000_000, "what was stored before was fetched again"
+    assert before + after <= size + 5_500_000, "what was stored before was fetched again"
 
 
 def test_an_edge_killed_in_a_sweep_goes_on_with_what_it_had(origin, size, tmp_path, right):
@@ -68,7 +70,15 @@ def test_a_cancelled_device_goes_on_at_another_edge(honest, size, tmp_path, devi
     ):  # fmt: skip
         process = device.start("fetch", *ASKED, one.url)
         assert relay.holding.wait(30)
-        poll_until(lambda: one.metric("icn_sent_bytes_total") > 3 * MIB)
+        # What the edge has sent may lie in the kernel yet; this the device has written.
+        pulling = device.root / "models" / "acme" / "model"
+
+        def written():
+            return sum(
+                512 * each.stat().st_blocks for each in pulling.glob("*.safetensors.partial")
+            )
+
+        poll_until(lambda: written() > 4 * MIB)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 130

@@ -36,7 +36,7 @@ def is_closed(sock):
 def test_those_who_ask_slowly_or_never_are_closed_by_deadline_and_others_are_served(tmp_path):
     """Catches: a head, or a silence, that keeps a connection for ever if a byte comes at times."""
     model = make_model("acme/quick", seed=71)
-    options = ("--idle-timeout", "1s")
+    options = ("--idle-timeout", "2s")  # an honest one may be held up for a moment
     with start_edge(tmp_path / "origin", *options) as origin, contextlib.ExitStack() as stack:
         publish(origin, model)
         socks = [
@@ -67,11 +67,11 @@ def test_more_connections_than_are_allowed_close_the_idle_and_not_the_busy(tmp_p
         body = encode_request(BundleRequest(model.wants))
         busy = stack.enter_context(socket.create_connection(("127.0.0.1", origin.port)))
         busy.sendall(b"POST /v1/bundles HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        received = bytearray(busy.recv(1))  # until it is answered it is idle as the others are
         for _ in range(300):
             stack.enter_context(socket.create_connection(("127.0.0.1", origin.port)))
         poll_until(lambda: origin.metric("icn_connections_closed_total") >= 200)
-        assert origin.metric("icn_connections") <= 66
-        received = bytearray()
+        poll_until(lambda: origin.metric("icn_connections") <= 66)
         while piece := busy.recv(MIB):
             received += piece
         assert len(received) > model.size, "the one at work was not closed"
@@ -153,8 +153,8 @@ def ask_for_what_is_not_there(count, honest, tmp_path, ceiling_mb):
         for each in bundles[-4:]:  # the last are remembered, however many there were
             bundle(edge, each)
         assert honest.metric("icn_nacks_total", reason="not_found") - refused_before == asked
-        assert edge.status()["pit"]["blocks"] == 0
-        assert edge.metric("icn_store_reserved_bytes") == 0
+        poll_until(lambda: edge.status()["pit"]["blocks"] == 0)
+        poll_until(lambda: edge.metric("icn_store_reserved_bytes") == 0)
         assert peak_mb(edge.process.pid) < ceiling_mb
         assert "Traceback" not in edge.logged()
 

@@ -51,12 +51,16 @@ def test_an_upstream_killed_within_a_block_and_restarted_costs_that_block_only(
 def test_an_upstream_killed_for_good_hands_over_to_the_second(
     store, honest, size, tmp_path, device, right
 ):
-    """Catches: blocks that were asked of the dead one and never of another."""
+    """Catches: blocks that were asked of the dead one and never of another.
+
+    The second is slow: it might have brought so much that the first is never held.
+    """
     origin = launch_edge(store)
     try:
         with (
-            Relay(origin.port, hold_after=5_500_000) as relay,
-            start_edge(tmp_path / "edge", "--upstream", relay.url, "--upstream", honest.url,
+            Relay(origin.port, hold_after=4_000_000) as relay,
+            Relay(honest.port, rate=2e6) as second,
+            start_edge(tmp_path / "edge", "--upstream", relay.url, "--upstream", second.url,
                        *QUICK) as edge,
         ):  # fmt: skip
             process = device.start("fetch", *ASKED, edge.url)
@@ -67,7 +71,7 @@ def test_an_upstream_killed_for_good_hands_over_to_the_second(
             pulled(process)
             assert right(device.root / "models" / "acme" / "model")
             assert edge.metric("icn_upstream_received_bytes_total") <= size
-            assert edge.metric("icn_upstream_received_bytes_total", upstream=honest.url) > 0
+            assert edge.metric("icn_upstream_received_bytes_total", upstream=second.url) > 0
     finally:
         origin.stop()
 
@@ -75,10 +79,14 @@ def test_an_upstream_killed_for_good_hands_over_to_the_second(
 def test_an_upstream_that_stalls_without_closing_is_left_for_the_second(
     honest, tmp_path, device, right
 ):
-    """Catches: waiting for ever on a connection that is open and silent."""
+    """Catches: waiting for ever on a connection that is open and silent.
+
+    The second is slow: it might have brought so much that the first is never held.
+    """
     with (
         Relay(honest.port, hold_after=3_000_000) as relay,
-        start_edge(tmp_path / "edge", "--upstream", relay.url, "--upstream", honest.url,
+        Relay(honest.port, rate=2e6) as second,
+        start_edge(tmp_path / "edge", "--upstream", relay.url, "--upstream", second.url,
                    *QUICK) as edge,
     ):  # fmt: skip
         pulled(device.start("fetch", *ASKED, edge.url))
@@ -153,17 +161,28 @@ class Boaster:
 
 @pytest.mark.parametrize("at", ["device", "edge"])
 def test_who_says_it_has_what_it_has_not_costs_time_only(at, honest, tmp_path, device, right):
-    """Catches: a want that is refused because one source's have-map was believed over its Nack."""
+    """Catches: a want that is refused because one source's have-map was believed over its Nack.
+
+    The good one is held until the other was asked for blocks: it might bring all of them before.
+    """
     boaster = Boaster(honest)
-    with LyingServer({}, respond=boaster.respond) as liar:
+    with (
+        LyingServer({}, respond=boaster.respond) as liar,
+        Relay(honest.port, hold_after=1_000_000) as good,
+    ):
         if at == "device":
-            pulled(device.start("fetch", *ASKED, liar.url, "--from", honest.url))
+            process = device.start("fetch", *ASKED, liar.url, "--from", good.url)
+            assert liar.asked.wait(30)
+            good.let_go()
+            pulled(process)
             assert boaster.asked_for_maps > 0
         else:
-            upstreams = ("--upstream", liar.url, "--upstream", honest.url)
+            upstreams = ("--upstream", liar.url, "--upstream", good.url)
             with start_edge(tmp_path / "edge", *upstreams, *QUICK) as edge:
-                pulled(device.start("fetch", *ASKED, edge.url))
-        assert liar.bundles
+                process = device.start("fetch", *ASKED, edge.url)
+                assert liar.asked.wait(30)
+                good.let_go()
+                pulled(process)
     assert right(device.root / "models" / "acme" / "model")
 
 

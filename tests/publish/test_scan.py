@@ -81,10 +81,11 @@ def test_leaving_a_scan_ends_it_before_all_is_hashed(tmp_path, monkeypatch):
     for name in ("a.bin", "b.bin"):
         (tmp_path / name).write_bytes(bytes(100 * 32 * BLOCK))
     hashed: list[int] = []
-    begun = threading.Event()
+    begun, known = threading.Event(), threading.Event()
 
     def digest(path, spans):
         begun.set()
+        assert known.wait(20)  # the thread begins before there is a name for what it waits for
         assert left.wait(20)
         hashed.append(len(spans))
         return bytes(32 * len(spans))
@@ -96,6 +97,7 @@ def test_leaving_a_scan_ends_it_before_all_is_hashed(tmp_path, monkeypatch):
         Scanning(tmp_path, block_bytes=BLOCK, threads=2) as under_way,
     ):
         left = under_way._left
+        known.set()
         assert begun.wait(20)
         raise KeyError("what went wrong meanwhile")
     assert len(hashed) < 20, "a batch for each thread and those that waited behind"

@@ -39,12 +39,13 @@ def test_help_imports_nothing_heavy(command):
 
 
 @pytest.mark.parametrize(("args", "code"), [(["--help"], 11), (["a/b", "--json"], 4)])
-def test_output_that_cannot_be_written_is_one_line_and_a_code(args, code):
+def test_output_that_cannot_be_written_is_one_line_and_a_code(tmp_path, args, code):
     """Catches: a traceback from telling, where nothing can be told, that nothing can be told."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "icnblocks_tools", "fetch", *args],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            env=Device(tmp_path / "d").environ,  # its user may have named sources, and models
         )  # fmt: skip
     assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from icnblocks.limits import MAX_BASES
+from icnblocks.limits import KIB, MAX_BASES
 from icnblocks.testing.device import Device
 from icnblocks.testing.lying import LyingServer
 from icnblocks.testing.models import lora, write_llama
-from icnblocks.testing.processes import start_edge
+from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.testing.relay import Relay
 
 
 @pytest.fixture
@@ -100,14 +102,30 @@ def test_a_limit_is_kept_and_one_that_cannot_be_meant_is_refused(
 
 
 def test_several_sources_make_one_model(tmp_path, origin, publisher, device):
-    """One is an origin, one an edge of it that has nothing, one is no server of ours at all."""
+    """One is an origin, one an edge of it that has nothing, one is no server of ours at all.
+
+    The origin holds its blocks back until the edge was asked: it might else have served them all.
+    """
     model = write_llama(tmp_path / "m", layers=4, hidden=128)
     publisher.publish(model, "acme/m", origin.url)
     args = ("--upstream", origin.url)
-    with start_edge(tmp_path / "edge", *args) as edge, LyingServer({}) as stranger:
-        done = device.fetch("acme/m", origin.url, "--from", edge.url, "--from", stranger.url)
-        asked = edge.metric("icn_requests_total", endpoint="GET /v1/manifests/{digest}/have")
-        assert asked == 1
+    with (
+        start_edge(tmp_path / "edge", *args) as edge,
+        LyingServer({}) as stranger,
+        Relay(origin.port, hold_after=64 * KIB) as way,
+    ):
+        sources = [word for each in (way, edge, stranger) for word in ("--from", each.url)]
+        process = device.start("fetch", "acme/m", *sources, "--trust-first-use")
+
+        def asked():
+            return edge.metric("icn_requests_total", endpoint="GET /v1/manifests/{digest}/have")
+
+        poll_until(lambda: asked() or process.poll() is not None, what="the edge was asked")
+        way.let_go()
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+        assert asked() == 1
+    done = json.loads(out.splitlines()[-1])
     assert done["bytes_network"] == done["bytes_model"]
     for path in model.iterdir():
         assert (Path(done["path"]) / path.name).read_bytes() == path.read_bytes()

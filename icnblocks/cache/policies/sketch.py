@@ -71,10 +71,8 @@ class Sketch:
         one, two, three, four = self._rows
         high = number >> 62
         least, other = one[number & mask], two[(number >> 31) & mask]
-        if other < least:
-            least = other
+        least = min(least, other)
         other = three[high & mask]
-        if other < least:
-            least = other
+        least = min(least, other)
         other = four[(high >> 31) & mask]
         return min(other, least)
