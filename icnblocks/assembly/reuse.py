@@ -12,6 +12,8 @@ import errno
 import fcntl
 import os
 import struct
+import threading
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,7 @@ from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.store.base import Lease, ReadableStore
@@ -31,8 +33,10 @@ FICLONERANGE: Final = 0x4020940D
 _RANGE: Final = struct.Struct("=qQQQ")
 PAGE: Final = 4096
 _NO_CLONE: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS}
-_MOST: Final = 256 * 1024 * 1024
-"""Longest stretch cloned at once: bounds how much is noted late."""
+_BATCH: Final = 32 * 1024 * 1024
+"""Bytes that a thread takes on at once: bounds how much is noted late."""
+_THREADS: Final = 4
+"""At most: each holds a block in memory."""
 
 
 @dataclass(slots=True)
@@ -52,27 +56,29 @@ class _Stretch:
             and self.file == file
             and self.source + self.length == source
             and self.target + self.length == target
-            and self.length < _MOST
         )
 
 
 class LocalReuse:
-    """Takes blocks from a store on this machine into an assembly.
+    """Takes blocks from a store on this machine into an assembly, on a few threads.
+
+    Hashing takes longest and leaves the interpreter to others, and so does copying.
 
     Args:
         assembler: where they are needed.
         store: where they may be.
-        progress: told of every count of bytes taken.
+        progress: told of every count of bytes taken, on one thread at a time.
     """
 
     def __init__(
         self, assembler: Assembler, store: ReadableStore, progress: Callable[[int], None]
     ) -> None:
-        self._assembler = assembler
-        self._store = store
+        self.assembler = assembler
+        self.store = store
         self._progress = progress
-        self._stretch: _Stretch | None = None
-        self._cannot: set[int] = set()
+        self._lock = threading.Lock()
+        self.shares: dict[int, bool] = {}
+        """Whether the file system of a device can share, where that is known."""
         self.taken_bytes = 0
         self.cloned_bytes = 0
 
@@ -82,6 +88,65 @@ class LocalReuse:
         Raises:
             StorageError: if the disk refuses.
         """
+        work, errors = deque(_batches(wants)), list[BaseException]()
+
+        def run() -> None:
+            taker = _Taker(self)
+            try:
+                while work:
+                    taker.take(work.popleft())
+            except IndexError:
+                pass  # another thread took the last one
+            except BaseException as error:
+                errors.append(error)
+                work.clear()
+
+        others = min(len(work), _THREADS, len(os.sched_getaffinity(0))) - 1
+        threads = [threading.Thread(target=run, name="icn-reuse") for _ in range(others)]
+        try:
+            for thread in threads:
+                thread.start()
+            run()
+        finally:
+            work.clear()  # nobody may be at work on files that are closed after this
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+        if errors:
+            raise errors[0]
+
+    def taken(self, length: int, *, cloned: int = 0) -> None:
+        """Count bytes that are in their place, and how many of them share their disk space."""
+        with self._lock:
+            self.taken_bytes += length
+            self.cloned_bytes += cloned
+            self._progress(length)
+
+
+def _batches(wants: Iterable[Want]) -> Iterator[list[Want]]:
+    """Wants that follow one another, so many that a thread has something to do."""
+    batch: list[Want] = []
+    size = 0
+    for want in wants:
+        batch.append(want)
+        size += want.length
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Taker:
+    """What one thread takes."""
+
+    def __init__(self, reuse: LocalReuse) -> None:
+        self._reuse = reuse
+        self._assembler = reuse.assembler
+        self._store = reuse.store
+        self._stretch: _Stretch | None = None
+
+    def take(self, wants: Iterable[Want]) -> None:
         for want in wants:
             try:
                 lease = self._store.open(want.digest)
@@ -103,9 +168,10 @@ class LocalReuse:
             return
         spots = self._assembler.spots(want.digest)
         inode = _inode(lease)
-        if len(spots) != 1 or inode[0] in self._cannot or (lease.offset - spots[0].offset) % PAGE:
+        shares = self._reuse.shares.get(inode[0])
+        if shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE:
             self._assembler.accept((block,))
-            self._count(want.length)
+            self._reuse.taken(want.length)
             return
         file, target = spots[0].file, spots[0].offset
         if self._stretch is None or not self._stretch.goes_on(inode, lease.offset, file, target):
@@ -113,10 +179,8 @@ class LocalReuse:
             self._stretch = _Stretch(inode, lease.offset, file, target)
         self._stretch.length += want.length
         self._stretch.wants.append(want)
-
-    def _count(self, length: int) -> None:
-        self.taken_bytes += length
-        self._progress(length)
+        if shares is None:  # found out with one block: what cannot be shared is read again
+            self._flush()
 
     def _flush(self) -> None:
         """Clone the stretch and note its blocks; copy them one by one where that fails.
@@ -133,18 +197,25 @@ class LocalReuse:
             with lease:
                 if (_inode(lease), lease.offset) != (stretch.inode, stretch.source):
                     return
-                if not self._clone(stretch, lease):
-                    self._cannot.add(stretch.inode[0])
+                cloned = self._clone(stretch, lease)
+                if cloned is None:
+                    self._reuse.shares[stretch.inode[0]] = False
                     self.take(stretch.wants)
                     return
+                if cloned:
+                    self._reuse.shares[stretch.inode[0]] = True
                 lease.check()
         except ChangedError:
             return
         self._assembler.note(want.digest for want in stretch.wants)
-        self._count(stretch.length)
+        self._reuse.taken(stretch.length, cloned=cloned)
 
-    def _clone(self, stretch: _Stretch, lease: Lease) -> bool:
-        """Share whole pages, write the two edges. False if the file system cannot share."""
+    def _clone(self, stretch: _Stretch, lease: Lease) -> int | None:
+        """Share whole pages, write the two edges.
+
+        Returns:
+            How many bytes are shared; None if the file system cannot share.
+        """
         first = -(-stretch.target // PAGE) * PAGE
         last = (stretch.target + stretch.length) // PAGE * PAGE
         shift = stretch.source - stretch.target
@@ -155,15 +226,14 @@ class LocalReuse:
                     fcntl.ioctl(fd, FICLONERANGE, request)
                 except OSError as error:
                     if error.errno in _NO_CLONE:
-                        return False
+                        return None
                     raise
-                self.cloned_bytes += last - first
             else:
                 first = last = stretch.target
             end = stretch.target + stretch.length
             for low, high in ((stretch.target, min(first, end)), (max(last, stretch.target), end)):
                 write_all(fd, read_all(lease.fd, high - low, low + shift), low)
-        return True
+        return last - first
 
 
 def _inode(lease: Lease) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """Reuse: what another local model has is taken from it, verified, and shared on disk if it can."""
 
+import errno
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -128,10 +130,10 @@ def test_a_source_that_changes_before_it_is_cloned_is_not_taken(tmp_path, monkey
         if elsewhere:
             index(tmp_path / "p.sqlite", tmp_path / "two").close()
         # Another time for certain: a file's clock goes in steps of some milliseconds.
-        meddled = Meddled(places, 5, lambda: os.utime(tmp_path / "one" / "a.bin", (1, 1)))
+        meddled = Meddled(places, 6, lambda: os.utime(tmp_path / "one" / "a.bin", (1, 1)))
         local, assembler = reuse(tmp_path / "one", tmp_path / "out", meddled)
-    assert not local.taken_bytes
-    assert len(assembler.missing()) == 4
+    assert local.taken_bytes == BLOCK, "the first is shared to find out whether that is possible"
+    assert len(assembler.missing()) == 3
     compare(tmp_path / "one", tmp_path / "out", {want.digest for want in assembler.missing()})
 
 
@@ -145,6 +147,51 @@ def test_a_source_that_cannot_be_read_is_not_taken(base_and_variant, tmp_path, m
         monkeypatch.setattr(InPlaceLease, "read", fail)
         local, _ = reuse(base, tmp_path / "out", places)
     assert not local.taken_bytes
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_each_block_is_taken_once_however_many_threads_work(
+    base_and_variant, tmp_path, monkeypatch, threads
+):
+    monkeypatch.setattr(reuse_module, "_BATCH", 2 * BLOCK)
+    monkeypatch.setattr(reuse_module, "_THREADS", threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    base, _ = base_and_variant(tmp_path)
+    with index(tmp_path / "p.sqlite", base) as places:
+        local, assembler = reuse(base, tmp_path / "out", places)
+    assert local.taken_bytes == Plan(assembler.manifest).unique_bytes
+    compare(base, tmp_path / "out", set())
+
+
+def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, monkeypatch):
+    """Nobody may still be writing when it is raised: the files are closed then."""
+    monkeypatch.setattr(reuse_module, "_BATCH", BLOCK)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(reuse_module.fcntl, "ioctl", refuses_to_share)
+    base, _ = base_and_variant(tmp_path)
+    accept, main = Assembler.accept, threading.current_thread()
+    writes, refused, writing = threading.Event(), threading.Event(), set()
+
+    def full(self, blocks):
+        if threading.current_thread() is main:
+            assert writes.wait(10)
+            refused.set()
+            raise StorageError("no space left")
+        writing.add(threading.get_ident())
+        writes.set()
+        assert refused.wait(10)
+        for _ in range(100):
+            accept(self, blocks)
+        writing.discard(threading.get_ident())
+
+    monkeypatch.setattr(Assembler, "accept", full)
+    with index(tmp_path / "p.sqlite", base) as places, pytest.raises(StorageError, match="space"):
+        reuse(base, tmp_path / "out", places)
+    assert not writing
+
+
+def refuses_to_share(*_):
+    raise OSError(errno.EOPNOTSUPP, "no")
 
 
 @pytest.fixture
