@@ -33,6 +33,7 @@ from icnblocks.store.segments import (
     footprint,
     locate,
     punch,
+    runs,
     segment_of,
 )
 from icnblocks.store.whole import sync_directory
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from icnblocks.store.base import Verified
-    from icnblocks.store.places import Place
 
 _log = logging.getLogger(__name__)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -187,7 +187,7 @@ class DiskStore:
                 segment = self._segments.borrow(number)
             except FileNotFoundError:
                 _log.error("segment %s was removed; its blocks are lost", number)
-                self._forget(digest, place)
+                self._forget(digest)
                 return None
             except OSError as error:
                 raise StorageError(f"cannot open a segment: {error.strerror}") from error
@@ -242,7 +242,7 @@ class DiskStore:
             raise UsageError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes, not {len(view)}")
         with self._lock:
             self._check_open()
-            if self._places.get(digest) is not None:
+            if digest in self._places:
                 return False
             at = self._allot(len(view))
             crowded = self._dead_bytes >= _BATCH_DEAD_BYTES
@@ -254,7 +254,7 @@ class DiskStore:
             self._abandon(at, len(view))
             raise
         with self._lock:
-            new = self._places.get(digest) is None
+            new = digest not in self._places
             if new:
                 self._enter(digest, at, len(view))
             else:  # another thread was faster with the same block
@@ -278,8 +278,7 @@ class DiskStore:
         """
         with self._lock:
             self._check_open()
-            place = self._places.get(digest)
-            return 0 if place is None else self._forget(digest, place)
+            return self._forget(digest)
 
     def flush(self) -> None:
         """Make everything put so far survive a power cut, and free what was erased.
@@ -353,15 +352,18 @@ class DiskStore:
             self._calm.notify_all()
 
     def _enter(self, digest: Digest, at: int, length: int) -> None:
+        taken, segment = footprint(length), segment_of(at)
         self._places.add(digest, at, length)
         self._adds[at] = (digest, length)
-        self._used += footprint(length)
-        self._live[segment_of(at)] += footprint(length) // PAGE
-        self._dirty.add(segment_of(at))
+        self._used += taken
+        self._live[segment] += taken // PAGE
+        self._dirty.add(segment)
         self._note_change()
 
-    def _forget(self, digest: Digest, place: Place) -> int:
-        self._places.remove(digest)
+    def _forget(self, digest: Digest) -> int:
+        place = self._places.remove(digest)
+        if place is None:
+            return 0
         freed = footprint(place.length)
         self._used -= freed
         segment = segment_of(place.at)
@@ -432,7 +434,7 @@ class DiskStore:
             if place is None:
                 return
             never_noted = place.at in self._adds and place.at not in self._leased
-            self._forget(digest, place)
+            self._forget(digest)
             if never_noted:
                 self._dead.remove((place.at, place.length))
                 self._dead_bytes -= footprint(place.length)
@@ -485,7 +487,7 @@ class DiskStore:
                 self._segments.unlink(number)
             except OSError as error:
                 _log.warning("cannot remove a segment: %s", error)
-        for at, length in dead:
+        for at, length in runs(dead):
             if segment_of(at) not in gone:
                 self._free(at, length)
 

@@ -17,6 +17,7 @@ from icnblocks.store.files import OpenFile, OpenFiles
 from icnblocks.store.whole import sync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 PAGE: Final = 4096
@@ -44,6 +45,22 @@ def segment_of(at: int) -> int:
 def locate(at: int) -> tuple[int, int]:
     """Segment and byte offset of an address."""
     return at >> PAGE_BITS, (at & PAGE_MASK) * PAGE
+
+
+def runs(blocks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Addresses and lengths of blocks, those that follow one another in a segment as one.
+
+    Models come and go as a whole, and a hole costs as much for a block as for a hundred.
+    """
+    first, end = 0, 0
+    for at, length in sorted(blocks):
+        if at != end or segment_of(at) != segment_of(first):
+            if end > first:
+                yield first, (end - first) * PAGE
+            first = at
+        end = at + footprint(length) // PAGE
+    if end > first:
+        yield first, (end - first) * PAGE
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -70,9 +70,9 @@ class Sketch:
         mask, number = self._mask, int.from_bytes(digest) * _FACTOR % _PRIME
         one, two, three, four = self._rows
         high = number >> 62
-        least, other = one[number & mask], two[(number >> 31) & mask]
-        least = min(least, other)
-        other = three[high & mask]
-        least = min(least, other)
-        other = four[(high >> 31) & mask]
-        return min(other, least)
+        return min(
+            one[number & mask],
+            two[(number >> 31) & mask],
+            three[high & mask],
+            four[(high >> 31) & mask],
+        )
