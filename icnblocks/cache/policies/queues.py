@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from icnblocks.naming import Digest
+
 if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Iterator
-
-    from icnblocks.naming import Digest
 
 
 def walk(order: OrderedDict[Digest, Any]) -> Iterator[Digest]:
@@ -19,13 +19,15 @@ def walk(order: OrderedDict[Digest, Any]) -> Iterator[Digest]:
     pieces, each twice as long as the one before: the work is at most twice that for what is used
     of them.
     """
-    piece = list(islice(order, 1))
-    given: list[Digest] = []
-    length = 1
+    first = next(iter(order), None)
+    if first is None:
+        return
+    yield first
+    piece, given, length = [first], list[Digest](), 1
     while piece:
-        yield from piece
         # What was given and not removed stands at the head; of earlier pieces too, what was still
         # there when this one was made may have been removed since.
         given = [digest for digest in chain(given, piece) if digest in order]
         length *= 2
         piece = list(islice(order, len(given), len(given) + length))
+        yield from piece

@@ -28,13 +28,14 @@ and unlike `hash()` they are the same in each process."""
 class Sketch:
     """Counts up to 15 that never are too low but for the halving, and seldom too high."""
 
-    __slots__ = ("_additions", "_blocks", "_mask", "_rows")
+    __slots__ = ("_additions", "_blocks", "_mask", "_other", "_rows")
 
     def __init__(self) -> None:
         self._blocks = _MIN_BLOCKS
         self._mask = _SPREAD * _MIN_BLOCKS - 1
         self._rows = [bytearray(_SPREAD * _MIN_BLOCKS) for _ in range(4)]
         self._additions = 0
+        self._other: tuple[Digest, tuple[int, int, int, int]] | None = None
 
     def fit(self, blocks: int) -> None:
         """Have room for so many blocks in the cache. No count is changed by it."""
@@ -43,12 +44,14 @@ class Sketch:
             # An index is the low bits of a number: one more bit leads to the copy.
             self._rows = [row + row for row in self._rows]
             self._mask = 2 * self._mask + 1
+            self._other = None
 
     def add(self, digest: Digest) -> None:
         """It was asked for."""
-        mask, number = self._mask, int.from_bytes(digest) * _FACTOR % _PRIME
         one, two, three, four = self._rows
-        index, high = number & mask, number >> 62
+        mask, number = self._mask, int.from_bytes(digest) * _FACTOR % _PRIME  # as in _indexes
+        high = number >> 62
+        index = number & mask
         if one[index] < _MAX_COUNT:
             one[index] += 1
         index = (number >> 31) & mask
@@ -67,12 +70,20 @@ class Sketch:
 
     def count(self, digest: Digest) -> int:
         """How often, about."""
+        return self._count_at(self._indexes(digest))
+
+    def beats(self, digest: Digest, other: Digest) -> bool:
+        """Was `digest` asked for more often? Quick if `other` is the same as last time."""
+        if self._other is None or self._other[0] != other:
+            self._other = other, self._indexes(other)
+        return self.count(digest) > self._count_at(self._other[1])
+
+    def _indexes(self, digest: Digest) -> tuple[int, int, int, int]:
         mask, number = self._mask, int.from_bytes(digest) * _FACTOR % _PRIME
-        one, two, three, four = self._rows
         high = number >> 62
-        return min(
-            one[number & mask],
-            two[(number >> 31) & mask],
-            three[high & mask],
-            four[(high >> 31) & mask],
-        )
+        return number & mask, (number >> 31) & mask, high & mask, (high >> 31) & mask
+
+    def _count_at(self, indexes: tuple[int, int, int, int]) -> int:
+        one, two, three, four = self._rows
+        a, b, c, d = indexes
+        return min(one[a], two[b], three[c], four[d])

@@ -162,7 +162,9 @@ class WTinyLfu(Blockwise):
                     victim = promoted.popleft() if promoted else next(protected, None)
             if victim is None and candidate is None:
                 candidate = next(candidates, None)
-            if candidate is not None and (victim is None or not self._wins(candidate, victim)):
+            if candidate is not None and (
+                victim is None or not self._sketch.beats(candidate, victim)
+            ):
                 loser, candidate, self._duel = candidate, None, None
             elif victim is not None:
                 self._duel = (victim, candidate) if candidate is not None else None
@@ -175,9 +177,6 @@ class WTinyLfu(Blockwise):
                     promoted.append(candidate)
                 candidate = None  # it has taken the place
         self._duel = None
-
-    def _wins(self, candidate: Digest, victim: Digest) -> bool:
-        return self._sketch.count(candidate) > self._sketch.count(victim)
 
     def _segment(self, digest: Digest) -> Segment | None:
         if digest in self._probation.blocks:
@@ -199,8 +198,11 @@ class WTinyLfu(Blockwise):
     def _fill_main(self) -> None:
         """What the window has too much goes to the main part while there is room."""
         while self._window.bytes > self._window_room:
+            room = self._main_room - self._probation.bytes - self._protected.bytes
+            if room <= 0:
+                return
             digest, size = next(iter(self._window.blocks.items()))
-            if self._probation.bytes + self._protected.bytes + size > self._main_room:
+            if size > room:
                 return
             self._probation.append(digest, self._window.take(digest))
 
