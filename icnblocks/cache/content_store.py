@@ -201,11 +201,10 @@ class ContentStore:
             reserved, or this store does not evict. Then nothing was evicted for it (unless the
             disk refused to erase).
         """
-        shared = self._reservations.get(digest)
+        shared, footprint = self._reservations.get(digest), self._store.footprint(length)
         if shared is not None:
-            shared.holders += 1
-            return shared
-        footprint, guard = self._store.footprint(length), None
+            return self._share(shared, footprint, now)
+        guard = None
         if digest in self._store:
             footprint, guard = 0, self._guard(digest, footprint)
         elif not self._make_room(footprint, now):
@@ -215,12 +214,26 @@ class ContentStore:
         reservation = self._reservations[digest] = Reservation(digest, footprint, guard)
         return reservation
 
+    def _share(self, shared: Reservation, footprint: int, now: float) -> Reservation | None:
+        """One more who brings the block, perhaps with another length: the longest has room."""
+        more = footprint - shared.footprint
+        if shared.guard is None and more > 0:
+            if not self._make_room(more, now):
+                self._counts["refused"] += 1
+                return None
+            shared.footprint += more
+            self._reserved += more
+        shared.holders += 1
+        return shared
+
     def commit(self, reservation: Reservation, now: float) -> None:
         """The block was put into the store: its room is now used, and the policy is told."""
-        digest, footprint = reservation.digest, reservation.footprint
-        if footprint:
+        digest = reservation.digest
+        if reservation.footprint:
+            self._reserved -= reservation.footprint
             reservation.footprint = 0
-            self._reserved -= footprint
+            # Who asked for it may have been wrong about its length.
+            footprint = self._store.footprint(self._store.length(digest) or 0)
             self._held += footprint
             self._counts["inserted"] += 1
             self._counts["inserted_bytes"] += footprint

@@ -309,6 +309,15 @@ class Gathering(Scheduler[HintT]):
         self._lost(bundle, digests)
         return self.drop(bundle.source, error, now)
 
+    def give_back(
+        self, bundle: Bundle[HintT], digests: Iterable[Digest], now: float
+    ) -> list[Refusal]:
+        """See Scheduler."""
+        if not self._is_neighbour(bundle.source):
+            return super().give_back(bundle, digests, now)
+        self._lost(bundle, digests)  # to other queues than the bundle's
+        return self._verdicts(now)
+
     def _lost(self, bundle: Bundle[HintT], digests: Iterable[Digest]) -> None:
         if not self._is_neighbour(bundle.source):
             super()._lost(bundle, digests)

@@ -103,6 +103,22 @@ def test_two_who_bring_one_block_share_a_reservation(store, unit):
     assert (stats.reserved_bytes, stats.used_bytes, stats.inserted) == (0, unit, 1)
 
 
+def test_who_is_wrong_about_a_length_moves_no_books(store, unit):
+    """Else a client that asks for blocks of one byte lets a store grow beyond its budget."""
+    content = room_for(store, unit, 3)
+    data = bytes(250)
+    digest, size = Digest.of(data), store.footprint(len(data))
+    wrong = content.reserve(digest, 1, 0)
+    right = content.reserve(digest, len(data), 0)
+    assert content.stats().reserved_bytes == size
+    assert content.reserve(digest, 100 * unit, 0) is None, "nor is room promised that is not there"
+    store.put(verify(digest, data))
+    content.commit(wrong, 0)
+    content.release(right)
+    stats = content.stats()
+    assert (stats.reserved_bytes, stats.used_bytes) == (0, size)
+
+
 def test_committing_what_was_shared_twice_counts_once(store, unit):
     content = room_for(store, unit, 2)
     digest, data = block(1)

@@ -193,6 +193,30 @@ def test_whoever_is_first_takes_small_portions() -> None:
     assert dealt == [4, 4, 64]
 
 
+def test_what_a_neighbour_that_was_let_go_leaves_is_refused_if_nobody_else_has_it() -> None:
+    """It waited for ever: the source had refused it while the neighbour said that it held it."""
+    blocks = BLOCKS[:4]
+    some: Gathering[str] = Gathering(
+        [("edge", 2)], Random(1), RetryOptions(), blocks=blocks, hint="h"
+    )
+    some.join("neighbour")
+    some.heard(1, flags(0, 1, 2, 3, count=4))
+    some.add([Want(digest, 4096) for digest in blocks], "h", 0.0)
+    of_source = drawn(some, 0)
+    for want in of_source.wants:
+        assert some.nacked(of_source, want.digest, Reason.NOT_FOUND, "", 0.0) == []
+    of_neighbour = drawn(some, 1)
+    assert len(of_source.wants) == len(of_neighbour.wants) == 4
+    *others, last = (want.digest for want in of_neighbour.wants)
+    for digest in others:
+        [refusal] = some.nacked(of_neighbour, digest, Reason.NOT_FOUND, "", 0.0)
+        assert refusal.want.digest == digest
+    assert some.dropped(1)
+    [refusal] = some.give_back(of_neighbour, [last], 0.0)
+    assert refusal.want.digest == last
+    assert not len(some)
+
+
 def test_of_small_blocks_more_are_asked_for_at_a_time() -> None:
     """Else a model of small tensors takes a round trip for every few of them."""
     blocks = [Digest(number.to_bytes(32, "big")) for number in range(2000)]
