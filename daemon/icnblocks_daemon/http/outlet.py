@@ -85,8 +85,8 @@ class Outlet:
     """
 
     __slots__ = (
-        "_chunked", "_floor", "_gathered", "_grace_s", "_holds_little", "_in_turn", "_sendfile",
-        "_socket", "_tail", "_transport", "_writer", "sent_bytes",
+        "_chunked", "_corked", "_floor", "_gathered", "_grace_s", "_holds_little", "_in_turn",
+        "_sendfile", "_socket", "_tail", "_transport", "_writer", "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +109,7 @@ class Outlet:
         self._sendfile = transport.get_extra_info("ssl_object") is None
         self._socket: socket.socket = transport.get_extra_info("socket")
         self._gathered = bytearray()
+        self._corked = False
         self._holds_little = False
         self._in_turn = 0
         self._tail = b""  # what closes the chunk before: written with the next one
@@ -130,21 +131,20 @@ class Outlet:
         """Add a few bytes; they are written when enough came together, or by `flush`."""
         self._gathered += data
         if len(self._gathered) >= _GATHER:
-            await self.flush()
+            await self._write_gathered()
 
     async def flush(self) -> None:
-        """Write what was gathered."""
-        if self._gathered:
-            data = bytes(self._gathered)
-            self._gathered.clear()
-            await self._write(self._framed(len(data)) + data, len(data))
+        """Write what was gathered, and let all of it go."""
+        await self._write_gathered()
+        self._uncork()
 
     async def finish(self) -> None:
         """Write what is left. What closes the whole answer is for the response to write."""
-        await self.flush()
+        await self._write_gathered()
         if self._tail:
             tail, self._tail = self._tail, b""
             await self._write(tail, 0)
+        self._uncork()
 
     async def send(
         self, head: bytes, lease: Lease, start: int = 0, length: int | None = None
@@ -195,20 +195,21 @@ class Outlet:
         """
         self._check_open()
         transport, loop = self._transport, asyncio.get_running_loop()
-        until = loop.time() + self._allowed(len(first) + length)
-        self._cork(1)  # one packet with what follows: the reader is woken once
-        transport.write(first)
+        if not transport.get_write_buffer_size():
+            self._cork()
+            first = self._push(first)
+        if first:
+            transport.write(first)
         if transport.get_write_buffer_size():
-            self._cork(0)
             file = cast("IO[bytes]", _File(fd))
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(self._allowed(len(first) + length)):
                 return await loop.sendfile(transport, file, offset, length, fallback=False)
-        sent = 0
+        sent, until = 0, 0.0
         while sent < length:
             try:
                 count = os.sendfile(self._socket.fileno(), fd, offset + sent, length - sent)
             except BlockingIOError:
-                self._cork(0)
+                until = until or loop.time() + self._allowed(length)
                 async with asyncio.timeout_at(until):
                     await _writable(self._socket.fileno())
                 self._check_open()
@@ -217,9 +218,15 @@ class Outlet:
             sent += count
             if not count:
                 break
-        self._cork(0)
         await self._had(sent)
         return sent
+
+    def _push(self, data: bytes) -> bytes:
+        """Hand bytes to the kernel past the transport; what it did not take."""
+        try:
+            return data[os.write(self._socket.fileno(), data) :]
+        except BlockingIOError:
+            return data
 
     async def _had(self, sent: int) -> None:
         """Let others have their turn after a while: a reader that takes all is never waited for."""
@@ -228,8 +235,24 @@ class Outlet:
             self._in_turn = 0
             await asyncio.sleep(0)
 
-    def _cork(self, on: int) -> None:
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+    def _cork(self) -> None:
+        """Send whole packets only: a head goes with the block, and its end with the next head."""
+        if not self._corked:
+            self._corked = True
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+
+    def _uncork(self) -> None:
+        """Let go of what is no whole packet: nothing follows for a while."""
+        if self._corked:
+            self._corked = False
+            with contextlib.suppress(OSError):  # the client left
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    async def _write_gathered(self) -> None:
+        if self._gathered:
+            data = bytes(self._gathered)
+            self._gathered.clear()
+            await self._write(self._framed(len(data)) + data, len(data))
 
     async def _send_copied(self, head: bytes, lease: Lease, start: int, length: int) -> None:
         await self.flush()
