@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -20,6 +19,7 @@ from icnblocks.errors import IcnError, StorageError, UsageError
 from icnblocks.limits import MAX_BLOCK_BYTES, MIB
 from icnblocks.naming import Digest
 from icnblocks.store.database import DamagedError, storage_error, storage_errors
+from icnblocks.store.extents import write_all
 from icnblocks.store.layout import Layout
 from icnblocks.store.lease import ExtentLease
 from icnblocks.store.notes import Notes, State
@@ -238,27 +238,28 @@ class DiskStore:
             StorageError: if the disk refuses; the block is then not here, and nothing of it is.
         """
         digest, view = block.digest, memoryview(block.data).cast("B")
-        if not 0 < len(view) <= MAX_BLOCK_BYTES:
-            raise UsageError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes, not {len(view)}")
+        length = len(view)
+        if not 0 < length <= MAX_BLOCK_BYTES:
+            raise UsageError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes, not {length}")
         with self._lock:
             self._check_open()
             if digest in self._places:
                 return False
-            at = self._allot(len(view))
+            at = self._allot(length)
             crowded = self._dead_bytes >= _BATCH_DEAD_BYTES
         try:
             if crowded:
                 self._commit()
             self._write(at, view)
         except BaseException:
-            self._abandon(at, len(view))
+            self._abandon(at, length)
             raise
         with self._lock:
             new = digest not in self._places
             if new:
-                self._enter(digest, at, len(view))
+                self._enter(digest, at, length)
             else:  # another thread was faster with the same block
-                self._bury(at, len(view))
+                self._bury(at, length)
             self._done_writing(at)
             due = self._due()
         if due:
@@ -412,9 +413,7 @@ class DiskStore:
         number, offset = locate(at)
         segment = self._segments.borrow(number)
         try:
-            while view:
-                written = os.pwrite(segment.fd, view, offset)
-                view, offset = view[written:], offset + written
+            write_all(segment.fd, view, offset)
         finally:
             self._segments.give_back(segment)
 
