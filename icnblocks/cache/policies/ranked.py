@@ -164,14 +164,20 @@ class Ranked(Blockwise):
                     line = self._line_of[slot]
                 else:
                     slot = line.first
-                following = after(slot)
-                self._drawn.add(slot)
-                yield digest_of(slot)
-                if line.count and line.entry != _OUT:
-                    line.entry = _OUT
-                    self._out.append(line)
-                if following != NONE:
-                    heappush(nexts, (self._entry(following, line), following))
+                while True:  # along the line, as long as it is the least
+                    following = after(slot)
+                    self._drawn.add(slot)
+                    yield digest_of(slot)
+                    if line.count and line.entry != _OUT:
+                        line.entry = _OUT
+                        self._out.append(line)
+                    if following == NONE:
+                        break
+                    entry = self._entry(following, line)
+                    if (nexts and nexts[0][0] < entry) or (self._heap and self._heap[0] < entry):
+                        heappush(nexts, (entry, following))
+                        break
+                    slot = following
         finally:
             self._put_back()
         self._drawn.clear()
