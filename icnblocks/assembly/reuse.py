@@ -35,6 +35,8 @@ PAGE: Final = 4096
 _NO_CLONE: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS}
 _BATCH: Final = 32 * 1024 * 1024
 """Bytes that a thread takes on at once: bounds how much is noted late."""
+_ENDS_S: Final = 60.0
+"""For a thread to end its block when all are to stop."""
 _THREADS: Final = 4
 """At most: each holds a block in memory."""
 
@@ -79,6 +81,8 @@ class LocalReuse:
         self._lock = threading.Lock()
         self.shares: dict[int, bool] = {}
         """Whether the file system of a device can share, where that is known."""
+        self.stopped = False
+        """Nobody begins another block."""
         self.taken_bytes = 0
         self.cloned_bytes = 0
 
@@ -88,32 +92,46 @@ class LocalReuse:
         Raises:
             StorageError: if the disk refuses.
         """
-        work, errors = deque(_batches(wants)), list[BaseException]()
+        work, errors = deque(_batches(wants)), deque[BaseException]()
+        ended = threading.Semaphore(0)
 
         def run() -> None:
-            taker = _Taker(self)
             try:
-                while work:
-                    taker.take(work.popleft())
-            except IndexError:
-                pass  # another thread took the last one
+                taker = _Taker(self)
+                while batch := _first(work):
+                    taker.take(batch)
             except BaseException as error:
-                errors.append(error)
-                work.clear()
+                self._stop(error, errors)
+            finally:
+                ended.release()
 
-        others = min(len(work), _THREADS, len(os.sched_getaffinity(0))) - 1
-        threads = [threading.Thread(target=run, name="icn-reuse") for _ in range(others)]
+        self.stopped, begun = False, 1
         try:
-            for thread in threads:
-                thread.start()
-            run()
-        finally:
-            work.clear()  # nobody may be at work on files that are closed after this
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            for _ in range(min(len(work), _THREADS, len(os.sched_getaffinity(0))) - 1):
+                begun += 1
+                threading.Thread(target=run, name="icn-reuse").start()
+        except RuntimeError:  # the system has no threads left
+            begun -= 1
+        except KeyboardInterrupt as error:
+            self._stop(error, errors)
+        run()
+        while begun:  # nobody may be at work on files that are closed after this
+            try:
+                if not ended.acquire(timeout=_ENDS_S if self.stopped else None):
+                    break
+                begun -= 1
+            except KeyboardInterrupt as error:
+                self._stop(error, errors)
         if errors:
             raise errors[0]
+
+    def _stop(self, error: BaseException, errors: deque[BaseException]) -> None:
+        """No further block is begun. Who interrupts is heard first."""
+        if isinstance(error, Exception):
+            errors.append(error)
+        else:
+            errors.appendleft(error)
+        self.stopped = True
 
     def taken(self, length: int, *, cloned: int = 0) -> None:
         """Count bytes that are in their place, and how many of them share their disk space."""
@@ -121,6 +139,14 @@ class LocalReuse:
             self.taken_bytes += length
             self.cloned_bytes += cloned
             self._progress(length)
+
+
+def _first(work: deque[list[Want]]) -> list[Want] | None:
+    """The next batch, unless another thread took the last one."""
+    try:
+        return work.popleft()
+    except IndexError:
+        return None
 
 
 def _batches(wants: Iterable[Want]) -> Iterator[list[Want]]:
@@ -148,6 +174,8 @@ class _Taker:
 
     def take(self, wants: Iterable[Want]) -> None:
         for want in wants:
+            if self._reuse.stopped:
+                return
             try:
                 lease = self._store.open(want.digest)
             except ChangedError:
@@ -203,7 +231,7 @@ class _Taker:
                     self.take(stretch.wants)
                     return
                 if cloned:
-                    self._reuse.shares[stretch.inode[0]] = True
+                    self._reuse.shares.setdefault(stretch.inode[0], True)
                 lease.check()
         except ChangedError:
             return

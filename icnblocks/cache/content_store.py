@@ -204,9 +204,9 @@ class ContentStore:
         shared, footprint = self._reservations.get(digest), self._store.footprint(length)
         if shared is not None:
             return self._share(shared, footprint, now)
-        guard = None
-        if digest in self._store:
-            footprint, guard = 0, self._guard(digest, footprint)
+        guard, here = None, self._store.length(digest)
+        if here is not None:
+            footprint, guard = 0, self._guard(digest, self._store.footprint(here))
         elif not self._make_room(footprint, now):
             self._counts["refused"] += 1
             return None
@@ -229,11 +229,12 @@ class ContentStore:
     def commit(self, reservation: Reservation, now: float) -> None:
         """The block was put into the store: its room is now used, and the policy is told."""
         digest = reservation.digest
-        if reservation.footprint:
+        # Who asked for it may have been wrong about its length; or it could not be noted.
+        length = self._store.length(digest)
+        if reservation.footprint and length is not None:
             self._reserved -= reservation.footprint
             reservation.footprint = 0
-            # Who asked for it may have been wrong about its length.
-            footprint = self._store.footprint(self._store.length(digest) or 0)
+            footprint = self._store.footprint(length)
             self._held += footprint
             self._counts["inserted"] += 1
             self._counts["inserted_bytes"] += footprint
@@ -281,11 +282,11 @@ class ContentStore:
         sending = self._sending.pop(digest, None)
         if sending is not None:
             sending.erased = True
-            self._erased_open += footprint
+            self._erased_open += sending.footprint
         if digest in self._pinned:
             self._pinned_bytes -= footprint
         elif sending is not None:
-            self._leased_bytes -= footprint
+            self._leased_bytes -= sending.footprint
         if self._evicting:
             self._policy.removed(digest)
 
@@ -388,22 +389,20 @@ class ContentStore:
         return fresh
 
     def _pin_block(self, digest: Digest) -> None:
+        if digest in self._sending:  # perhaps before it was committed
+            self._leased_bytes -= self._sending[digest].footprint
         length = self._length_counted(digest)
         if length is not None:
-            footprint = self._store.footprint(length)
-            self._pinned_bytes += footprint
-            if digest in self._sending:
-                self._leased_bytes -= footprint
+            self._pinned_bytes += self._store.footprint(length)
             if self._evicting:
                 self._policy.pinned(digest)
 
     def _unpin_block(self, digest: Digest) -> None:
+        if digest in self._sending:
+            self._leased_bytes += self._sending[digest].footprint
         length = self._length_counted(digest)
         if length is not None:
-            footprint = self._store.footprint(length)
-            self._pinned_bytes -= footprint
-            if digest in self._sending:
-                self._leased_bytes += footprint
+            self._pinned_bytes -= self._store.footprint(length)
             if self._evicting:
                 self._policy.unpinned(digest, self._now)
 

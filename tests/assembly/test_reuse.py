@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -187,6 +188,40 @@ def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, mon
     monkeypatch.setattr(Assembler, "accept", full)
     with index(tmp_path / "p.sqlite", base) as places, pytest.raises(StorageError, match="space"):
         reuse(base, tmp_path / "out", places)
+    assert not writing
+
+
+def test_an_interrupt_waits_for_those_who_write(tmp_path, monkeypatch):
+    """Also where the main thread has nothing left to do but to wait for another."""
+    monkeypatch.setattr(reuse_module, "_BATCH", BLOCK)
+    monkeypatch.setattr(reuse_module, "_THREADS", 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(reuse_module.fcntl, "ioctl", refuses_to_share)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.bin").write_bytes(os.urandom(8 * BLOCK))
+    accept, main, taken = Assembler.accept, threading.current_thread(), []
+    writes, alone, writing = threading.Event(), threading.Event(), set()
+
+    def slow(self, blocks):
+        if threading.current_thread() is main:
+            assert writes.wait(10)
+            accept(self, blocks)
+            taken.extend(blocks)
+            if len(taken) == 7:
+                alone.set()
+            return
+        writing.add("block")
+        writes.set()
+        assert alone.wait(10)
+        signal.pthread_kill(main.ident, signal.SIGINT)
+        for _ in range(3000):
+            accept(self, blocks)
+        writing.clear()
+
+    monkeypatch.setattr(Assembler, "accept", slow)
+    with index(tmp_path / "p.sqlite", tmp_path / "one") as places:
+        with pytest.raises(KeyboardInterrupt):
+            reuse(tmp_path / "one", tmp_path / "out", places)
     assert not writing
 
 

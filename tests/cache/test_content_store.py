@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from icnblocks.cache.content_store import ContentStore
-from icnblocks.cache.policies import Lru
+from icnblocks.cache.policies import Gdsf, Lru
 from icnblocks.errors import StorageError
 from icnblocks.naming import Digest
 from icnblocks.store.base import verify
@@ -117,6 +117,54 @@ def test_who_is_wrong_about_a_length_moves_no_books(store, unit):
     content.release(right)
     stats = content.stats()
     assert (stats.reserved_bytes, stats.used_bytes) == (0, size)
+
+
+def test_what_was_withdrawn_before_it_was_committed_is_not_here(store, unit):
+    """One who put it could not note it, and took it back; the other had seen it there."""
+    content = ContentStore(store, Gdsf(), 2 * unit)
+    digest, data = block(1)
+    one, two = (content.reserve(digest, 100, 0) for _ in range(2))
+    store.put(verify(digest, data))
+    store.erase(digest)
+    content.release(one)
+    content.commit(two, 0)
+    stats = content.stats()
+    assert (stats.reserved_bytes, stats.used_bytes, stats.inserted) == (0, 0, 0)
+    assert bring(content, 1, 1) == digest
+
+
+def test_a_wrong_length_of_what_is_here_moves_no_books(store, unit):
+    content = room_for(store, unit, 9)
+    digest = bring(content, 1, 0, 3 * unit)
+    size = content.stats().used_bytes
+    assert size > unit
+    wrong = content.reserve(digest, 1, 1)
+    lease = content.open(digest, 1)
+    content.release(wrong)
+    content.discard(digest)
+    assert content.stats().erased_open_bytes == size
+    lease.close()
+    assert content.stats().erased_open_bytes == 0
+    assert content._leased_bytes == 0
+
+
+@pytest.mark.parametrize("first", ["pin", "unpin"])
+def test_a_pin_before_the_commit_moves_no_books_of_a_lease(store, unit, first):
+    content = room_for(store, unit, 3)
+    digest, data = block(1)
+    if first == "unpin":
+        content.pin(MODEL, [digest])
+    reservation = content.reserve(digest, 100, 0)
+    store.put(verify(digest, data))
+    lease = content.open(digest, 0)
+    if first == "pin":
+        content.pin(MODEL, [digest])
+    else:
+        content.unpin(MODEL)
+    content.commit(reservation, 0)
+    lease.close()
+    assert content._leased_bytes == 0
+    assert content.stats().used_bytes == unit
 
 
 def test_committing_what_was_shared_twice_counts_once(store, unit):

@@ -227,6 +227,8 @@ class Outlet:
             return data[os.write(self._socket.fileno(), data) :]
         except BlockingIOError:
             return data
+        except OSError as error:  # not of the block's file, as `send` would have it
+            raise self._cut("gone", f"the client left: {error.strerror}") from None
 
     async def _had(self, sent: int) -> None:
         """Let others have their turn after a while: a reader that takes all is never waited for."""

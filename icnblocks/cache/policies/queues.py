@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from icnblocks.naming import Digest
-
 if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Iterator
+
+    from icnblocks.naming import Digest
 
 
 def walk(order: OrderedDict[Digest, Any]) -> Iterator[Digest]:
@@ -23,7 +23,8 @@ def walk(order: OrderedDict[Digest, Any]) -> Iterator[Digest]:
     if first is None:
         return
     yield first
-    piece, given, length = [first], list[Digest](), 1
+    piece, length = [first], 1
+    given: list[Digest] = []
     while piece:
         # What was given and not removed stands at the head; of earlier pieces too, what was still
         # there when this one was made may have been removed since.

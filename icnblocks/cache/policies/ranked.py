@@ -35,7 +35,7 @@ class Line(Chain):
 
     Attributes:
         uses, size: theirs; size is 0 where it does not count.
-        entry: the line's in the heap. Others of the same number are of lines that are gone.
+        entry: the line's in the heap. Others of the same number are old.
     """
 
     __slots__ = ("entry", "size", "uses")
