@@ -16,7 +16,7 @@ from tests.simulation.scenario import DevicePlan, FaultPlan, ModelPlan, NodePlan
 from tests.simulation.virtual import StuckError, Threads, VirtualLoop
 from tests.simulation.world import FailedError, run
 
-FEW = 40
+FEW = 20
 MANY = 100
 
 
