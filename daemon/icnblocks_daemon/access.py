@@ -7,12 +7,11 @@ or signs with a publisher key that is allowed for the name. Reading is free.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.access import open_access
+from icnblocks.client.endpoint import is_loopback
 from icnblocks.errors import RefusedError
 from icnblocks.manifest.record import fingerprint
 from icnblocks_daemon.fib import covers
@@ -109,19 +108,6 @@ class Access:
         if "/" in publisher or not prefixes:
             raise RefusedError(f"the key {known} of {publisher[:96]} is not allowed to write here")
         return Writer(f"publisher {publisher}", prefixes)
-
-
-@lru_cache(maxsize=4096)  # asked for each block that is sent
-def is_loopback(peer: str | None) -> bool:
-    """Whether the address is of this machine itself."""
-    if peer is None:
-        return False
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 class Quota:

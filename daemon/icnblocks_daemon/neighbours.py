@@ -12,6 +12,8 @@ from collections import OrderedDict
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from icnblocks.client.endpoint import is_loopback
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
@@ -99,9 +101,9 @@ class Neighbours:
         it means another.
         """
         self._forget(now)
-        here = but is None or _is_here(but.address)
+        here = but is None or is_loopback(but.address)
         model = self._models.get(manifest, {})
-        addresses = [address for address in model if here or not _is_here(address)]
+        addresses = [address for address in model if here or not is_loopback(address)]
         # One more than wanted: the only device of an address may be who asks.
         some = self._random.sample(addresses, min(len(addresses), most + 1))
         others = ([who for who in model[address] if who != but] for address in some)
@@ -126,10 +128,6 @@ class Neighbours:
         self._each[who.address] -= 1
         if not self._each[who.address]:
             del self._each[who.address]
-
-
-def _is_here(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
 
 
 class _Round:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from icnblocks_daemon.access import is_loopback
+from icnblocks.client.endpoint import is_loopback
 from icnblocks_daemon.shares import Shares
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import ipaddress
 import os
 from base64 import b64encode
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
@@ -155,12 +156,15 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     return Proxy(host, port or 80, headers)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is a literal address of this machine's own."""
+@lru_cache(maxsize=4096)  # an edge asks for each block that it sends
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is a literal address of this machine's own, perhaps as IPv6 writes IPv4's."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address((host or "").partition("%")[0])
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def ssl_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -33,7 +33,7 @@ class Digest(bytes):
         """Check the length and take the bytes."""
         if len(raw) != DIGEST_BYTES:
             raise FormatError(f"a digest has {DIGEST_BYTES} bytes, not {len(raw)}")
-        return bytes.__new__(cls, raw)  # on the way of every block: super() takes as long again
+        return bytes.__new__(cls, raw)  # every block passes here, and super() is slower
 
     @classmethod
     def of(cls, data: Buffer) -> Self:

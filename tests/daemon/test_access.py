@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnblocks.client.access import sign_access
+from icnblocks.client.endpoint import is_loopback
 from icnblocks.errors import IcnError, RefusedError, UsageError
 from icnblocks.manifest.record import fingerprint, public_bytes
 from icnblocks.naming import Name
-from icnblocks_daemon.access import Access, Quota, is_loopback
+from icnblocks_daemon.access import Access, Quota
 from icnblocks_daemon.tokens import read_tokens
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)

@@ -57,10 +57,15 @@ def test_an_announcement_repeated_holds_longer() -> None:
 def test_who_is_at_a_loopback_address_is_not_told_of_elsewhere() -> None:
     """There it would be whoever hears of it, or nobody, tried again and again."""
     known = registry()
-    for who in (here(1, "127.0.0.1"), here(2, "::1"), here(3, "10.0.0.2")):
+    for who in (
+        here(1, "127.0.0.1"),
+        here(2, "::1"),
+        here(5, "::ffff:127.0.0.1"),
+        here(3, "10.0.0.2"),
+    ):
         known.announce(A, who, 0.0)
     assert known.some(A, 0.0, but=here(4, "10.0.0.3")) == [here(3, "10.0.0.2")]
-    assert len(known.some(A, 0.0, but=here(4, "127.0.0.1"))) == 3
+    assert len(known.some(A, 0.0, but=here(4, "127.0.0.1"))) == 4
 
 
 def test_whoever_leaves_is_not_told_of() -> None:
