@@ -45,6 +45,14 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class SendBytes:
+    """Send this small block next: it was here, and is read already."""
+
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Say no to this want."""
 
@@ -62,6 +70,7 @@ class Answer:
         holdings: what is here.
         forwarder: gets what is not.
         window: how many blocks may be pending or leased at once, at least 1.
+        small: blocks of up to so many bytes that are here are read, and not leased.
     """
 
     def __init__(
@@ -71,12 +80,14 @@ class Answer:
         holdings: Holdings,
         forwarder: Forwarder,
         window: int,
+        small: int = 0,
     ) -> None:
         self._wants = wants
         self._hint = hint
         self._holdings = holdings
         self._forwarder = forwarder
         self._window = window
+        self._small = small
         self._listed = hint.order is Order.LISTED
         self._hits: deque[int] = deque()
         self._misses: deque[tuple[int, str]] = deque()  # index, why it is fetched again
@@ -84,17 +95,15 @@ class Answer:
         self._ready: deque[Send] = deque()
         self._refused: deque[Refuse] = deque()
         self._news = asyncio.Event()
-        for index, want in enumerate(wants):
-            if holdings.at_hand(want.digest):
-                self._is_here(index)
-            else:
+        for index in range(len(wants)):
+            if not self._is_here(index):
                 self._misses.append((index, ""))
 
     def __len__(self) -> int:
         """Blocks pending or leased: never more than the window."""
         return len(self._waiting) + len(self._ready)
 
-    def next(self) -> Send | Refuse | None:
+    def next(self) -> Send | SendBytes | Refuse | None:
         """What to send now; None while everything that is left is pending."""
         self._ask()
         if self._refused:
@@ -103,7 +112,7 @@ class Answer:
             return self._ready.popleft()
         while self._hits:
             index = self._hits.popleft()
-            step = self._open(index, waited=False)
+            step = self._read(index) or self._open(index, waited=False)
             if step is not None:
                 return step
             self._misses.append((index, EVICTED))
@@ -168,19 +177,20 @@ class Answer:
             window = min(window, _FEW)
         while self._misses and len(self) < window:
             index, again = self._misses.popleft()
-            want = self._wants[index]
-            if self._holdings.at_hand(want.digest):  # it came for somebody else
-                self._is_here(index)
+            if self._is_here(index):  # it came for somebody else
                 continue
+            want = self._wants[index]
             self._waiting[want.digest] = index
             self._forwarder.want(self, want, self._hint, again=again)
 
-    def _is_here(self, index: int) -> None:
-        self._holdings.touch(self._wants[index].digest)
+    def _is_here(self, index: int) -> bool:
+        if not self._holdings.touch(self._wants[index].digest):
+            return False
         if self._listed:
             insort(self._hits, index)
         else:
             self._hits.append(index)
+        return True
 
     def _is_ready(self, send: Send) -> None:
         if self._listed:
@@ -188,14 +198,23 @@ class Answer:
         else:
             self._ready.append(send)
 
+    def _read(self, index: int) -> SendBytes | Refuse | None:
+        """A small block of the content store; what is none, or lies elsewhere, is opened."""
+        want = self._wants[index]
+        if want.length > self._small:
+            return None
+        try:
+            data = self._holdings.read(want.digest, want.length)
+        except IcnError as error:
+            return _refusal(index, error)
+        return None if data is None else SendBytes(index, data)
+
     def _open(self, index: int, *, waited: bool) -> Send | Refuse | None:
         want = self._wants[index]
         try:
             lease = self._holdings.open(want.digest, counted=False)
-        except ChangedError as error:
-            return Refuse(index, Reason.CHANGED, str(error))
         except IcnError as error:
-            return Refuse(index, Reason.OTHER, str(error))
+            return _refusal(index, error)
         if lease is None:
             return None
         if lease.length != want.length:
@@ -203,3 +222,8 @@ class Answer:
             lease.close()
             return Refuse(index, Reason.LENGTH, text)
         return Send(index, lease, waited)
+
+
+def _refusal(index: int, error: IcnError) -> Refuse:
+    reason = Reason.CHANGED if isinstance(error, ChangedError) else Reason.OTHER
+    return Refuse(index, reason, str(error))

@@ -112,9 +112,22 @@ class Holdings:
                 return lease
         return self.overflow.open(digest) or self.places.open(digest)
 
-    def touch(self, digest: Digest) -> None:
-        """A block that is here was asked for: told to the policy before it is opened."""
-        self.content.touch(digest, self._clock())
+    def read(self, digest: Digest, length: int) -> bytes | None:
+        """The bytes of a block that `touch` found; None if it must be opened instead, or is gone.
+
+        Raises:
+            ChangedError: if the store's file was cut short.
+            StorageError: if the disk refuses.
+        """
+        return self.content.store.read(digest, length)
+
+    def touch(self, digest: Digest) -> bool:
+        """A block was asked for: told to the policy before it is opened, if it is here.
+
+        Returns:
+            Whether it is at hand (see `at_hand`).
+        """
+        return self.content.touch(digest, self._clock()) or self.at_hand(digest)
 
     def missing(self, wants: Iterable[Want]) -> list[int]:
         """Indexes of the wants that are not here. May be called from any thread."""

@@ -157,11 +157,17 @@ class ContentStore:
         sending = self._guard(digest, self._store.footprint(lease.length))
         return CountedLease(lease, lambda: self._closed(digest, sending))
 
-    def touch(self, digest: Digest, now: float) -> None:
-        """A block was asked for that will be opened later; ignored if it is not here."""
+    def touch(self, digest: Digest, now: float) -> bool:
+        """A block was asked for that will be opened or read later: a hit, if it is here.
+
+        Returns:
+            Whether it is here.
+        """
         length = self._store.length(digest)
-        if length is not None:
-            self._hit(digest, length, now)
+        if length is None:
+            return False
+        self._hit(digest, length, now)
+        return True
 
     def _hit(self, digest: Digest, length: int, now: float) -> None:
         self._counts["hits"] += 1

@@ -127,6 +127,17 @@ class Store(ReadableStore, Protocol):
         """Bytes that a block of `length` will take here (rounded up to what can be freed)."""
         ...
 
+    def read(self, digest: Digest, length: int) -> bytes | None:
+        """The bytes of a block of `length`, as they lie there; None if there is no such block.
+
+        Cheaper than a lease where all of a small block is wanted at once. Not verified again.
+
+        Raises:
+            ChangedError: if there are fewer bytes than there should be.
+            StorageError: if the disk cannot read them.
+        """
+        ...
+
     def put(self, block: Verified) -> bool:
         """Store a block; data first, then the note that it is there.
 

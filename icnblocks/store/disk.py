@@ -21,7 +21,7 @@ from icnblocks.naming import Digest
 from icnblocks.store.database import DamagedError, storage_error, storage_errors
 from icnblocks.store.extents import write_all
 from icnblocks.store.layout import Layout
-from icnblocks.store.lease import ExtentLease
+from icnblocks.store.lease import ExtentLease, read_extent
 from icnblocks.store.notes import Notes, State
 from icnblocks.store.recovery import boot_id, recover
 from icnblocks.store.segments import (
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from icnblocks.store.base import Verified
+    from icnblocks.store.files import OpenFile
+    from icnblocks.store.places import Place
 
 _log = logging.getLogger(__name__)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -180,24 +182,48 @@ class DiskStore:
         """Lease a block for sending, or None if it is not here."""
         with self._lock:
             place = self._places.get(digest)
-            if place is None:
+            segment = place and self._borrow(digest, place)
+            if place is None or segment is None:
                 return None
-            number, offset = locate(place.at)
-            try:
-                segment = self._segments.borrow(number)
-            except FileNotFoundError:
-                _log.error("segment %s was removed; its blocks are lost", number)
-                self._forget(digest)
-                return None
-            except OSError as error:
-                raise StorageError(f"cannot open a segment: {error.strerror}") from error
             self._leased[place.at] = self._leased.get(place.at, 0) + 1
 
         def give_back() -> None:
             self._segments.give_back(segment)
             self._end_lease(place.at)
 
-        return ExtentLease(segment.fd, offset, place.length, give_back)
+        return ExtentLease(segment.fd, locate(place.at)[1], place.length, give_back)
+
+    def read(self, digest: Digest, length: int) -> bytes | None:
+        """The bytes of a block of `length`, or None if there is no such block.
+
+        Raises:
+            ChangedError: if its segment was cut short.
+            StorageError: if the disk cannot read them.
+        """
+        with self._lock:
+            place = self._places.get(digest)
+            if place is None or place.length != length:
+                return None
+            segment = self._borrow(digest, place)
+        if segment is None:
+            return None
+        try:
+            data = read_extent(segment.fd, locate(place.at)[1], length)
+        finally:
+            self._segments.give_back(segment)
+        with self._lock:  # no lease kept its bytes; they are never put at the same place twice
+            return data if self._places.get(digest) == place else None
+
+    def _borrow(self, digest: Digest, place: Place) -> OpenFile | None:
+        """The segment of a block, or None if it was removed. Called with self._lock held."""
+        try:
+            return self._segments.borrow(segment_of(place.at))
+        except FileNotFoundError:
+            _log.error("segment %s was removed; its blocks are lost", segment_of(place.at))
+            self._forget(digest)
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot open a segment: {error.strerror}") from error
 
     def _end_lease(self, at: int) -> None:
         with self._lock:

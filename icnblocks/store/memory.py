@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from icnblocks.errors import UsageError
 from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.store.database import storage_errors
-from icnblocks.store.lease import ExtentLease
+from icnblocks.store.lease import ExtentLease, read_extent
 from icnblocks.store.segments import footprint, punch
 
 if TYPE_CHECKING:
@@ -66,6 +66,14 @@ class MemoryStore:
             offset, length = place
             self._leased[offset] = self._leased.get(offset, 0) + 1
         return ExtentLease(self._fd, offset, length, lambda: self._end_lease(offset))
+
+    def read(self, digest: Digest, length: int) -> bytes | None:
+        """The bytes of a block of `length`, or None if there is no such block."""
+        with self._lock:  # else it could be erased meanwhile
+            place = self._places.get(digest)
+            if place is None or place[1] != length:
+                return None
+            return read_extent(self._fd, *place)
 
     def blocks(self) -> Iterator[tuple[Digest, int]]:
         """Every block with its length, oldest first."""

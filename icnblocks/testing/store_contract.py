@@ -207,6 +207,15 @@ class StoreContract(ReadableStoreContract):
         assert fetch(store, first) == block(1)
         assert [digest for digest, _ in store.blocks()] == [second, first]
 
+    def test_a_block_is_read_whole_or_not_at_all(self, store: Store) -> None:
+        """A small block is sent from what this gives; a wrong length is for a lease to refuse."""
+        for number, size in enumerate(SIZES):
+            digest = put(store, block(number, size))
+            assert store.read(digest, size) == block(number, size)
+            assert store.read(digest, size + 1) is None
+            store.erase(digest)
+            assert store.read(digest, size) is None
+
     def test_an_erased_block_stays_readable_while_leased(self, store: Store) -> None:
         """Evicting what is being sent must not change the bytes under way."""
         digest = put(store, block(1))

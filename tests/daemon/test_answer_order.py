@@ -4,8 +4,9 @@ import pytest
 
 from icnblocks.store.base import verify
 from icnblocks.testing.exchange import make_model
-from icnblocks.wire.bundle import Order
-from icnblocks_daemon.answer import Answer, Send
+from icnblocks.wire.bundle import Order, Want
+from icnblocks.wire.frames import Reason
+from icnblocks_daemon.answer import Answer, Refuse, Send, SendBytes
 from icnblocks_daemon.forwarder import Hint
 from tests.daemon.test_prefetch_driver import Bench
 
@@ -20,14 +21,18 @@ async def bench(tmp_path):
     await bench.close()
 
 
+def bring(bench, index):
+    """Put a block into the content store."""
+    content, want = bench.holdings.content, MODEL.wants[index]
+    room = content.reserve(want.digest, want.length, 0.0)
+    content.store.put(verify(want.digest, MODEL.blocks[want.digest]))
+    content.commit(room, 0.0)
+
+
 def answered(bench, order, here, landing):
     """The indexes in the order of their sending; each of `landing` lands before one is sent."""
-    content = bench.holdings.content
     for index in here:
-        want = MODEL.wants[index]
-        room = content.reserve(want.digest, want.length, 0.0)
-        content.store.put(verify(want.digest, MODEL.blocks[want.digest]))
-        content.commit(room, 0.0)
+        bring(bench, index)
     answer = Answer(MODEL.wants, Hint(order=order), bench.holdings, bench.forwarder, 64)
     sent, landing = [], list(landing)
     answer._ask()
@@ -50,3 +55,40 @@ async def test_of_what_can_be_sent_the_first_that_is_listed_goes_first(bench):
 
 async def test_without_an_order_what_landed_goes_first_since_it_holds_room(bench):
     assert answered(bench, Order.ANY, [0, 2, 3], [5, 1, 4]) == [5, 1, 4, 0, 2, 3]
+
+
+async def test_small_blocks_that_are_here_are_read_and_counted_as_hits(bench):
+    """Catches: a lease for each of 20,000 small blocks, or reading past the policy."""
+    for index in range(6):
+        bring(bench, index)
+    answer = Answer(MODEL.wants, Hint(), bench.holdings, bench.forwarder, 64, MODEL.wants[0].length)
+    steps = [answer.next() for _ in MODEL.wants]
+    assert steps == [SendBytes(n, MODEL.blocks[w.digest]) for n, w in enumerate(MODEL.wants)]
+    stats = bench.holdings.content.stats()
+    assert (stats.hits, stats.misses) == (6, 0)
+    answer.close()
+
+
+async def test_a_small_block_evicted_before_it_was_read_is_fetched_again(bench):
+    """Catches: a block that was here when it was asked for, and then refused."""
+    bring(bench, 0)
+    answer = Answer(MODEL.wants[:1], Hint(), bench.holdings, bench.forwarder, 64, 1 << 20)
+    bench.holdings.content.discard(MODEL.wants[0].digest)
+    assert answer.next() is None
+    bench.network.deliver(bench.network.waiting.pop())
+    step = answer.next()
+    assert isinstance(step, Send)
+    assert step.waited
+    step.lease.close()
+    answer.close()
+
+
+async def test_a_block_of_another_length_is_refused_whoever_reads_it(bench):
+    """Catches: bytes that the requester has no room for."""
+    bring(bench, 0)
+    want = Want(MODEL.wants[0].digest, 1000)
+    answer = Answer((want,), Hint(), bench.holdings, bench.forwarder, 64, 1 << 20)
+    step = answer.next()
+    assert isinstance(step, Refuse)
+    assert step.reason is Reason.LENGTH
+    answer.close()

@@ -7,11 +7,19 @@ import threading
 
 import pytest
 
-from icnblocks.errors import BusyError, NotFoundError, StorageError, UsageError, VersionError
+from icnblocks.errors import (
+    BusyError,
+    ChangedError,
+    NotFoundError,
+    StorageError,
+    UsageError,
+    VersionError,
+)
 from icnblocks.naming import Digest
 from icnblocks.store import layout
 from icnblocks.store.database import DamagedError
 from icnblocks.store.disk import DiskStore
+from icnblocks.store.lease import read_extent
 from icnblocks.testing.faults import (
     MountImpossibleError,
     fill_disk,
@@ -265,3 +273,27 @@ def test_a_closed_store_says_so(tmp_path):
     for use in (store.flush, lambda: put(store, block(1)), lambda: list(store.blocks())):
         with pytest.raises(UsageError):
             use()
+
+
+def test_a_block_erased_while_it_is_read_is_not_read(tmp_path, monkeypatch):
+    """Catches: a hole, read as zeros, is sent for the block that another thread erased."""
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+
+        def late(fd, offset, length):
+            store.erase(digest)
+            store.flush()
+            return read_extent(fd, offset, length)
+
+        monkeypatch.setattr("icnblocks.store.disk.read_extent", late)
+        assert store.read(digest, len(block(1))) is None
+
+
+def test_a_segment_cut_short_is_an_error_at_the_block_that_is_read(tmp_path):
+    """Catches: half a block is sent as if it were whole."""
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+        [segment] = [path for path in (tmp_path / "store").rglob("0*") if path.is_file()]
+        os.truncate(segment, 100)
+        with pytest.raises(ChangedError):
+            store.read(digest, len(block(1)))

@@ -24,7 +24,7 @@ from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
-from icnblocks_daemon.answer import Answer, Send
+from icnblocks_daemon.answer import Answer, Refuse, Send
 from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.http.names import hint_of, via_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
@@ -91,7 +91,7 @@ class Blocks:
                 step = answer.next()
                 if isinstance(step, Send):
                     return step.lease
-                if step is not None:
+                if isinstance(step, Refuse):
                     node.metrics.nacks.labels(step.reason.name.lower()).inc()
                     raise _ERRORS.get(step.reason, SourceError)(step.text)
                 await answer.news()

@@ -11,11 +11,11 @@ from aiohttp import HttpVersion11, web
 from icnblocks.limits import MAX_BUNDLE_BYTES
 from icnblocks.wire.bundle import HERE_ONLY, decode_request
 from icnblocks.wire.frames import ALIVE, MEDIA_TYPE, PREAMBLE, data_header, end_frame, nack_frame
-from icnblocks_daemon.answer import Answer, Send
+from icnblocks_daemon.answer import Answer, Send, SendBytes
 from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.http.names import via_of
-from icnblocks_daemon.http.outlet import CutOffError, Outlet
+from icnblocks_daemon.http.outlet import SMALL_BYTES, CutOffError, Outlet
 
 if TYPE_CHECKING:
     from icnblocks.store.base import Lease
@@ -34,11 +34,10 @@ class _Tally:
         self._metrics = metrics
         self._blocks = self._bytes = self._hits = self._hit_bytes = 0
 
-    def add(self, sent: Send) -> None:
-        length = sent.lease.length
+    def add(self, length: int, *, waited: bool) -> None:
         self._blocks += 1
         self._bytes += length
-        if not sent.waited:
+        if not waited:
             self._hits += 1
             self._hit_bytes += length
 
@@ -81,7 +80,7 @@ class Bundles:
             response.force_close()  # the end of the connection is the end of the body
         window = node.config.bundle_window
         tally = _Tally(node.metrics)
-        answer = Answer(asked.wants, hint, node.holdings, node.forwarder, window)
+        answer = Answer(asked.wants, hint, node.holdings, node.forwarder, window, SMALL_BYTES)
         try:
             writer = await response.prepare(request)
             if writer is None:
@@ -114,9 +113,14 @@ class Bundles:
                 await outlet.flush()
                 await self._wait(answer, outlet)
                 continue
-            if isinstance(step, Send):
+            if isinstance(step, SendBytes):
+                head = data_header(step.index, len(step.data))
+                if not outlet.add(head, step.data):  # a turn is for what is written
+                    await self._gather_in_turn(head, step.data, outlet, client)
+                tally.add(len(step.data), waited=False)
+            elif isinstance(step, Send):
                 await self._send(step, outlet, client)
-                tally.add(step)
+                tally.add(step.lease.length, waited=step.waited)
             else:
                 self._node.metrics.nacks.labels(step.reason.name.lower()).inc()
                 await outlet.gather(nack_frame(step.index, step.reason, step.text))
@@ -124,28 +128,38 @@ class Bundles:
         await outlet.gather(end_frame(answered))
         await outlet.finish()
 
+    async def _gather_in_turn(self, head: bytes, data: bytes, outlet: Outlet, client: str) -> None:
+        turn = await self._begin(outlet, client)
+        try:
+            await outlet.gather(head, data)
+        finally:
+            self._node.sending.end(client, turn)
+
     async def _send(self, step: Send, outlet: Outlet, client: str) -> None:
         with step.lease as lease:
             head = data_header(step.index, lease.length)
-            if outlet.gathers(lease.length):  # a turn is for what is written
+            if outlet.gathers(lease.length):
                 await outlet.send(head, lease)
             else:
                 await self._send_in_turn(head, lease, outlet, client)
         self._node.forwarder.room_freed()
 
     async def _send_in_turn(self, head: bytes, lease: Lease, outlet: Outlet, client: str) -> None:
+        turn = await self._begin(outlet, client)
+        try:
+            await outlet.send(head, lease)
+        finally:
+            self._node.sending.end(client, turn)
+
+    async def _begin(self, outlet: Outlet, client: str) -> int:
+        """Take a turn at writing to this client, in `sending`, which is told of its end."""
         sending = self._node.sending
         turn = sending.begin(client)
         if turn is None or sending.has_many(client):
             outlet.hold_little()
-        if turn is None:
-            turn = await self._turn(outlet, client)
-        try:
-            await outlet.send(head, lease)
-        finally:
-            sending.end(client, turn)
+        return await self._wait_for_turn(outlet, client) if turn is None else turn
 
-    async def _turn(self, outlet: Outlet, client: str) -> int:
+    async def _wait_for_turn(self, outlet: Outlet, client: str) -> int:
         """Wait for the client's turn, and say meanwhile that we live."""
 
         async def alive() -> None:

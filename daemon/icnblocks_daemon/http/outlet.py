@@ -85,8 +85,9 @@ class Outlet:
     """
 
     __slots__ = (
-        "_chunked", "_corked", "_floor", "_gathered", "_grace_s", "_holds_little", "_in_turn",
-        "_sendfile", "_socket", "_tail", "_transport", "_writer", "sent_bytes",
+        "_chunked", "_corked", "_floor", "_gathered", "_gathered_bytes", "_grace_s",
+        "_holds_little", "_in_turn", "_sendfile", "_socket", "_tail", "_transport", "_writer",
+        "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -108,7 +109,8 @@ class Outlet:
         self._grace_s = grace_s
         self._sendfile = transport.get_extra_info("ssl_object") is None
         self._socket: socket.socket = transport.get_extra_info("socket")
-        self._gathered = bytearray()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._corked = False
         self._holds_little = False
         self._in_turn = 0
@@ -125,12 +127,22 @@ class Outlet:
 
     def gathers(self, length: int) -> bool:
         """Whether `send` of a block of `length` bytes would write nothing yet."""
-        return length <= SMALL_BYTES and len(self._gathered) + length < _GATHER - _HEADS
+        return length <= SMALL_BYTES and self._gathered_bytes + length < _GATHER - _HEADS
 
-    async def gather(self, data: bytes) -> None:
+    def add(self, head: bytes, data: bytes) -> bool:
+        """Add a small block, unless something would have to be written; whether it was added."""
+        more = len(head) + len(data)
+        if self._gathered_bytes + more >= _GATHER:
+            return False
+        self._gathered += (head, data)
+        self._gathered_bytes += more
+        return True
+
+    async def gather(self, head: bytes, data: bytes = b"") -> None:
         """Add a few bytes; they are written when enough came together, or by `flush`."""
-        self._gathered += data
-        if len(self._gathered) >= _GATHER:
+        if not self.add(head, data):
+            self._gathered += (head, data)
+            self._gathered_bytes += len(head) + len(data)
             await self._write_gathered()
 
     async def flush(self) -> None:
@@ -170,11 +182,10 @@ class Outlet:
     async def _send_small(self, head: bytes, lease: Lease, start: int, length: int) -> None:
         data = self._read(lease, start, length)
         lease.check()
-        await self.gather(head + data)
+        await self.gather(head, data)
 
     async def _send_file(self, head: bytes, lease: Lease, start: int, length: int) -> None:
-        first = bytes(self._gathered) + head
-        self._gathered.clear()
+        first = self._take_gathered() + head
         first = self._framed(len(first) + length) + first
         try:
             sent = await self._straight(first, lease.fd, lease.offset + start, length)
@@ -251,10 +262,13 @@ class Outlet:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     async def _write_gathered(self) -> None:
-        if self._gathered:
-            data = bytes(self._gathered)
-            self._gathered.clear()
-            await self._write(self._framed(len(data)) + data, len(data))
+        length = self._gathered_bytes
+        if length:
+            await self._write(self._take_gathered(self._framed(length)), length)
+
+    def _take_gathered(self, frame: bytes = b"") -> bytes:
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        return b"".join((frame, *gathered))
 
     async def _send_copied(self, head: bytes, lease: Lease, start: int, length: int) -> None:
         await self.flush()

@@ -93,6 +93,14 @@ class VirtualStore:
         length = self._lengths.get(digest)
         return None if length is None else VirtualLease(length)
 
+    def read(self, digest: Digest, length: int) -> NoReturn:  # noqa: ARG002
+        """There are no bytes.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a virtual store holds no bytes")
+
     def blocks(self) -> Iterator[tuple[Digest, int]]:
         """Every block with its length, oldest first."""
         yield from list(self._lengths.items())
