@@ -12,12 +12,12 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from icnblocks.errors import IcnError, StorageError, UsageError
-from icnblocks.limits import MAX_BLOCK_BYTES, MIB
+from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import Digest
+from icnblocks.store.changes import Changes
 from icnblocks.store.database import DamagedError, storage_error, storage_errors
 from icnblocks.store.extents import write_all
 from icnblocks.store.layout import Layout
@@ -48,12 +48,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_BATCH: Final = 256
-"""Changes after which a `put` commits the notes of all."""
-_BATCH_DEAD_BYTES: Final = 8 * MIB
-"""Erased bytes after which a `put` commits first: what the disk may hold beyond `used_bytes`."""
-_MAX_DELAY_S: Final = 1.0
-"""Age of the oldest change after which a `put` commits, however few they are."""
 
 
 class DiskStore:
@@ -117,16 +111,9 @@ class DiskStore:
                 self._segments.unlink(number)
             self._read_notes()
         self._boot = boot_id()
-        self._adds: dict[int, tuple[Digest, int]] = {}
-        """Noted in memory only; by address."""
-        self._strikes: list[int] = []
-        """Notes that must be struck out."""
-        self._dead: list[tuple[int, int]] = []
-        """Addresses and lengths to be freed once their notes are struck out."""
-        self._dead_bytes = 0
+        self._changes = Changes()
         self._emptied: set[int] = set()
         """Segments that may have no block left."""
-        self._oldest_change: float | None = None
         self._writing: set[int] = set()
         self._awaited = 0
         """Threads in `flush` that wait for what is being written."""
@@ -231,7 +218,7 @@ class DiskStore:
             if not self._leased[at]:
                 del self._leased[at]
                 if at in self._doomed:
-                    self._bury(at, self._doomed.pop(at))
+                    self._changes.bury(at, self._doomed.pop(at))
 
     def blocks(self) -> Iterator[tuple[Digest, int]]:
         """Every block with its length, oldest first; what changes meanwhile may be there."""
@@ -243,11 +230,11 @@ class DiskStore:
                 chunk = self._notes.after(last)
                 ended = not chunk
                 with self._lock:
-                    struck = set(self._strikes)
+                    struck = set(self._changes.strikes)
                     if ended:
                         chunk = sorted(
                             (at, digest, length)
-                            for at, (digest, length) in self._adds.items()
+                            for at, (digest, length) in self._changes.adds.items()
                             if at > last
                         )
             for at, raw, length in chunk:
@@ -272,7 +259,7 @@ class DiskStore:
             if digest in self._places:
                 return False
             at = self._allot(length)
-            crowded = self._dead_bytes >= _BATCH_DEAD_BYTES
+            crowded = self._changes.crowded
         try:
             if crowded:
                 self._commit()
@@ -285,9 +272,9 @@ class DiskStore:
             if new:
                 self._enter(digest, at, length)
             else:  # another thread was faster with the same block
-                self._bury(at, length)
+                self._changes.bury(at, length)
             self._done_writing(at)
-            due = self._due()
+            due = self._changes.due()
         if due:
             try:
                 self._commit()
@@ -353,7 +340,7 @@ class DiskStore:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # What follows, down to _due, is called with self._lock held.
+    # What follows, down to _forget, is called with self._lock held.
 
     def _check_open(self) -> None:
         if self._closed:
@@ -381,11 +368,10 @@ class DiskStore:
     def _enter(self, digest: Digest, at: int, length: int) -> None:
         taken, segment = footprint(length), segment_of(at)
         self._places.add(digest, at, length)
-        self._adds[at] = (digest, length)
+        self._changes.add(at, digest, length)
         self._used += taken
         self._live[segment] += taken // PAGE
         self._dirty.add(segment)
-        self._note_change()
 
     def _forget(self, digest: Digest) -> int:
         place = self._places.remove(digest)
@@ -398,28 +384,12 @@ class DiskStore:
         if not self._live[segment]:
             del self._live[segment]
             self._emptied.add(segment)
-        if self._adds.pop(place.at, None) is None:
-            self._strikes.append(place.at)
+        self._changes.strike(place.at)
         if place.at in self._leased:
             self._doomed[place.at] = place.length
         else:
-            self._bury(place.at, place.length)
+            self._changes.bury(place.at, place.length)
         return freed
-
-    def _bury(self, at: int, length: int) -> None:
-        self._dead.append((at, length))
-        self._dead_bytes += footprint(length)
-        self._note_change()
-
-    def _note_change(self) -> None:
-        if self._oldest_change is None:
-            self._oldest_change = time.monotonic()
-
-    def _due(self) -> bool:
-        if self._oldest_change is None:
-            return False
-        changes = len(self._adds) + len(self._dead)
-        return changes >= _BATCH or time.monotonic() - self._oldest_change >= _MAX_DELAY_S
 
     # What follows is called without self._lock.
 
@@ -428,7 +398,7 @@ class DiskStore:
             self._write_at(at, view)
         except OSError as error:
             with self._lock:
-                hope = error.errno in _FULL and bool(self._dead)
+                hope = error.errno in _FULL and bool(self._changes.dead)
             if not hope:
                 raise storage_error(error, str(self._path)) from error
             self._commit()  # frees what was erased
@@ -458,11 +428,10 @@ class DiskStore:
             place = self._places.get(digest)
             if place is None:
                 return
-            never_noted = place.at in self._adds and place.at not in self._leased
+            never_noted = place.at in self._changes.adds and place.at not in self._leased
             self._forget(digest)
             if never_noted:
-                self._dead.remove((place.at, place.length))
-                self._dead_bytes -= footprint(place.length)
+                self._changes.dig_up(place.at, place.length)
         if never_noted:
             self._free(place.at, place.length)
 
@@ -471,27 +440,21 @@ class DiskStore:
         with self._commit_lock:
             with self._lock:
                 self._check_open()
-                adds, self._adds = self._adds, {}
-                strikes, self._strikes = self._strikes, []
-                dead, self._dead, self._dead_bytes = self._dead, [], 0
-                self._oldest_change = None
+                changes, self._changes = self._changes, Changes()
             try:
-                self._write_notes(adds, strikes)
+                self._write_notes(changes)
             except BaseException:
                 with self._lock:
-                    self._adds = adds | self._adds
-                    self._strikes = strikes + self._strikes
-                    self._dead = dead + self._dead
-                    self._dead_bytes += sum(footprint(length) for _, length in dead)
-                    self._note_change()
+                    self._changes = changes.then(self._changes)
                 raise
-            self._free_dead(dead)
+            self._free_dead(changes.dead)
             self._layout.restore_spare()
 
-    def _write_notes(self, adds: dict[int, tuple[Digest, int]], strikes: list[int]) -> None:
-        if not adds and not strikes:
+    def _write_notes(self, changes: Changes) -> None:
+        strikes = changes.strikes
+        if not changes.adds and not strikes:
             return
-        notes = [(at, digest, length) for at, (digest, length) in adds.items()]
+        notes = [(at, digest, length) for at, (digest, length) in changes.adds.items()]
         try:
             self._notes.write(notes, strikes)
         except DamagedError:

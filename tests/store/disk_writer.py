@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from icnblocks.naming import Digest
-from icnblocks.store import disk
+from icnblocks.store import changes, disk
 from icnblocks.store.base import verify
 
 
@@ -24,7 +24,7 @@ def say(*words):
 def main():
     path, seed, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     chance = random.Random(seed)
-    disk._BATCH = 5
+    changes._BATCH = 5
     store = disk.DiskStore(path, segment_bytes=16 * 4096)
     say("open")
     here = []
