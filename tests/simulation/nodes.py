@@ -21,11 +21,12 @@ from icnblocks.errors import StorageError
 from icnblocks.wire.bundle import HERE_ONLY
 from icnblocks.wire.frames import Alive, End, Nack, Reason
 from icnblocks.wire.havemap import HaveMap
-from icnblocks_daemon.answer import Answer, Send
+from icnblocks_daemon.answer import Answer, Send, SendBytes
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder, Hint
 from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.http.outlet import SMALL_BYTES
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.neighbours import Deals, Neighbours
 from icnblocks_daemon.overflow import Overflow
@@ -89,6 +90,10 @@ class Store(VirtualStore):
         new = super().put(block)
         assert new or self._hedges, f"{block.digest!r} was fetched though it is here"
         return new
+
+    def read(self, digest: Digest, length: int) -> bytes | None:
+        """See Store."""
+        return bytes(self._world.payload(digest)) if self.length(digest) == length else None
 
 
 class Incarnation:
@@ -280,7 +285,12 @@ class Node:
         via = parse_via(call.via)
         hint = Hint(asked.name, asked.manifest, asked.hops, via, asked.priority, asked.order)
         answer = WatchedAnswer(
-            asked.wants, hint, self.holdings, self.forwarder, self.config.bundle_window
+            asked.wants,
+            hint,
+            self.holdings,
+            self.forwarder,
+            self.config.bundle_window,
+            SMALL_BYTES,
         )
         self.answers[answer] = None
         try:
@@ -300,26 +310,28 @@ class Node:
                         continue
                 await call.say(Alive())
             if isinstance(step, Send):
-                await self._send(step, call)
+                with step.lease:
+                    await self._send(step.index, step.lease.length, call, waited=step.waited)
+                self.forwarder.room_freed()
+            elif isinstance(step, SendBytes):
+                await self._send(step.index, len(step.data), call, waited=False)
             else:
                 self.metrics.nacks.labels(step.reason.name.lower()).inc()
                 await call.say(Nack(step.index, step.reason, step.text))
         await call.say(End())
 
-    async def _send(self, step: Send, call: Call) -> None:
+    async def _send(self, index: int, length: int, call: Call, *, waited: bool) -> None:
         world, faults = self.world, self.faults
-        with step.lease as lease:
-            if world.random.random() < faults.nack:
-                await call.say(Nack(step.index, faults.reason, "as scripted"))
-            else:
-                payload = world.payload(call.request.wants[step.index].digest)
-                if world.random.random() < faults.corrupt:
-                    payload = world.corrupted(payload)
-                allowed_s = self.config.send_grace + lease.length / self.config.send_floor
-                await call.send(step.index, payload, allowed_s)
-        self.forwarder.room_freed()
-        self.metrics.sent_bytes.inc(lease.length)
+        if world.random.random() < faults.nack:
+            await call.say(Nack(index, faults.reason, "as scripted"))
+        else:
+            payload = world.payload(call.request.wants[index].digest)
+            if world.random.random() < faults.corrupt:
+                payload = world.corrupted(payload)
+            allowed_s = self.config.send_grace + length / self.config.send_floor
+            await call.send(index, payload, allowed_s)
+        self.metrics.sent_bytes.inc(length)
         self.metrics.sent_blocks.inc()
-        if not step.waited:
+        if not waited:
             self.metrics.hits.inc()
-            self.metrics.hit_bytes.inc(lease.length)
+            self.metrics.hit_bytes.inc(length)
