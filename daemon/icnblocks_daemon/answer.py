@@ -184,7 +184,8 @@ class Answer:
             self._forwarder.want(self, want, self._hint, again=again)
 
     def _is_here(self, index: int) -> bool:
-        if not self._holdings.touch(self._wants[index].digest):
+        digest = self._wants[index].digest
+        if not (self._holdings.touch(digest) or self._holdings.at_hand(digest)):
             return False
         if self._listed:
             insort(self._hits, index)

@@ -108,8 +108,8 @@ class Courier:
         retry = RetryOptions(busy_s=busy_s, passes_on=True, hint_lanes=MODEL_CONNECTIONS)
         # An engine has half of its connections with one source.
         options = EngineOptions(2 * CONNECTIONS, retry_s, retry, limit_rate=limit_rate)
-        self._make = partial(Engine, [source], self, options, self._heard, failed=self._broke)
-        self._engine = self._make()
+        self._make = partial(Engine, [source], self, options, self._heard)
+        self._engine = self._begin_engine()
         self._mending: asyncio.Task[None] | None = None
 
     def begin(self, fetch: Fetch) -> None:
@@ -180,7 +180,7 @@ class Courier:
                 for want in wants:
                     self._refused(want.digest, error)
             except RuntimeError as error:  # the system has no threads left
-                self._broke(error)
+                self._broke(self._engine, error)
 
     def _take(self, digest: Digest) -> list[Fetch]:
         """The fetches that an outcome is for."""
@@ -210,20 +210,30 @@ class Courier:
 
     async def _mend(self, error: SourceError) -> None:
         """Begin anew with another engine. Nobody is left waiting for what the old one had."""
-        await asyncio.to_thread(self._engine.close)
-        self._engine = self._make()
+        try:
+            await asyncio.to_thread(self._engine.close)
+        except RuntimeError:  # no thread to be had for that either
+            self._engine.close()
+        self._engine = self._begin_engine()
+        self._mending = None
         for digest in self._wanted.keys() - self._batch.keys():
             self._refused(digest, error)
 
-    def _begin_mending(self, error: SourceError) -> None:
-        self._mending = self._loop.create_task(self._mend(error))
+    def _begin_mending(self, engine: Engine, error: SourceError) -> None:
+        if engine is self._engine and self._mending is None:  # it may break more than once
+            self._mending = self._loop.create_task(self._mend(error))
+
+    def _begin_engine(self) -> Engine:
+        engine: Engine = self._make(failed=lambda failure: self._broke(engine, failure))
+        return engine
 
     # --- on the engine's threads --------------------------------------------------------------
 
-    def _broke(self, failure: BaseException) -> None:
+    def _broke(self, engine: Engine, failure: BaseException) -> None:
         """A fault of ours, not of the upstream. May be called from any thread."""
         _LOG.error("fetching broke off, and begins anew", exc_info=failure)
-        self._tell(self._begin_mending, SourceError(f"fetching from {self._url} broke off"))
+        error = SourceError(f"fetching from {self._url} broke off")
+        self._tell(self._begin_mending, engine, error)
 
     def accept(self, blocks: Sequence[Verified]) -> None:
         """See Sink: the bytes are verified; put them into the store. Must not raise."""

@@ -122,12 +122,12 @@ class Holdings:
         return self.content.store.read(digest, length)
 
     def touch(self, digest: Digest) -> bool:
-        """A block was asked for: told to the policy before it is opened, if it is here.
+        """A block was asked for: told to the policy before it is opened. Asks no disk.
 
         Returns:
-            Whether it is at hand (see `at_hand`).
+            Whether it is in the content store; else it may still be at hand.
         """
-        return self.content.touch(digest, self._clock()) or self.at_hand(digest)
+        return self.content.touch(digest, self._clock())
 
     def missing(self, wants: Iterable[Want]) -> list[int]:
         """Indexes of the wants that are not here. May be called from any thread."""

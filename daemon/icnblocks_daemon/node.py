@@ -228,13 +228,14 @@ class Node:
 
     async def keep_house(self) -> None:
         """Flush, expire uploads; until cancelled."""
-        if not self.fib.has_default and not self.holdings.evicts:
-            await self.uploads.find_unnamed()
+        surveyed = self.fib.has_default or self.holdings.evicts
         sweep = saved = self.clock()
         while True:
-            await asyncio.sleep(min(FLUSH_S, self.config.upload_ttl))
             try:
                 await self.holdings.flush()
+                if not surveyed:
+                    await self.uploads.find_unnamed()
+                    surveyed = True
                 if self.clock() - saved > SAVE_S:
                     saved = self.clock()
                     await self.memory.save()
@@ -245,6 +246,7 @@ class Node:
                 _LOG.error("keeping house failed; it is tried again: %s", error)
             except Exception:
                 _LOG.exception("keeping house failed; it is tried again")
+            await asyncio.sleep(min(FLUSH_S, self.config.upload_ttl))
 
     def reload(self, config: Config) -> tuple[str, ...]:
         """Take over what may change while running (config.RELOADED).

@@ -35,13 +35,20 @@ async def scrub(content: ContentStore, metrics: Metrics, rate: int) -> None:
         rate: bytes a second; 0 returns at once.
     """
     while rate:
-        blocks = iter(content.store.blocks())
-        while batch := await asyncio.to_thread(lambda: list(islice(blocks, _BATCH))):  # noqa: B023
-            for digest, length in batch:
-                if not await asyncio.to_thread(_is_right, content, digest):
-                    _discard(content, digest, metrics)
-                await asyncio.sleep(length / rate)
+        try:
+            await _round(content, metrics, rate)
+        except StorageError as error:
+            _LOG.error("scrubbing broke off; it begins anew in a while: %s", error)
         await asyncio.sleep(REST_S)
+
+
+async def _round(content: ContentStore, metrics: Metrics, rate: int) -> None:
+    blocks = iter(content.store.blocks())
+    while batch := await asyncio.to_thread(lambda: list(islice(blocks, _BATCH))):
+        for digest, length in batch:
+            if not await asyncio.to_thread(_is_right, content, digest):
+                _discard(content, digest, metrics)
+            await asyncio.sleep(length / rate)
 
 
 def _is_right(content: ContentStore, digest: Digest) -> bool:

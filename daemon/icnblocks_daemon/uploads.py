@@ -158,7 +158,8 @@ class Uploads:
 
     def _erase(self, digest: Digest) -> int:
         try:
-            self._holdings.content.discard(digest)
+            if not self._holdings.content.discard(digest):
+                return 0  # it is being brought again, and noted then
         except IcnError as error:
             _LOG.warning("cannot erase an upload that nobody named: %s", error)
             return 0

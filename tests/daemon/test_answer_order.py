@@ -2,12 +2,14 @@
 
 import pytest
 
+from icnblocks.errors import StorageError
 from icnblocks.store.base import verify
 from icnblocks.testing.exchange import make_model
 from icnblocks.wire.bundle import Order, Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Refuse, Send, SendBytes
 from icnblocks_daemon.forwarder import Hint
+from icnblocks_daemon.overflow import Overflow
 from tests.daemon.test_prefetch_driver import Bench
 
 MODEL = make_model("acme/listed", size=6 * 65536, seed=66)
@@ -92,3 +94,25 @@ async def test_a_block_of_another_length_is_refused_whoever_reads_it(bench):
     assert isinstance(step, Refuse)
     assert step.reason is Reason.LENGTH
     answer.close()
+
+
+async def test_all_who_wait_are_told_also_when_the_index_of_places_cannot_be_read(
+    bench, monkeypatch
+):
+    """Catches: an error of the disk while the second is told, and the others wait for ever."""
+    want = MODEL.wants[0]
+    answers = [
+        Answer((want,), Hint(), bench.holdings, bench.forwarder, 4, 1 << 20) for _ in range(3)
+    ]
+    assert [answer.next() for answer in answers] == [None] * 3
+    bench.holdings.overflow = bench.forwarder._overflow = Overflow(1 << 20)
+    bench.holdings.overflow.put(verify(want.digest, MODEL.blocks[want.digest]))
+
+    def broken(*_):
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(bench.holdings.places, "length", broken)
+    bench.forwarder.passed(bench.network.waiting.pop(), StorageError("the disk is full"))
+    for answer in answers:
+        assert isinstance(answer._ready[0], Send)
+        answer.close()

@@ -69,7 +69,10 @@ async def test_a_mistake_on_a_thread_leaves_nobody_waiting_and_the_next_are_fetc
     await asyncio.to_thread(courier.close)
 
 
-async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkeypatch):
+@pytest.mark.parametrize("pooled", [True, False])
+async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkeypatch, pooled):
+    """Catches: the mending itself needs a thread, and with it ends all that was asked for."""
+
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -78,9 +81,9 @@ async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkey
         Source({one: RefusedError("no")}), None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=True,
     )  # fmt: skip
-    # The thread for the mending is there, and no other is begun because it looks busy yet.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    await asyncio.to_thread(len, "")
+    if pooled:  # the thread for the mending is there
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        await asyncio.to_thread(len, "")
     async with asyncio.timeout(20):
         with monkeypatch.context() as patch:
             patch.setattr("threading.Thread.start", refuse)
@@ -88,4 +91,29 @@ async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkey
             assert await desk.refusals.get() == (one, SourceError)
         courier.begin(Fetch(one, one, 9, URL, HINT))
         await desk.refusals.get()
+    await asyncio.to_thread(courier.close)
+
+
+async def test_what_broke_many_times_is_mended_once(monkeypatch):
+    """Catches: a second mending throws the new engine away, with what it was just asked for."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    desk, wanted = Desk(), [Digest.of(bytes([number])) for number in range(3)]
+    courier = Courier(
+        Source(dict.fromkeys(wanted, RefusedError("no"))), None, Overflow(0), desk, Metrics(),
+        hint=lambda fetch: EngineHint(pull=bytes(fetch.digest[:16])),
+        retry_s=60.0, busy_s=60.0, share=True,
+    )  # fmt: skip
+    made, make = [], courier._make
+    courier._make = lambda **options: made.append(make(**options)) or made[-1]
+    async with asyncio.timeout(20):
+        with monkeypatch.context() as patch:
+            patch.setattr("threading.Thread.start", refuse)
+            for digest in wanted:
+                courier.begin(Fetch(digest, digest, 9, URL, HINT))
+            told = {await desk.refusals.get() for _ in wanted}
+    assert told == {(digest, SourceError) for digest in wanted}
+    assert len(made) == 1
     await asyncio.to_thread(courier.close)

@@ -81,3 +81,15 @@ async def test_others_have_their_turn_while_a_reader_takes_many_small_blocks_at_
         await outlet.gather(bytes(32 * KIB))
     task.cancel()
     assert rounds >= 7
+
+
+async def test_what_is_said_at_once_goes_before_what_was_gathered():
+    """Catches: blocks that wait for a turn leave with the frame that says that we live."""
+    taker, written = Taker(), []
+    taker.write = written.append
+    outlet = Outlet(taker, taker, chunked=False, floor=1000, grace_s=5)
+    assert outlet.add(b"head", b"data")
+    await outlet.say(b"alive")
+    assert written == [b"alive"]
+    await outlet.flush()
+    assert written == [b"alive", b"headdata"]

@@ -1,10 +1,17 @@
 """Scrubbing finds what rotted on disk before anybody asks for it."""
 
+import asyncio
 import os
+from itertools import count
+from types import SimpleNamespace
 
+from icnblocks.errors import StorageError
 from icnblocks.testing.device import Device
 from icnblocks.testing.faults import flip_bit
 from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks_daemon import node as node_module
+from icnblocks_daemon import scrub as scrub_module
+from icnblocks_daemon.metrics import Metrics
 
 
 def test_a_rotten_block_is_erased_and_fetched_again(tmp_path):
@@ -26,3 +33,56 @@ def test_a_rotten_block_is_erased_and_fetched_again(tmp_path):
             # (a block is passed on before it is counted)
             poll_until(lambda: edge.metric("icn_upstream_received_bytes_total") >= 1 << 20)
             assert edge.metric("icn_upstream_received_bytes_total") == 1 << 20
+
+
+async def test_an_error_of_the_disk_does_not_end_scrubbing(monkeypatch):
+    """Catches: one error while blocks are listed, and nothing is scrubbed until the next start."""
+    monkeypatch.setattr(scrub_module, "REST_S", 0.0)
+    content, rounds = SimpleNamespace(), asyncio.Queue()
+
+    class Failing:
+        def blocks(self):
+            rounds.put_nowait(1)
+            raise StorageError("disk I/O error")
+
+    content.store = Failing()
+    task = asyncio.create_task(scrub_module.scrub(content, Metrics(), 1 << 30))
+    async with asyncio.timeout(20):
+        await rounds.get()
+        await rounds.get()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(monkeypatch):
+    """Catches: one error at the start, and an origin flushes and expires nothing any more."""
+    monkeypatch.setattr(node_module, "FLUSH_S", 0.0)
+    tries, expired = [], asyncio.Event()
+
+    async def find_unnamed():
+        tries.append(1)
+        if len(tries) == 1:
+            raise StorageError("disk I/O error")
+
+    async def expire():
+        expired.set()
+
+    async def nothing():
+        pass
+
+    clock = count(0, 100)
+    node = SimpleNamespace(
+        fib=SimpleNamespace(has_default=False),
+        holdings=SimpleNamespace(evicts=False, flush=nothing),
+        uploads=SimpleNamespace(find_unnamed=find_unnamed, expire=expire),
+        memory=SimpleNamespace(save=nothing),
+        config=SimpleNamespace(upload_ttl=1.0),
+        clock=lambda: next(clock),
+    )
+    task = asyncio.create_task(node_module.Node.keep_house(node))
+    async with asyncio.timeout(20):
+        await expired.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert len(tries) == 2

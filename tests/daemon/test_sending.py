@@ -1,9 +1,14 @@
 """Turns at sending: who may be sent one more block, and who waits."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from icnblocks_daemon.answer import SendBytes
+from icnblocks_daemon.http.bundles import Bundles, _Tally
+from icnblocks_daemon.http.outlet import Outlet
+from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.sending import Sending
 from icnblocks_daemon.shares import RECENT_S, SLOW_S, Shares
 
@@ -121,3 +126,57 @@ async def test_who_waits_says_that_it_lives():
     sending.end("a", first)
     async with asyncio.timeout(10):
         assert await task
+
+
+class Reader:
+    """A request, its transport and its writer, of a reader that takes everything at once."""
+
+    def __init__(self):
+        self.written = 0
+
+    transport = property(lambda self: self)
+
+    def get_extra_info(self, name):
+        return SimpleNamespace(setsockopt=lambda *_: None) if name == "socket" else None
+
+    def is_closing(self):
+        return False
+
+    def write(self, data):
+        self.written += len(data)
+
+    async def drain(self):
+        pass
+
+
+class Here:
+    """An answer whose blocks are all here, and small."""
+
+    def __init__(self, size):
+        self._size = size
+        self._index = -1
+
+    def next(self):
+        self._index += 1
+        return SendBytes(self._index, bytes(self._size))
+
+
+@pytest.mark.parametrize("size", [4096, 60_000])
+async def test_small_blocks_wait_for_their_turn_too(size):
+    """Catches: what was gathered is written on the way to the turn, or at the end without one."""
+    sending = Sending(2, Clock())
+    assert sending.begin("b")
+    turn, _ = sending.begin("a"), sending.begin("a")
+    config = SimpleNamespace(alive_interval=60.0)
+    node = SimpleNamespace(sending=sending, metrics=Metrics(), config=config)
+    reader, tally = Reader(), _Tally(node.metrics)
+    outlet = Outlet(reader, reader, chunked=True, floor=1000, grace_s=60)
+    bundle = asyncio.create_task(Bundles(node)._run(Here(size), outlet, 4, tally, "a"))
+    async with asyncio.timeout(20):
+        while not sending.waits:
+            await asyncio.sleep(0)
+        assert reader.written < 1000
+        sending.end("a", turn)
+        await bundle
+    assert reader.written > 4 * size
+    assert sending.begin("a"), "the turn was given back"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import HttpVersion11, web
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from icnblocks_daemon.node import Node
 
 _LOG = logging.getLogger(__name__)
+_LITTLE: Final = 1024
+"""Bytes that are written without a turn: frames that bring no block, or the smallest."""
 
 
 class _Tally:
@@ -110,7 +112,7 @@ class Bundles:
             step = answer.next()
             if step is None:
                 tally.tell()
-                await outlet.flush()
+                await self._flush(outlet, client)
                 await self._wait(answer, outlet)
                 continue
             if isinstance(step, SendBytes):
@@ -126,6 +128,7 @@ class Bundles:
                 await outlet.gather(nack_frame(step.index, step.reason, step.text))
             answered += 1
         await outlet.gather(end_frame(answered))
+        await self._flush(outlet, client)
         await outlet.finish()
 
     async def _gather_in_turn(self, head: bytes, data: bytes, outlet: Outlet, client: str) -> None:
@@ -151,23 +154,27 @@ class Bundles:
         finally:
             self._node.sending.end(client, turn)
 
+    async def _flush(self, outlet: Outlet, client: str) -> None:
+        if outlet.gathered_bytes <= _LITTLE:
+            await outlet.flush()
+            return
+        turn = await self._begin(outlet, client)
+        try:
+            await outlet.flush()
+        finally:
+            self._node.sending.end(client, turn)
+
     async def _begin(self, outlet: Outlet, client: str) -> int:
         """Take a turn at writing to this client, in `sending`, which is told of its end."""
         sending = self._node.sending
         turn = sending.begin(client)
         if turn is None or sending.has_many(client):
             outlet.hold_little()
-        return await self._wait_for_turn(outlet, client) if turn is None else turn
-
-    async def _wait_for_turn(self, outlet: Outlet, client: str) -> int:
-        """Wait for the client's turn, and say meanwhile that we live."""
-
-        async def alive() -> None:
-            await outlet.gather(ALIVE)
-            await outlet.flush()
-
-        await outlet.flush()
-        return await self._node.sending.wait(client, alive, self._node.config.alive_interval)
+        if turn is not None:
+            return turn
+        # What was gathered waits too; that we live is said meanwhile.
+        alive_s = self._node.config.alive_interval
+        return await sending.wait(client, lambda: outlet.say(ALIVE), alive_s)
 
     async def _wait(self, answer: Answer, outlet: Outlet) -> None:
         """Until there is something to send; say that we live while there is not."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from typing import IO, TYPE_CHECKING, Final, cast
@@ -145,6 +146,16 @@ class Outlet:
             self._gathered_bytes += len(head) + len(data)
             await self._write_gathered()
 
+    @property
+    def gathered_bytes(self) -> int:
+        """What `flush` would write."""
+        return self._gathered_bytes
+
+    async def say(self, frame: bytes) -> None:
+        """Write a frame at once, before those that were gathered."""
+        await self._write(self._framed(len(frame)) + frame, 0)
+        self._uncork()
+
     async def flush(self) -> None:
         """Write what was gathered, and let all of it go."""
         await self._write_gathered()
@@ -176,7 +187,7 @@ class Outlet:
                 await self._send_copied(head, lease, start, length)
         except (IcnError, OSError) as error:
             if isinstance(error, ConnectionError):
-                raise self._cut("gone", f"the client left: {error}") from None
+                raise self._gone(error) from None
             raise self._cut("changed", f"{error}") from error
 
     async def _send_small(self, head: bytes, lease: Lease, start: int, length: int) -> None:
@@ -226,6 +237,10 @@ class Outlet:
                 self._check_open()
                 self._in_turn = 0
                 continue
+            except OSError as error:
+                if error.errno == errno.EIO:  # of the block's file
+                    raise
+                raise self._gone(error) from None
             sent += count
             if not count:
                 break
@@ -239,7 +254,7 @@ class Outlet:
         except BlockingIOError:
             return data
         except OSError as error:  # not of the block's file, as `send` would have it
-            raise self._cut("gone", f"the client left: {error.strerror}") from None
+            raise self._gone(error) from None
 
     async def _had(self, sent: int) -> None:
         """Let others have their turn after a while: a reader that takes all is never waited for."""
@@ -300,7 +315,7 @@ class Outlet:
         except TimeoutError:
             raise self._cut("stalled", f"a reader took less than {self._floor} B/s") from None
         except ConnectionError as error:
-            raise self._cut("gone", f"the client left: {error}") from None
+            raise self._gone(error) from None
         self.sent_bytes += len(data)
         await self._had(len(data))
 
@@ -310,6 +325,9 @@ class Outlet:
 
     def _allowed(self, length: int) -> float:
         return self._grace_s + length / self._floor
+
+    def _gone(self, error: OSError) -> CutOffError:
+        return self._cut("gone", f"the client left: {error.strerror or error}")
 
     def _cut(self, cause: str, message: str) -> CutOffError:
         self._transport.abort()
