@@ -145,8 +145,11 @@ def inspect(
                         foreign.append(file.path)
         finally:
             os.close(fd)
-    indexed = believed and all(
-        known.get(file.path) == _facts(directory, file.path) for file in manifest.files
+    # One that is missing may be noted as changed: then neither has facts, and they would agree.
+    indexed = (
+        believed
+        and len(whole) == len(manifest.files)
+        and all(known.get(file.path) == _facts(directory, file.path) for file in manifest.files)
     )
     paths = {file.path for file in manifest.files}
     stale = tuple(

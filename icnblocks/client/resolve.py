@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.answers import ThrottledError
+from icnblocks.client.hedged import answers
 from icnblocks.errors import (
     FormatError,
     IcnError,
@@ -67,7 +68,7 @@ class Resolver:
     """Follows names and manifest digests, over sources and this machine's catalog.
 
     Args:
-        sources: asked in this order; none means offline.
+        sources: asked in this order, the next one also while one is slow; none means offline.
         catalog: records and manifests seen before; kept up to date.
         trust: judges keys.
         now: wall clock, Unix seconds.
@@ -139,9 +140,9 @@ class Resolver:
         failures: list[IcnError] = []
         waited, began = 0.0, time.monotonic()
         while True:
-            for source in self._sources:
+            for answer in answers(self._sources, lambda source: self._get(source, name)):
                 try:
-                    return self._take(name, *self._get(source, name), known)
+                    return self._take(name, *answer(), known)
                 except IcnError as error:
                     failures.append(error)
             wait = self._again_in(failures, max(waited, time.monotonic() - began))
@@ -225,9 +226,9 @@ class Resolver:
         failures: list[IcnError] = []
         waited, began = 0.0, time.monotonic()
         while True:
-            for source in self._sources:
+            for answer in answers(self._sources, lambda source: source.manifest(digest)):
                 try:
-                    data = source.manifest(digest)
+                    data = answer()
                 except IcnError as error:
                     failures.append(error)
                     continue

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleStream", "RecordAnswer", "Source", "SourceOptions", "ThrottledError"]
 
-_CONTROL_S: Final = 60.0
-"""Seconds until a control request's answer begins: an edge may have to ask upstream first."""
+_CONTROL_STALLS: Final = 4
+"""So often `stall_s` may pass until the answer to a control request begins: an edge may have to
+ask upstream first."""
 _MAX_IDLE: Final = 4
 _MAX_AGE_S: Final = 10 * 365 * 86_400
 
@@ -361,7 +362,8 @@ class Source:
             more["Content-Type"] = "application/octet-stream"
         connection = self._take()
         try:
-            answer = connection.request(method, path, body, more, answer_s=_CONTROL_S)
+            until = _CONTROL_STALLS * self.options.stall_s
+            answer = connection.request(method, path, body, more, answer_s=until)
             check_answer(answer, what)
             data = answer.read(most)
             if not data and method == "GET":

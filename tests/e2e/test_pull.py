@@ -159,3 +159,26 @@ def test_json_lines_are_json_and_errors_have_stable_codes(origin, device):
     nobody = Device(device.root / "d2", ICN_RETRY_S="1")
     assert nobody.run("fetch", "acme/x", "--from", "http://127.0.0.1:9").code == 9
     assert json.dumps(missing.last)
+
+
+@pytest.mark.parametrize("noticed", ["verify", "offline", "other"])
+def test_files_that_are_gone_come_again_whoever_noticed_first(
+    base, tmp_path, origin, edge, publisher, device, same, noticed
+):
+    """Catches: what is missing and noted as changed was taken for what is there and unchanged."""
+    variant = half_frozen(base, tmp_path / "half")
+    publisher.publish(base, "acme/base", origin.url)
+    publisher.publish(variant, "acme/half", origin.url)
+    path = Path(device.fetch("acme/base", edge.url)["path"])
+    for file in path.glob("*.safetensors"):
+        file.unlink()
+    match noticed:
+        case "verify":
+            assert device.run("verify", device.root / "store").code != 0
+        case "offline":
+            assert device.run("fetch", "acme/base", "--offline").code != 0
+        case "other":
+            assert same(variant, device.fetch("acme/half", edge.url)["path"])
+    assert device.fetch("acme/base", edge.url)["path"] == str(path)
+    assert same(base, path)
+    assert not list(path.glob("*.partial"))

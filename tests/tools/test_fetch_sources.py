@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,14 @@ def test_several_sources_make_one_model(tmp_path, origin, publisher, device):
     assert done["bytes_network"] == done["bytes_model"]
     for path in model.iterdir():
         assert (Path(done["path"]) / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_first_source_that_never_answers_is_not_waited_for(tmp_path, publisher, origin):
+    """Catches: a name asked of one source after the other, each for its whole time-out."""
+    model = write_llama(tmp_path / "model", layers=2, hidden=64)
+    publisher.publish(model, "acme/model", origin.url)
+    device = Device(tmp_path / "device", ICN_STALL_S="1000")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stalled = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = device.fetch("acme/model", stalled, "--from", origin.url)
+    assert list(Path(done["path"]).glob("*.safetensors"))

@@ -1,0 +1,77 @@
+"""One question to several sources: in their order, and the next one is asked while one is slow.
+
+So a source that stalls costs a second, and not its whole time-out. It must not judge answers:
+whoever asks takes them as they come, and stops when one will do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from icnblocks.client.source import Source
+
+T = TypeVar("T")
+SLOW_S: Final = 1.0
+"""Who has not answered after so many seconds is not waited for before the next one is asked."""
+
+
+def answers(
+    sources: Sequence[Source], ask: Callable[[Source], T], *, slow_s: float = SLOW_S
+) -> Iterator[Callable[[], T]]:
+    """Ask sources until the caller has enough.
+
+    Args:
+        sources: asked in this order; the next one when one has answered and the caller goes on,
+            or is slow.
+        ask: asks one; called on threads of its own where there are several.
+        slow_s: seconds after which one is slow.
+
+    Yields:
+        For each source, in the order in which they answered: a call that returns what `ask`
+        returned, or raises what it raised. Who is still at work when the caller stops is left to
+        end by itself; closing a source ends it at once.
+    """
+    if len(sources) == 1:
+        yield lambda: ask(sources[0])
+        return
+    asked = _Asked(ask)
+    left, waiting = list(reversed(sources)), 0
+    while left or waiting:
+        if left:
+            threading.Thread(target=asked.run, args=(left.pop(),), daemon=True).start()
+            waiting += 1
+        answer = asked.next(slow_s if left else None)
+        if answer is not None:
+            waiting -= 1
+            yield answer
+
+
+class _Asked(Generic[T]):
+    """What came, in its order. The module `queue` would be one more to import at each start."""
+
+    def __init__(self, ask: Callable[[Source], T]) -> None:
+        self._ask = ask
+        self._came: deque[Callable[[], T]] = deque()
+        self._news = threading.Semaphore(0)
+
+    def run(self, source: Source) -> None:
+        try:
+            value = self._ask(source)
+        except BaseException as error:  # whatever it is, it is for whoever asked
+            self._came.append(partial(_raise, error))
+        else:
+            self._came.append(lambda: value)
+        self._news.release()
+
+    def next(self, wait_s: float | None) -> Callable[[], T] | None:
+        return self._came.popleft() if self._news.acquire(timeout=wait_s) else None
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
