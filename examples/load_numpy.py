@@ -13,6 +13,8 @@ from icnblocks.errors import IcnError
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     try:
         with icnblocks.open_model(sys.argv[1]) as model:
             for name in model:

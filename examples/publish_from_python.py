@@ -16,9 +16,12 @@ from icnblocks.publish.keys import load_or_make_key
 
 
 def main() -> None:
-    directory, name, origin = Path(sys.argv[1]), Name.parse(sys.argv[2]), sys.argv[3]
-    key_file = load_settings().keys / f"{name.publisher}.pem"
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    directory, origin = Path(sys.argv[1]), sys.argv[3]
     try:
+        name = Name.parse(sys.argv[2])
+        key_file = load_settings().keys / f"{name.publisher}.pem"
         key = load_or_make_key(key_file)
         published = publish(directory, name, to=origin, key=key_file)
     except IcnError as error:

@@ -116,7 +116,7 @@ class StorageError(IcnError):
     """The disk refused: full, read-only, or failing."""
 
     code, exit_code, fault, retry = "storage", 11, Fault.MACHINE, True
-    advice = "free space or choose another place; what was complete is kept"
+    advice = "free space, see who may write there, or choose another place; what came is kept"
 
 
 class ChangedError(StorageError):

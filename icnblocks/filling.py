@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
+from icnblocks.client.resolve import NO_SOURCE
 from icnblocks.errors import IcnError, IncompleteError, NotFoundError, StorageError
 from icnblocks.wire.bundle import PULL_BYTES
 
@@ -146,8 +147,8 @@ class Filling:
         if not self._sources:
             raise NotFoundError(
                 f"{len(missing)} blocks of {self._resolved.name} are not on this machine and no"
-                " source was named",
-                hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
+                " source was asked",
+                hint=NO_SOURCE,
             )
         return self._fetch(parts)
 

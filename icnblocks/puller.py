@@ -41,6 +41,7 @@ from icnblocks.manifest.codec import decode
 from icnblocks.naming import Name
 from icnblocks.placement.plan import Plan
 from icnblocks.store.catalog import Catalog
+from icnblocks.store.home import CATALOG, PLACES
 from icnblocks.store.inplace import InPlaceStore
 
 if TYPE_CHECKING:
@@ -138,9 +139,9 @@ class Puller:
         self._listener: Listener = listener or _Deaf()
         self._overwrite = overwrite
         with ExitStack() as stack:
-            self.catalog = Catalog(settings.store / "catalog.sqlite")
+            self.catalog = Catalog(settings.store / CATALOG)
             stack.callback(self.catalog.close)
-            self.places = InPlaceStore(settings.store / "places.sqlite")
+            self.places = InPlaceStore(settings.store / PLACES)
             stack.callback(self.places.close)
             options = SourceOptions(
                 ca_file=settings.ca_file, token=settings.token, stall_s=settings.stall_s

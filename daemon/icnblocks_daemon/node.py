@@ -20,6 +20,7 @@ from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
 from icnblocks.store.disk import DiskStore
+from icnblocks.store.home import BLOCKS, CATALOG, PLACES
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks_daemon.config import taken_over
 from icnblocks_daemon.fib import Fib
@@ -94,9 +95,9 @@ class Node:
         except OSError as error:
             raise StorageError(f"store: cannot make {config.store}: {error.strerror}") from None
         damage: Literal["empty", "refuse"] = "empty" if self.fib.has_default else "refuse"
-        self.store = DiskStore(config.store / "blocks", on_damage=damage)
-        self.places = InPlaceStore(config.store / "places.sqlite")
-        self.catalog = Catalog(config.store / "catalog.sqlite")
+        self.store = DiskStore(config.store / BLOCKS, on_damage=damage)
+        self.places = InPlaceStore(config.store / PLACES)
+        self.catalog = Catalog(config.store / CATALOG)
         evicts = bool(self.fib.upstreams) and config.capacity is not None
         order = kept_order(config.store / PREFETCH_FILE)
         published = dict(self._published()) if evicts else {}

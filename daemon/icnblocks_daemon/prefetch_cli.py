@@ -133,7 +133,7 @@ def _order(
     plan: str, edge: str | None, rate: str | None, window: str | None, *, bases: bool
 ) -> bytes:
     """The order that a plan file means for one of its edges."""
-    from icnblocks.quantities import parse_rate
+    from icnblocks.client.settings import read_limit
     from icnblocks.siting.planfile import parse_plan
     from icnblocks_daemon.prefetch_order import Entry, Order, write_order
     from icnblocks_daemon.prefetch_pace import Window
@@ -141,7 +141,7 @@ def _order(
     terms = Order("", edge=edge or "", bases=bases)
     if rate is not None:
         try:
-            terms.rate = parse_rate(rate)
+            terms.rate = read_limit(rate)
         except ValueError as error:
             raise UsageError(f"--rate: {error}") from None
     if window is not None:
@@ -326,7 +326,8 @@ class _Json(_Plain):
 
     def error(self, error: IcnError) -> None:
         fields = {"error": error.code, "message": str(error), "hint": error.hint}
-        self._say("error", {**fields, "retry": error.retry, "exit_code": error.exit_code})
+        ended = {"fault": error.fault, "retry": error.retry, "exit_code": error.exit_code}
+        self._say("error", {**fields, **ended})
 
     @staticmethod
     def _say(event: str, fields: dict[str, Any]) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from icnblocks.client.endpoint import ssl_context
 from icnblocks.errors import StorageError, UsageError
+from icnblocks.store.home import check_may_be_store
 from icnblocks_daemon.rules import read_rules
 from icnblocks_daemon.trace_log import may_continue
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from icnblocks_daemon.config import Config
-
-_INDEXES: Final = frozenset({"catalog.sqlite", "places.sqlite"})
-_KNOWN: Final = frozenset({"blocks", "lost+found"})
-"""May lie in a directory that is to become a store: a start that was killed, a fresh disk."""
 
 
 def preflight(config: Config) -> None:
@@ -92,14 +89,11 @@ def check_store(path: Path) -> None:
     if folder != path:
         return
     try:
-        names = set(os.listdir(path))
+        check_may_be_store(path)
     except OSError as error:
         raise StorageError(f"store: cannot read {path}: {error.strerror}") from None
-    if names - _KNOWN and not names & _INDEXES:
-        raise UsageError(
-            f"store: {path} is not empty and not a store",
-            hint="name a directory of its own; models are published with icn-publish",
-        )
+    except UsageError as error:
+        raise UsageError(f"store: {error}", hint=error.hint) from None
 
 
 def _check_port_file(path: Path) -> None:

@@ -204,6 +204,8 @@ def pulled_into(root: Path) -> Resolved:
         data = (root / STATE / MANIFEST).read_bytes()
         name = (root / STATE / NAME).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
+        if not root.exists():
+            raise NotFoundError(f"there is no directory {root}", hint="check the path") from error
         raise NotFoundError(
             f"{root} was not made by a pull", hint="give a pulled directory or a store"
         ) from error

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 _LEAST_S: Final = 0.5
 """Between two rounds of questions to sources that are busy, at least."""
 
+NO_SOURCE: Final = (
+    "name an edge with --from URL, ICN_FROM or `from` in the config file, and ask it: not --offline"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -69,7 +73,7 @@ class Resolver:
 
     Args:
         sources: asked in this order, the next one also while one is slow; none means offline.
-        catalog: records and manifests seen before; kept up to date.
+        catalog: records and manifests seen before; kept up to date where it can be written.
         trust: judges keys.
         now: wall clock, Unix seconds.
         warn: told, in one line, of everything odd that was passed over.
@@ -166,7 +170,7 @@ class Resolver:
             raise type(first)("; ".join([str(first), *others]), hint=first.hint)
         raise NotFoundError(
             f"{name} is not on this machine and no source was asked",
-            hint="name an edge with --from URL, ICN_FROM or `from` in the config file",
+            hint=NO_SOURCE,
         )
 
     def _again_in(self, failures: Sequence[IcnError], waited: float) -> float | None:
@@ -200,7 +204,8 @@ class Resolver:
             trusted_via(record, fingerprint(known.key)) or self._trusted(known)
         ):
             self._warn(f"what was known of {name} is signed by a key that is trusted no more")
-            self._catalog.remove_record(name)  # numbers of another key bind nobody
+            if not self._catalog.read_only:
+                self._catalog.remove_record(name)  # numbers of another key bind nobody
             known = None
         if known is not None and record.seq < known.seq:
             self._warn(
@@ -210,7 +215,8 @@ class Resolver:
             return known
         if known is not None:
             check_follows(known, record)
-        self._catalog.put_record(name, raw, record.seq, fingerprint(record.key), self._now())
+        if not self._catalog.read_only:
+            self._catalog.put_record(name, raw, record.seq, fingerprint(record.key), self._now())
         return record
 
     def manifest(self, name: Name, digest: Digest) -> Resolved:
@@ -233,7 +239,8 @@ class Resolver:
                     failures.append(error)
                     continue
                 manifest = decode(data)
-                self._catalog.put_manifest(digest, data)
+                if not self._catalog.read_only:
+                    self._catalog.put_manifest(digest, data)
                 return Resolved(name, digest, manifest, len(data), data)
             wait = self._again_in(failures, max(waited, time.monotonic() - began))
             if wait is None:

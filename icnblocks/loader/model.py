@@ -148,12 +148,12 @@ def load(model: str | Path | Name, framework: str = "numpy") -> dict[str, Any]:
 
 
 def _path_of(model: str | Path | Name) -> Path:
+    if isinstance(model, str) and (os.path.exists(model) or model.startswith((".", "/"))):
+        model = Path(model)  # no name begins so
     if isinstance(model, Path):
         if not model.exists():
-            raise NotFoundError(f"there is no directory or file {model}")
+            raise NotFoundError(f"there is no directory or file {model}", hint="check the path")
         return model
-    if isinstance(model, str) and os.path.exists(model):
-        return Path(model)
     name = Name.parse(model) if isinstance(model, str) else model
 
     from icnblocks.puller import pull  # not needed, and not cheap, where a path is loaded

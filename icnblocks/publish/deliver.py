@@ -13,7 +13,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import NotFoundError, TrustError
+from icnblocks.errors import (
+    FormatError,
+    NotFoundError,
+    SourceError,
+    TrustError,
+    VersionError,
+)
 from icnblocks.limits import DEFAULT_LIFETIME_S
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.record import (
@@ -143,11 +149,19 @@ def known_record(source: Source, name: Name) -> Record | None:
 
     Raises:
         TrustError: if it is a record of another name.
+        SourceError: if it is none.
     """
     try:
         record = open_record(source.record(name).raw)
     except NotFoundError:
         return None
+    except VersionError:
+        raise
+    except FormatError as error:
+        raise SourceError(
+            f"{source} gave no valid record of {name}: {error}",
+            hint="check the URL: is it an icnblocks server?",
+        ) from error
     if record.name != name:
         raise TrustError(f"asked {source} for {name}, got a record of {record.name}")
     return record

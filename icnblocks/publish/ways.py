@@ -21,6 +21,8 @@ from icnblocks.manifest.record import open_record
 from icnblocks.publish.deliver import known_record, next_record, place, send
 from icnblocks.publish.keys import load_or_make_key
 from icnblocks.store.catalog import Catalog
+from icnblocks.store.database import storage_errors
+from icnblocks.store.home import CATALOG, PLACES, check_may_be_store
 from icnblocks.store.inplace import InPlaceStore
 
 if TYPE_CHECKING:
@@ -151,9 +153,11 @@ def _base_ref(record: Record | None, name: Name) -> BaseRef:
 
 @contextmanager
 def _stores(store: Path) -> Iterator[tuple[Catalog, InPlaceStore]]:
-    catalog = Catalog(store / "catalog.sqlite")
+    with storage_errors(store):
+        check_may_be_store(store)
+    catalog = Catalog(store / CATALOG)
     try:
-        places = InPlaceStore(store / "places.sqlite")
+        places = InPlaceStore(store / PLACES)
         try:
             yield catalog, places
         finally:

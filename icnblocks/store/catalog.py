@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from icnblocks.errors import CorruptError, FormatError, TrustError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES
 from icnblocks.naming import Digest, Name
-from icnblocks.store.database import Schema, Session, connect, storage_errors
+from icnblocks.store.database import Schema, Session, connect, is_read_only, storage_errors
 from icnblocks.store.late_log import log
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class Catalog:
         self._path = path
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        self.read_only = is_read_only(path)
+        """Whether nothing can be kept here, as in a container with a read-only disk."""
         self._writer = connect(path, _SCHEMA, durable=True)
         try:
             self._reader = connect(path, _SCHEMA)

@@ -6,6 +6,7 @@ refused when newer and migrated when older. It must not know what any table mean
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from contextlib import contextmanager
@@ -75,7 +76,8 @@ def connect(
 ) -> sqlite3.Connection:
     """Open a database, creating or migrating it; statements commit one by one until BEGIN.
 
-    The connection may be used from any thread, by one at a time.
+    The connection may be used from any thread, by one at a time. Where `is_read_only` says so, it
+    can be read only.
 
     Args:
         path: the database file.
@@ -90,11 +92,18 @@ def connect(
         StorageError: if the disk refuses.
     """
     with storage_errors(path):
+        frozen = is_read_only(path)
         connection = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            # Else SQLite would want to make files beside it, even to read.
+            f"{path.absolute().as_uri()}?immutable=1" if frozen else path,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=frozen,
         )
         try:
-            _into_wal(connection)
+            if not frozen:
+                _into_wal(connection)
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute(f"PRAGMA cache_size=-{cache_kib:d}")
@@ -104,6 +113,16 @@ def connect(
             connection.close()
             raise
     return connection
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether a database is there, whole, and nobody like us could write to it."""
+    if os.access(path.parent, os.W_OK) or not path.exists():
+        return False
+    try:
+        return not path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        return True
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Disks that refuse, under daemon, publisher and device's index, and what comes after."""
 
+import subprocess
+import sys
+
 import pytest
 
 from icnblocks.testing.device import Device
@@ -133,3 +136,26 @@ def test_a_publish_that_is_killed_goes_on_and_shows_nothing_before_it_is_whole(
     done = publisher.publish(model, "acme/big", origin.url)
     assert 0 < done["bytes_sent"] <= size - there, "only what the origin lacked"
     assert same(model, device.fetch("acme/big", origin.url)["path"])
+
+
+def test_a_read_only_disk_is_enough_to_use_what_was_pulled(
+    model, disk, tmp_path, edge, origin, publisher
+):
+    """Catches: models that lie there whole, and a container that may not write cannot load them."""
+    publisher.publish(model, "acme/model", origin.url)
+    device = Device(disk / "device")
+    done = device.fetch("acme/model", edge.url)
+    make_read_only(disk)
+    for sources in (("--offline",), ("--from", edge.url)):
+        again = device.run("fetch", "acme/model", *sources).done()
+        assert (again["path"], again["bytes_network"]) == (done["path"], 0)
+    for command in ("show", "acme/model"), ("verify", done["path"]):
+        ran = device.run(*command)
+        assert ran.code == 0, ran
+    code = "import icnblocks; icnblocks.open_model('acme/model').keys()"
+    words = [sys.executable, "-c", code]
+    ran = subprocess.run(words, env=device.environ, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    ran = device.run("fetch", "acme/model", "--from", edge.url, "--to", tmp_path / "elsewhere")
+    assert (ran.code, ran.last["error"]) == (11, "storage")
+    make_writable(disk)

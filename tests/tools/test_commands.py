@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from icnblocks.testing.device import Device
+from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks_tools.main import COMMANDS
 from icnblocks_tools.output import human_bytes
 
@@ -73,6 +74,8 @@ def test_the_list_of_commands_is_complete():
         (("publish", ".", "a/b", "--store", "s", "--lifetime", "31d"), 2),
         (("show", "a/b"), 4),
         (("show", "0" * 64), 4),
+        (("show", "/nowhere"), 4),
+        (("show", "a/b", "--store", "nowhere"), 4),
         (("nonsense",), 2),
     ],
 )
@@ -125,3 +128,63 @@ def test_a_closed_stream_is_no_matter(tmp_path, closed):
         words, shell=True, env=environ, capture_output=True, timeout=60, check=False
     )
     assert ran.returncode == 4, ran.stderr
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_bytes(b"bytes")
+    words = f"{sys.executable} -m icnblocks_tools publish model a/b --store store {closed}"
+    ran = subprocess.run(
+        words, shell=True, env=environ, cwd=tmp_path, capture_output=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_is_asked_about_a_store_that_is_none_makes_none(tmp_path):
+    """Catches: a typo that is answered from elsewhere, and leaves a store behind."""
+    device = Device(tmp_path / "d")
+    ran = device.run("show", "a/b", "--store", tmp_path / "typo")
+    assert (ran.code, ran.last["error"]) == (4, "not-found")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_model_is_not_taken_for_a_store(tmp_path):
+    """Catches: an index that lies in a model directory, and is published as a part of it."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "file").write_bytes(b"bytes")
+    ran = Device(tmp_path / "d").run("publish", model, "a/b", "--store", model)
+    assert (ran.code, ran.last["error"]) == (2, "usage")
+    assert [path.name for path in model.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("words", [("fetch",), ("fetch", "a/b", "--bogus"), ("verify", "/nowhere")])
+def test_scripts_are_told_of_mistakes_in_the_command_line_too(tmp_path, words):
+    """Catches: an empty output where docs/client.md promises an error as the last line."""
+    ran = Device(tmp_path / "d").run(*words)
+    assert (ran.code, ran.last["event"], ran.last["error"]) == (2, "error", "usage")
+
+
+def test_a_server_that_is_none_of_ours_is_named(tmp_path):
+    """Catches: \"14 bytes follow the value\", without a word of whose they are."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "file").write_bytes(b"bytes")
+    page = Reply(200, b"<html>hello</html>")
+    with LyingServer({}, respond=lambda _: page) as server:
+        ran = Device(tmp_path / "d").run("publish", model, "a/b", "--to", server.url)
+    assert ran.last["error"] == "source"
+    assert server.url in ran.last["message"]
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_what_is_gone_is_forgotten_by_a_repair(tmp_path, leave):
+    """Catches: a repair that says to run it again, again and again."""
+    device, model, store = Device(tmp_path / "d"), tmp_path / "model", tmp_path / "store"
+    model.mkdir()
+    (model / "file").write_bytes(b"bytes")
+    device.run("publish", model, "a/b", "--store", store).done()
+    (model / "file").unlink()
+    if not leave:
+        model.rmdir()
+    assert device.run("verify", store).code == 6
+    repaired = device.run("verify", store, "--repair")
+    assert "forgotten" in [event["event"] for event in repaired.events]
+    assert device.run("verify", store).code == 0

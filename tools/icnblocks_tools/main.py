@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 import click
 
-from icnblocks.errors import IcnError, StorageError
+from icnblocks.errors import IcnError, StorageError, UsageError
 from icnblocks_tools.lazy import LazyGroup, load
 
 COMMANDS: Final = {
@@ -63,8 +63,9 @@ def run(command: click.Command, name: str) -> NoReturn:
     as_json = "--json" in sys.argv[1:]
     try:
         _run(click.version_option(package_name="icnblocks")(command), name, as_json=as_json)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # it was closed before we began
+                stream.flush()
     except BrokenPipeError:  # whoever read our output is gone
         _hush()
         sys.exit(1)
@@ -87,6 +88,8 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
         click.echo("interrupted; what arrived is kept, run it again to go on", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
+        if as_json:
+            _fail(UsageError(error.format_message()), as_json=True)
         error.show()
         sys.exit(error.exit_code)
 

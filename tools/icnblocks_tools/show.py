@@ -25,7 +25,7 @@ def _resolve(puller: Puller, text: str) -> Resolved:
     from icnblocks.errors import FormatError
     from icnblocks.naming import Digest, Name
 
-    if Path(text).is_dir():
+    if Path(text).is_dir() or text.startswith((".", "/")):  # no name begins so
         from icnblocks.assembly.inspect import pulled_into
 
         return pulled_into(Path(text))
@@ -168,11 +168,13 @@ def show(
     """
     from icnblocks.client.settings import load_settings
     from icnblocks.puller import Puller, make_trust
+    from icnblocks.store.home import check_is_store
 
     settings = load_settings()
     if sources:
         settings = replace(settings, sources=sources)
     if store is not None:
+        check_is_store(store)
         settings = replace(settings, store=store)
     settings = replace(settings, trust_first_use=trust_first_use or settings.trust_first_use)
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
             count += 1
             output.say("wrong", f"wrong: manifest {digest}", digest=str(digest))
     for entry in puller.places.directories():
-        if repair and not entry.root.exists():
+        if repair and _is_gone(puller, entry):
             puller.places.remove_directory(entry.root)
             output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
             continue
@@ -96,6 +97,18 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
         else:
             count += len(changed)
     return count
+
+
+def _is_gone(puller: Puller, entry: Directory) -> bool:
+    """Whether nothing is left of what is listed of a directory."""
+    if not entry.root.exists():
+        return True
+    data = puller.catalog.manifest(entry.manifest)
+    if data is None:
+        return False
+    from icnblocks.manifest.codec import decode
+
+    return not any(os.path.lexists(entry.root / file.path) for file in decode(data).files)
 
 
 def _was_pulled(entry: Directory) -> bool:
@@ -130,20 +143,21 @@ def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) ->
     from icnblocks.client.settings import load_settings
     from icnblocks.errors import CorruptError, UsageError
     from icnblocks.puller import Puller, make_trust
+    from icnblocks.store.home import is_store
 
     settings = load_settings()
     if sources:
         settings = replace(settings, sources=sources)
-    is_store = (path / "catalog.sqlite").exists()
-    if not is_store and not (path / ".icnblocks").is_dir():
+    is_ours = is_store(path)
+    if not is_ours and not (path / ".icnblocks").is_dir():
         raise UsageError(f"{path} is neither a pulled directory nor a store")
-    if is_store:
+    if is_ours:
         settings = replace(settings, store=path)
     with (
         make_output(as_json=as_json, results=_RESULTS) as output,
         Puller(settings, make_trust(settings), overwrite=True) as puller,
     ):
-        if is_store:
+        if is_ours:
             wrong = _store(path, puller, output, repair)
         else:
             wrong = _directory(path, output)
@@ -152,6 +166,9 @@ def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) ->
                 wrong = 0
         if wrong:
             raise CorruptError(
-                f"{wrong} things are wrong in {path}", hint="run it again with --repair"
+                f"{wrong} things are wrong in {path}",
+                hint="what was published in place is its publisher's to mend: publish it again"
+                if repair
+                else "run it again with --repair",
             )
         output.say("done", f"{path} is right", path=str(path))

@@ -139,8 +139,9 @@ class Scene:
         touch = self.holdings.touch
 
         def noted(digest):
-            self.done.append("touch")
-            touch(digest)
+            if self.holdings.at_hand(digest):
+                self.done.append("touch")
+            return touch(digest)
 
         self.holdings.touch = noted
 
