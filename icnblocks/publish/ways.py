@@ -15,7 +15,7 @@ from icnblocks.client.access import sign_access
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, read_trust_file
-from icnblocks.errors import NotFoundError
+from icnblocks.errors import NotFoundError, TrustError
 from icnblocks.manifest.model import BaseRef
 from icnblocks.manifest.record import open_record
 from icnblocks.publish.deliver import known_record, next_record, place, send
@@ -42,8 +42,19 @@ if TYPE_CHECKING:
 def publisher_key(
     settings: Settings, publisher: str, path: Path | None, listener: Listener
 ) -> PublisherKey:
-    """The key in `path`, else the publisher's in the keys directory; made on first use."""
+    """The key in `path`, else the publisher's in the keys directory; made on first use.
+
+    Raises:
+        TrustError: if there is none, and the publisher is known here by one.
+    """
     path = path or settings.keys / f"{publisher}.pem"
+    known = None if path.exists() else KnownPublishers(settings.known_publishers).get(publisher)
+    if known is not None:
+        raise TrustError(
+            f"there is no key in {path}, and {publisher} is known here by the key {known}",
+            hint="name that key's file with --key; to begin anew with another one, take the line of"
+            f" {publisher} out of {settings.known_publishers}",
+        )
     key = load_or_make_key(path)
     if key.made:
         listener.made_key(publisher, path, key.fingerprint)

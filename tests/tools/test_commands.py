@@ -188,3 +188,17 @@ def test_what_is_gone_is_forgotten_by_a_repair(tmp_path, leave):
     repaired = device.run("verify", store, "--repair")
     assert "forgotten" in [event["event"] for event in repaired.events]
     assert device.run("verify", store).code == 0
+
+
+def test_no_new_key_is_made_where_the_publisher_is_known_by_another(tmp_path):
+    """Catches: a typo in --key, or a key that was lost, and another one lies there from then on."""
+    device, model = Device(tmp_path / "d"), tmp_path / "model"
+    model.mkdir()
+    (model / "file").write_bytes(b"bytes")
+    (device.root / "known_publishers").write_text(f"a {'0' * 64}\n")
+    words = ("publish", model, "a/b", "--store", tmp_path / "store")
+    for more in ((), ("--key", tmp_path / "typo.pem")):
+        ran = device.run(*words, *more)
+        assert (ran.code, ran.last["error"]) == (5, "trust")
+    assert not (tmp_path / "typo.pem").exists()
+    assert not (device.root / "keys").exists()
