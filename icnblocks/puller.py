@@ -19,6 +19,7 @@ from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import PARTIAL, ModelDirectory
 from icnblocks.assembly.inspect import (
     Inspection,
+    has_state,
     inspect,
     is_unchanged,
     pulled_into,
@@ -205,12 +206,15 @@ class Puller:
 
     def _place_base(self, base: Resolved, ref: BaseRef, taken: list[Path], *, beside: bool) -> Path:
         """Where a base lies or goes; `taken` are the places of what stands on it, topmost first."""
+        there = {os.path.realpath(place) for place in taken}
         for root in self.places.roots_of(ref.manifest):
-            if is_unchanged(root, base.manifest, self.places):
+            if os.path.realpath(root) not in there and is_unchanged(
+                root, base.manifest, self.places
+            ):
                 return root
         path = taken[0].parent / ref.name.model if beside else self._default_path(base)
         lies_there = self.places.manifest_at(path) if path.exists() else None
-        free = path not in taken and lies_there in {None, ref.manifest}
+        free = os.path.realpath(path) not in there and lies_there in {None, ref.manifest}
         if not free or not (beside or self._vouched(ref)):
             # An adapter says which bytes it needs. They must not replace another model, nor lie
             # under a name whose own publisher does not say that they are it.
@@ -259,6 +263,7 @@ class Puller:
         return not (
             self.places.manifest_at(path) != resolved.digest
             or flushed.is_doubtful(path)
+            or not has_state(path, resolved.digest)
             or (self._settings.durable and flushed.is_marked(path))
             or not is_unchanged(path, resolved.manifest, self.places)
         )

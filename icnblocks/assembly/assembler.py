@@ -108,6 +108,8 @@ class Assembler:
         self._plan = plan
         self.whole = whole
         self._todo = [file for file in range(len(manifest.files)) if file not in whole]
+        for file in whole:  # what another pull left of it is of another time than the notes
+            directory.remove(manifest.files[file].path + PARTIAL)
         self._map = BlockMap.open(directory, digest, manifest.block_count)
         self.former = self._map.former
         """The manifest of an earlier pull that did not end and whose partial files are left."""
@@ -138,6 +140,8 @@ class Assembler:
             if not any(spot.file in fresh for spot in self.spots(self.manifest.digest_at(index)))
         }
         if self._map.same_boot and self._partials.youngest <= self._map.written_ns:
+            if len(there) < len(noted):  # else the notes to come would make the others look right
+                self._map.rewrite(sorted(there))
             return there
         there = {index for index in there if self._reads_right(self.manifest.digest_at(index))}
         self._map.rewrite(sorted(there))
@@ -223,9 +227,11 @@ class Assembler:
         self._note([self._index(digest) for digest in digests])
 
     def _note(self, indexes: Sequence[int]) -> None:
-        self._map.note(indexes)
-        for index in indexes:
-            self._have[index] = 1
+        have = self._have
+        fresh = [index for index in dict.fromkeys(indexes) if not have[index]]
+        self._map.note(fresh)
+        for index in fresh:
+            have[index] = 1
 
     def finish(self) -> None:
         """Rename the files to their final names; they may not be on disk yet (see `flushed`).

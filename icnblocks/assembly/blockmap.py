@@ -82,7 +82,8 @@ class BlockMap:
         with storage_errors(path):
             fd = directory.open(PATH, os.O_RDWR | os.O_CREAT)
             written_ns = os.fstat(fd).st_mtime_ns
-            data = os.pread(fd, HEADER_BYTES + 4 * count, 0)
+            # Two threads may note the same block.
+            data = os.pread(fd, HEADER_BYTES + 2 * _NOTE.size * count, 0)
             head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
             if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
                 os.ftruncate(fd, 0)
@@ -97,7 +98,8 @@ class BlockMap:
                 )  # fmt: skip
             whole = len(notes) // _NOTE.size * _NOTE.size
             noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
-            os.ftruncate(fd, HEADER_BYTES + whole)
+            if os.fstat(fd).st_size != HEADER_BYTES + whole:  # it would say that it is of now
+                os.ftruncate(fd, HEADER_BYTES + whole)
             os.lseek(fd, 0, os.SEEK_END)
         same = head[-BOOT_BYTES:] == boot_id()
         return cls(fd, path, manifest, frozenset(noted), same_boot=same, written_ns=written_ns)

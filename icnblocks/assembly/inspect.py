@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
 from icnblocks.client.resolve import Resolved
-from icnblocks.errors import ConflictError, NotFoundError, UsageError
+from icnblocks.errors import ConflictError, FormatError, NotFoundError, UsageError
 from icnblocks.limits import MAX_MANIFEST_BYTES
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks.naming import Digest, Name
@@ -23,7 +23,7 @@ from icnblocks.store.extents import read_all
 from icnblocks.store.inplace import FileFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from icnblocks.assembly.assembler import Assembler
@@ -45,6 +45,7 @@ class Inspection:
         stale: paths of files of an earlier pull, unchanged since, that are not in this manifest.
         owner: the name of that earlier pull, if it was of another manifest.
         indexed: whether all is there and the index says so already.
+        seen: facts of the files that are whole, from before they were hashed, by path.
     """
 
     whole: frozenset[int]
@@ -53,6 +54,7 @@ class Inspection:
     stale: tuple[str, ...]
     owner: Name | None
     indexed: bool
+    seen: Mapping[str, FileFacts]
 
 
 def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
@@ -130,15 +132,18 @@ def inspect(
     whole: set[int] = set()
     spoilt: list[int] = []
     foreign: list[str] = []
+    seen: dict[str, FileFacts] = {}
     for number, file in enumerate(manifest.files):
         fd = directory.open_existing(file.path)
         if fd is None:
             continue
         try:
             with storage_errors(directory.root / file.path):
-                unchanged = known.get(file.path) == FileFacts.of(os.fstat(fd))
+                facts = FileFacts.of(os.fstat(fd))
+                unchanged = known.get(file.path) == facts
                 if (believed and unchanged) or file_is_right(fd, file, manifest):
                     whole.add(number)
+                    seen[file.path] = facts
                 else:
                     spoilt.append(number)
                     if not unchanged or owner is None:
@@ -149,6 +154,7 @@ def inspect(
     indexed = (
         believed
         and len(whole) == len(manifest.files)
+        and has_state(directory.root, digest)
         and all(known.get(file.path) == _facts(directory, file.path) for file in manifest.files)
     )
     paths = {file.path for file in manifest.files}
@@ -157,7 +163,7 @@ def inspect(
         for path, facts in known.items()
         if owner is not None and path not in paths and facts == _facts(directory, path)
     )
-    return Inspection(frozenset(whole), tuple(foreign), tuple(spoilt), stale, owner, indexed)
+    return Inspection(frozenset(whole), tuple(foreign), tuple(spoilt), stale, owner, indexed, seen)
 
 
 def _owner(directory: ModelDirectory, listed: Digest) -> Name | None:
@@ -197,8 +203,7 @@ def pulled_into(root: Path) -> Resolved:
     """What a pull left in its directory.
 
     Raises:
-        NotFoundError: if no pull was finished there.
-        FormatError: if what is there is not valid.
+        NotFoundError: if no pull was finished there, or what it left is damaged.
     """
     try:
         data = (root / STATE / MANIFEST).read_bytes()
@@ -209,7 +214,23 @@ def pulled_into(root: Path) -> Resolved:
         raise NotFoundError(
             f"{root} was not made by a pull", hint="give a pulled directory or a store"
         ) from error
-    return Resolved(Name.parse(name), digest_of(data), decode(data), 0, data)
+    try:
+        return Resolved(Name.parse(name), digest_of(data), decode(data), 0, data)
+    except (UsageError, FormatError) as error:
+        raise NotFoundError(
+            f"what {root} says of its pull is damaged: {error}", hint="pull the model there again"
+        ) from error
+
+
+def has_state(root: Path, digest: Digest) -> bool:
+    """Whether a directory that a pull made says of which manifest; one that none made need not."""
+    if not (root / STATE).is_dir():
+        return True
+    try:
+        Name.parse((root / STATE / NAME).read_text().strip())
+        return Digest.of((root / STATE / MANIFEST).read_bytes()) == digest
+    except (OSError, UnicodeDecodeError, UsageError):
+        return False
 
 
 def _facts(directory: ModelDirectory, path: str) -> FileFacts | None:
@@ -236,7 +257,7 @@ def remember(
     facts = {}
     for file in resolved.manifest.files:
         fact = _facts(directory, file.path)
-        if fact is None or fact.size != file.size:
+        if fact is None or fact.size != file.size or found.seen.get(file.path, fact) != fact:
             raise ConflictError(f"{directory.root / file.path} was changed during the pull")
         facts[file.path] = fact
     for path in found.stale:  # while the index knows them: it is done again if this is cut off

@@ -223,6 +223,8 @@ class InPlaceStore:
     def check(self, root: Path) -> list[str]:
         """Compare the facts of all files of a directory, and mark those that differ.
 
+        A file that is back as it was is right again, unless it was hashed and found wrong.
+
         Returns:
             Paths below `root` of the files that are missing or changed.
         """
@@ -230,9 +232,9 @@ class InPlaceStore:
         marks: list[tuple[int, int]] = []
         for number, path, facts, changed in self._files_of(root):
             differs = _facts_now(os.path.join(_root(root), path)) != facts
-            if differs:
+            if differs or changed == index.ROTTEN:
                 wrong.append(os.fsdecode(path))
-            if differs != changed:
+            if changed != index.ROTTEN and differs != bool(changed):
                 marks.append((int(differs), number))
         if marks:
             with self._writing() as db:
@@ -242,6 +244,9 @@ class InPlaceStore:
 
     def recheck(self, root: Path, *, everything: bool = False) -> list[str]:
         """Hash the files of a directory that seem changed; those that are right are right again.
+
+        The index knows where each block lies first. A changed file in which others lie, too, stays
+        marked: who has the manifest can tell (`file_is_right`).
 
         Args:
             root: the directory.
@@ -256,7 +261,7 @@ class InPlaceStore:
             now = _facts_now(full)
             if not everything and not changed and now == facts:
                 continue
-            right = now is not None and self._hashes_right(number, full, now)
+            right = now is not None and self._hashes_right(number, full, now, as_known=now == facts)
             if not right or now is None:
                 wrong.append(os.fsdecode(path))
             with self._writing() as db:
@@ -264,7 +269,7 @@ class InPlaceStore:
                     db.execute(index.REVALIDATE, (*now, number))
                     self._unsaved.pop(number, None)
                 else:
-                    db.execute(index.MARK, (1, number))
+                    db.execute(index.MARK, (index.ROTTEN if now == facts else 1, number))
             self._forget_known()
         return wrong
 
@@ -326,12 +331,11 @@ class InPlaceStore:
     def _refused(self, file: IndexedFile) -> bool:
         return file.changed or self._unsaved.get(file.number) == file.facts
 
-    def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, bool]]:
+    def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, int]]:
         with self._reading() as db:
             rows = db.execute(index.FILES_OF, (_root(root),)).fetchall()
         return [
-            (number, path, FileFacts(*facts), bool(changed))
-            for number, path, changed, *facts in rows
+            (number, path, FileFacts(*facts), changed) for number, path, changed, *facts in rows
         ]
 
     def _lease(self, file: IndexedFile, offset: int, length: int) -> InPlaceLease:
@@ -398,19 +402,23 @@ class InPlaceStore:
         finally:
             self._write_lock.release()
 
-    def _hashes_right(self, number: int, path: bytes, facts: FileFacts) -> bool:
+    def _hashes_right(self, number: int, path: bytes, facts: FileFacts, *, as_known: bool) -> bool:
+        """Whether a file's blocks are right; where it is not `as_known`, whether all of it is."""
         try:
             fd = _open(path)
         except OSError:
             return False
         try:
-            last = -1
+            last, end = -1, 0
             while True:
                 with self._reading() as db:
                     rows = db.execute(index.SPOTS_IN, (number, last)).fetchall()
                 if not rows:
-                    return FileFacts.of(os.fstat(fd)) == facts
+                    return (as_known or end == facts.size) and FileFacts.of(os.fstat(fd)) == facts
                 for _, key, rest, offset, length in rows:
+                    if not as_known and offset != end:
+                        return False
+                    end = offset + length
                     if Digest.of(read_extent(fd, offset, length)) != index.digest(key, rest):
                         return False
                 last = rows[-1][0]

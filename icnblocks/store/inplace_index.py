@@ -43,6 +43,9 @@ SCHEMA: Final = Schema(
     ),
 )
 
+ROTTEN: Final = 2
+"""As `changed` of a file: it was hashed and found wrong under unchanged facts."""
+
 _KEY = struct.Struct(">q")
 _REST: Final = DIGEST_BYTES - _KEY.size
 
@@ -77,7 +80,7 @@ FILE_UNMARKED: Final = """SELECT roots.path, files.path
     FROM files JOIN roots ON roots.id = files.root WHERE files.id = ? AND NOT changed"""
 MARK: Final = "UPDATE files SET changed = ? WHERE id = ?"
 MARK_IF: Final = """UPDATE files SET changed = 1
-    WHERE id = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
+    WHERE id = ? AND NOT changed AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
 REVALIDATE: Final = """UPDATE files
     SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, changed = 0 WHERE id = ?"""
 
