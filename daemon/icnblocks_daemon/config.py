@@ -230,7 +230,10 @@ class Config:
         "Fetch a block once however many wait; off fetches it for each (to measure the gain).",
     )  # fmt: skip
     negative_ttl: float = _key(
-        5.0, _duration, "TIME", "How long an upstream's `not found` is remembered; 0: not at all."
+        5.0,
+        _duration,
+        "TIME",
+        "How long an upstream's `not found` of a block is remembered; 0: not at all.",
     )
     record_cap: float = _key(
         60.0, _duration, "TIME", "Ask upstream for a record anew after its lifetime, at most this."

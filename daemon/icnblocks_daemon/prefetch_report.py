@@ -65,6 +65,8 @@ def report(
 
 def gauges(told: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Name, help and value of each gauge; all 0 while there is no plan."""
+    if told.get("state") == "cancelled":
+        told = {}
     models, sizes = told.get("models", {}), told.get("bytes", {})
     yield "icn_prefetch_models", "Models of the plan in force", models.get("planned", 0)
     yield "icn_prefetch_left_models", "Those that are still to come", models.get("left", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from icnblocks.client.answers import NackError
 from icnblocks.errors import (
     BusyError,
     ChangedError,
@@ -39,6 +40,8 @@ def failure_of(error: IcnError) -> Failure:
 
 def reason_of(error: IcnError) -> Reason:
     """How an upstream's failure is told to those who wait."""
+    if isinstance(error, NackError) and error.reason is Reason.CHANGED:
+        return Reason.CHANGED  # what it says of a file there holds here too: asking again is vain
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return reason

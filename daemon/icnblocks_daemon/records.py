@@ -34,6 +34,7 @@ from icnblocks_daemon.coalesce import Coalesced
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from icnblocks.client.source import RecordAnswer
     from icnblocks.manifest.record import Record
     from icnblocks.naming import Name
     from icnblocks.store.catalog import Catalog
@@ -126,7 +127,7 @@ class Records:
             return Served(stored.raw, 0.0, stale=False)
         if stored is None:
             self._upstreams.refuse_loop(via, f"record of {name}")
-            return await self._asking.do(name, lambda: self._ask(name, route, via))
+            return await self._asking.do(name, lambda: self._ask(name, route, via, known=False))
         record = open_record(stored.raw)
         age = self._age(name, stored.fetched_at)
         if age < min(record.lifetime, self._cap_s):
@@ -145,28 +146,40 @@ class Records:
         self._upstreams.refuse_loop(via, f"record of {name}")
         failed = self._failed.get(name)
         if failed is not None and self._clock() - failed[0] < RETRY_S:
-            raise failed[1]
+            raise failed[1].with_traceback(None)
         return await self._asking.do(
-            name, lambda: self._ask(name, route, via), patience_s=PATIENCE_S
+            name, lambda: self._ask(name, route, via, known=True), patience_s=PATIENCE_S
         )
 
-    async def _ask(self, name: Name, route: Route, via: frozenset[str]) -> Served:
+    async def _ask(self, name: Name, route: Route, via: frozenset[str], *, known: bool) -> Served:
         """Ask upstream and keep what it says, if it may be kept."""
         try:
-            answer = await self._upstreams.record(route, name, via)
-            async with self._writing:
-                kept = await asyncio.to_thread(self._accept, name, answer.raw)
+            served = await self._upstreams.record(
+                route, name, via, lambda answer: self._served(name, answer)
+            )
         except IcnError as error:
-            if len(self._failed) >= _REMEMBERED:
-                self._failed.clear()
-            self._failed[name] = (self._clock(), error)
-            if isinstance(error, TrustError | FormatError):
-                self._metrics.refused_records.labels(error.code).inc()
-                _LOG.error("a record was refused: %s", error, extra={"record": str(name)})
-            else:
+            if known:  # else there is nothing to renew, and anybody could make us remember names
+                if len(self._failed) >= _REMEMBERED:
+                    self._failed.clear()
+                self._failed[name] = (self._clock(), error)
                 _LOG.warning("a record was not renewed: %s", error, extra={"record": str(name)})
             raise
         self._failed.pop(name, None)
+        return served
+
+    async def _served(self, name: Name, answer: RecordAnswer) -> Served:
+        """Keep what an upstream said, if it may be kept.
+
+        Raises:
+            TrustError, FormatError: if it may not.
+        """
+        try:
+            async with self._writing:
+                kept = await asyncio.to_thread(self._accept, name, answer.raw)
+        except (TrustError, FormatError) as error:
+            self._metrics.refused_records.labels(error.code).inc()
+            _LOG.error("a record was refused: %s", error, extra={"record": str(name)})
+            raise
         # What upstream itself had stale is as old here as it was there.
         age = max(0.0, answer.age_s)
         if kept:  # else the one that is here is as old as before

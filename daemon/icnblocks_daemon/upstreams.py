@@ -18,7 +18,15 @@ from icnblocks.client.answers import ThrottledError
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Hint as EngineHint
 from icnblocks.client.source import Source
-from icnblocks.errors import IcnError, LoopError, NotFoundError, RefusedError, SourceError
+from icnblocks.errors import (
+    IcnError,
+    LoopError,
+    NotFoundError,
+    RefusedError,
+    SourceError,
+    StorageError,
+    TrustError,
+)
 from icnblocks.limits import MAX_HOPS
 from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
 from icnblocks_daemon.couriers import Courier
@@ -27,7 +35,7 @@ from icnblocks_daemon.reasons import failure_of
 from icnblocks_daemon.via import NAME_HEADER, VIA_HEADER, format_via
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from icnblocks.client.source import RecordAnswer
     from icnblocks.naming import Digest, Name
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
     from icnblocks_daemon.pit import Fetch
     from icnblocks_daemon.strategies import Strategy
 
+S = TypeVar("S")
 T = TypeVar("T")
 _CONTROL_THREADS: Final = 8
 _PULL_IDLE_S: Final = 30.0
@@ -139,22 +148,32 @@ class Upstreams:
             raise LoopError(f"asking for the {what} went in a circle")
 
     async def record(
-        self, route: Route, name: Name, via: frozenset[str] = frozenset()
-    ) -> RecordAnswer:
-        """A name's record, as an upstream gives it: neither opened nor believed yet.
+        self,
+        route: Route,
+        name: Name,
+        via: frozenset[str],
+        keep: Callable[[RecordAnswer], Awaitable[T]],
+    ) -> T:
+        """A name's record.
 
         Args:
             route: whom to ask.
             name: whose record.
             via: ids of the daemons that the question came through.
+            keep: takes what an upstream gave, which is neither opened nor believed yet; where it
+                raises TrustError or FormatError, the next upstream is asked.
+
+        Returns:
+            What `keep` made of it.
 
         Raises:
             NotFoundError: if every upstream of the route says so.
             IcnError: as the upstream that might have had it.
         """
         headers = self._passed_on(via)
+        what = f"record of {name}"
         return await self._ask(
-            route, f"record of {name}", lambda source: source.record(name, headers=headers)
+            route, what, lambda source: source.record(name, headers=headers), keep
         )
 
     async def manifest(
@@ -168,8 +187,15 @@ class Upstreams:
         headers = self._passed_on(via)
         if name is not None:
             headers[NAME_HEADER] = str(name)
+
+        async def keep(data: bytes) -> bytes:
+            return data
+
         return await self._ask(
-            route, f"manifest {digest}", lambda source: source.manifest(digest, headers=headers)
+            route,
+            f"manifest {digest}",
+            lambda source: source.manifest(digest, headers=headers),
+            keep,
         )
 
     def held_by(self, url: str, manifest: Digest, count: int) -> bytes:
@@ -235,14 +261,23 @@ class Upstreams:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask(self, route: Route, what: str, question: Callable[[Source], T]) -> T:
-        """Ask the upstreams of a route in turn until one answers."""
+    async def _ask(
+        self,
+        route: Route,
+        what: str,
+        question: Callable[[Source], S],
+        keep: Callable[[S], Awaitable[T]],
+    ) -> T:
+        """Ask the upstreams of a route in turn until one gives an answer that may be kept."""
         loop, tried = asyncio.get_running_loop(), set[str]()
         worst: IcnError | None = None
         while (url := self.strategy.choose(route, tried, self._clock())) is not None:
             tried.add(url)
             try:
                 answer = await loop.run_in_executor(self._threads, question, self._sources[url])
+                kept = await keep(answer)
+            except StorageError:
+                raise  # that is ours
             except NotFoundError:
                 # In words of our own, or each daemon on the way would put its line before it.
                 worst = worst or NotFoundError(f"no {what} here or upstream")
@@ -252,12 +287,13 @@ class Upstreams:
                     worst = error  # whoever could not be asked might have had it
                 self._errors[url] = str(error)
                 self._metrics.upstream_errors.labels(url, error.code).inc()
-                if not isinstance(error, RefusedError | LoopError):
+                # An upstream may have other things that are to be believed.
+                if not isinstance(error, RefusedError | LoopError | TrustError):
                     least_s = error.after_s if isinstance(error, ThrottledError) else 0.0
                     self.strategy.failed(url, failure_of(error), self._clock(), least_s=least_s)
             else:
                 self.strategy.answered(url, self._clock())
-                return answer
+                return kept
         raise worst or SourceError("there is no upstream to ask")
 
     def _engine_hint(self, fetch: Fetch) -> EngineHint:

@@ -139,6 +139,14 @@ def not_icn(where: str) -> FormatError:
     )
 
 
+class NackError(IncompleteError):
+    """A source refused a block for this reason."""
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def nack_error(name: str, digest: Digest, reason: Reason, text: str) -> IcnError:
     """The error for a want that the source `name` refused in a Nack."""
     told = f": {text}" if text else ""
@@ -149,4 +157,4 @@ def nack_error(name: str, digest: Digest, reason: Reason, text: str) -> IcnError
     if reason is Reason.LOOP:
         return LoopError(f"block {digest} is not at {name}, which is part of a loop{told}")
     word = reason.name.lower().replace("_", " ")
-    return IncompleteError(f"block {digest} was refused by {name} ({word}){told}")
+    return NackError(f"block {digest} was refused by {name} ({word}){told}", reason)

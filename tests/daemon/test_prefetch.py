@@ -212,6 +212,7 @@ def test_a_cancelled_plan_stops_and_releases_its_pins(edge, models):
     assert came < 3_000_000
     assert status(edge)["bytes"]["left"] == 0
     assert edge.status()["budget"]["pinned_bytes"] == 0
+    assert edge.metric("icn_prefetch_models") == edge.metric("icn_prefetch_left_models") == 0
     assert call(edge, "DELETE", PATH).json["state"] == "cancelled"
     assert edge.metric("icn_prefetched_bytes_total") == came
 

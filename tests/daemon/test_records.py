@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icnblocks.client.source import RecordAnswer
 from icnblocks.errors import SourceError, StorageError
 from icnblocks.manifest.record import fingerprint, public_bytes
+from icnblocks.naming import Name
 from icnblocks.store.catalog import Catalog
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.coalesce import Coalesced
@@ -28,13 +29,13 @@ class Origin:
     def refuse_loop(self, via, what):
         assert not via
 
-    async def record(self, route, name, via):
+    async def record(self, route, name, via, keep):
         self.asked += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.raw is None:
             raise SourceError("gone")
-        return RecordAnswer(self.raw, self.age_s, self.stale)
+        return await keep(RecordAnswer(self.raw, self.age_s, self.stale))
 
 
 class World:
@@ -199,3 +200,12 @@ async def test_one_that_the_disk_does_not_take_makes_the_old_one_no_fresher(worl
     world.origin.raw = None
     served = await world.get()
     assert (served.raw, served.age_s, served.stale) == (old, 61, True)
+
+
+async def test_names_that_nobody_knows_are_not_remembered(world):
+    """Catches: memory, and a line of the log, for each name that somebody makes up."""
+    world.origin.raw = None
+    for number in range(20):
+        with pytest.raises(SourceError):
+            await world.records.get(Name("acme", f"m{number}"))
+    assert not world.records._failed

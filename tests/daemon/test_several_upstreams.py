@@ -9,6 +9,7 @@ import pytest
 
 from icnblocks.errors import UsageError
 from icnblocks.limits import KIB, MIB
+from icnblocks.testing.device import Device
 from icnblocks.testing.exchange import bundle, call, make_model, publish, record_path
 from icnblocks.testing.lying import Lie, LyingServer
 from icnblocks.testing.processes import launch_edge, poll_until, start_edge
@@ -250,3 +251,39 @@ def test_a_limit_is_for_one_upstream_or_for_all(tmp_path):
     flags = {"store": str(tmp_path), "upstream": ("http://a", "http://b"), "upstream_limit": limits}
     config = load_config(None, {}, flags)
     assert dict(config.upstream_limit) == {"": 1.25e6, "http://a": 25e6}
+
+
+def test_an_upstream_with_an_older_record_does_not_hide_a_newer_one(tmp_path):
+    """Catches: a name served stale for days, though the second upstream has it as it is now."""
+    path, fresh = record_path(MODEL.name), ("--record-cap", "0s")
+    with start_edge(tmp_path / "one") as one, start_edge(tmp_path / "two") as two:
+        publish(one, MODEL)
+        publish(two, MODEL)
+        newer, newest = MODEL.record(seq=2), MODEL.record(seq=3)
+        assert call(two, "PUT", path, newer).status == 201
+        with start_edge(tmp_path / "edge", *upstreams(two.url), *fresh) as edge:
+            assert call(edge, "GET", path).body == newer
+        assert call(two, "PUT", path, newest).status == 201
+        with edge_of(tmp_path, "fail-over", one.url, two.url, more=fresh) as edge:
+            reply = call(edge, "GET", path)
+            assert (reply.body, reply.headers.get("ICN-Stale")) == (newest, None)
+            told = {each["url"]: each["last_control_error"] for each in edge.status()["upstreams"]}
+            assert "goes back" in told[one.url]
+            assert told[two.url] is None
+
+
+def test_what_was_changed_at_an_origin_is_refused_as_such_through_an_edge(tmp_path):
+    """Catches: a refusal for good that becomes one that may pass, and is retried for a minute."""
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "weights").write_bytes(bytes(range(256)) * 256)
+    publisher = Device(tmp_path / "publisher")
+    publisher.run("publish", root, "acme/m", "--store", tmp_path / "origin").done()
+    with start_edge(tmp_path / "origin") as origin:
+        with start_edge(tmp_path / "edge", "--upstream", origin.url) as edge:
+            (root / "weights").write_bytes(b"other")
+            ran = Device(tmp_path / "device", ICN_RETRY_S="3600").run(
+                "fetch", "acme/m", "--from", edge.url, "--trust-first-use"
+            )
+    assert (ran.code, ran.last["error"]) == (10, "incomplete")
+    assert "changed" in ran.last["message"]

@@ -31,7 +31,7 @@ class Origin:
     def refuse_loop(self, via, what):
         assert not via
 
-    async def record(self, route, name, via):
+    async def record(self, route, name, via, keep):
         self.asked += 1
         match self.says:
             case "unknown":
@@ -44,7 +44,8 @@ class Origin:
                 self.seq += 1
         key = {"key": OTHER_KEY} if self.says == "refused" else {}
         raw = MODEL.record(seq=self.seq, time=WALL, **key)
-        return RecordAnswer(raw, 90.0 if self.says == "relayed" else 0.0, self.says == "relayed")
+        relayed = self.says == "relayed"
+        return await keep(RecordAnswer(raw, 90.0 if relayed else 0.0, relayed))
 
 
 class Scene:
