@@ -262,6 +262,7 @@ def remember(
         facts[file.path] = fact
     for path in found.stale:  # while the index knows them: it is done again if this is cut off
         directory.remove(path)
-    directory.write_state(NAME, f"{resolved.name}\n".encode())
+    directory.remove(f"{STATE}/{NAME}")  # so that no name ever stands beside another's manifest
     directory.write_state(MANIFEST, resolved.encoded)
+    directory.write_state(NAME, f"{resolved.name}\n".encode())
     places.add_directory(directory.root, resolved.digest, resolved.manifest, facts)

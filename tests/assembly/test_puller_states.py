@@ -10,7 +10,8 @@ import pytest
 
 import icnblocks.puller as puller_module
 from icnblocks.assembly.assembler import Assembler
-from icnblocks.errors import ConflictError, IcnError
+from icnblocks.assembly.directory import ModelDirectory
+from icnblocks.errors import ConflictError, IcnError, NotFoundError
 from icnblocks.limits import MIB
 from icnblocks.manifest.model import Kind
 from icnblocks.publish.facade import publish
@@ -227,3 +228,28 @@ def test_an_adapter_does_not_take_the_place_of_its_base(put, pull, settings, tmp
     assert contents(pulled.path) == contents(publish_as)
     assert pulled.base.path != pulled.path
     assert set(contents(pulled.base.path)) == {"weights"}
+
+
+@pytest.mark.parametrize("killed_at", ["manifest", "name"])
+def test_no_name_stands_beside_the_manifest_of_another_model(
+    put, pull, puller, monkeypatch, killed_at
+):
+    """Catches: a kill between the two, and a repair that brings one model under another's name."""
+    put("acme/other", f=os.urandom(MIB))
+    root = put("acme/m", f=os.urandom(MIB))
+    here = pull("acme/other").path
+    write = ModelDirectory.write_state
+
+    def last(self, name, data):
+        if name == killed_at:
+            raise Killed
+        write(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelDirectory, "write_state", last)
+        with pytest.raises(Killed):
+            pull("acme/m", here, overwrite=True)
+    with puller() as one, pytest.raises(NotFoundError):
+        one.repair(here)
+    pull("acme/m", here, overwrite=True)
+    assert contents(here) == contents(root)
