@@ -42,8 +42,11 @@ async def test_a_busy_upstream_is_left_alone_as_long_as_it_asked_for(error, why,
     def refuse(source):
         raise error
 
+    async def keep(answer):
+        return answer
+
     with pytest.raises(IcnError):
-        await upstreams._ask((US,), "record", refuse)
+        await upstreams._ask((US,), "record", refuse, keep)
     standing = strategy.standing(US)
     assert (standing.why, standing.resting(5.0)) == (why, rest_s)
     await upstreams.close()
