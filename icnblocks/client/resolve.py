@@ -144,7 +144,7 @@ class Resolver:
         failures: list[IcnError] = []
         waited, began = 0.0, time.monotonic()
         while True:
-            for answer in answers(self._sources, lambda source: self._get(source, name)):
+            for answer in answers(self._sources, lambda source: record_of(source, name)):
                 try:
                     return self._take(name, *answer(), known)
                 except IcnError as error:
@@ -180,19 +180,6 @@ class Resolver:
             return None
         wait = max(min(busy), _LEAST_S)
         return wait if waited + wait <= self._patience_s else None
-
-    def _get(self, source: Source, name: Name) -> tuple[bytes, Record]:
-        """A source's record, and what it says; one that is none is the source's fault."""
-        raw = source.record(name).raw
-        try:
-            return raw, open_record(raw)
-        except VersionError:
-            raise
-        except FormatError as error:
-            raise SourceError(
-                f"{source.url} gave no valid record of {name}: {error}",
-                hint="check the URL: is it an icnblocks server?",
-            ) from error
 
     def _take(self, name: Name, raw: bytes, record: Record, known: Record | None) -> Record:
         if record.name != name:
@@ -251,3 +238,23 @@ class Resolver:
         if failures:
             raise failures[0]
         raise NotFoundError(f"the manifest {digest} of {name} is not on this machine")
+
+
+def record_of(source: Source, name: Name) -> tuple[bytes, Record]:
+    """A source's record of a name, and what it says; it is not believed yet.
+
+    Raises:
+        NotFoundError: if the source does not know the name.
+        SourceError: if it cannot be reached, or what it gives is no record.
+        VersionError: if it is one of a newer version.
+    """
+    raw = source.record(name).raw
+    try:
+        return raw, open_record(raw)
+    except VersionError:
+        raise
+    except FormatError as error:
+        raise SourceError(
+            f"{source.url} gave no valid record of {name}: {error}",
+            hint="check the URL: is it an icnblocks server?",
+        ) from error

@@ -13,13 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import (
-    FormatError,
-    NotFoundError,
-    SourceError,
-    TrustError,
-    VersionError,
-)
+from icnblocks.client.resolve import record_of
+from icnblocks.errors import NotFoundError, TrustError
 from icnblocks.limits import DEFAULT_LIFETIME_S
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.record import (
@@ -152,16 +147,9 @@ def known_record(source: Source, name: Name) -> Record | None:
         SourceError: if it is none.
     """
     try:
-        record = open_record(source.record(name).raw)
+        _, record = record_of(source, name)
     except NotFoundError:
         return None
-    except VersionError:
-        raise
-    except FormatError as error:
-        raise SourceError(
-            f"{source} gave no valid record of {name}: {error}",
-            hint="check the URL: is it an icnblocks server?",
-        ) from error
     if record.name != name:
         raise TrustError(f"asked {source} for {name}, got a record of {record.name}")
     return record

@@ -114,11 +114,11 @@ def _is_gone(puller: Puller, entry: Directory) -> bool:
 def _was_pulled(entry: Directory) -> bool:
     """Whether what is listed of a directory is what a pull put there, not its user since."""
     from icnblocks.assembly.inspect import pulled_into
-    from icnblocks.errors import FormatError, NotFoundError
+    from icnblocks.errors import NotFoundError
 
     try:
         return pulled_into(entry.root).digest == entry.manifest
-    except (NotFoundError, FormatError):
+    except NotFoundError:
         return False
 
 
