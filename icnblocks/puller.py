@@ -22,6 +22,7 @@ from icnblocks.assembly.inspect import (
     has_state,
     inspect,
     is_unchanged,
+    make_way,
     pulled_into,
     remember,
     salvage,
@@ -283,6 +284,7 @@ class Puller:
                 resolved.digest,
                 resolved.manifest,
                 self.places,
+                self.catalog.manifest,
                 thorough=thorough or doubtful,
             )
             self._refuse_conflicts(found, resolved, directory)
@@ -314,6 +316,7 @@ class Puller:
 
     def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> Moved:
         """Reuse, fetch, finish, remember."""
+        make_way(directory, resolved.manifest, found.stale)
         plan = Plan(resolved.manifest)
         assembler = Assembler(directory, resolved.digest, resolved.manifest, plan, found.whole)
         try:

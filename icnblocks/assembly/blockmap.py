@@ -38,6 +38,25 @@ def boot_id() -> bytes:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip().ljust(BOOT_BYTES)
 
 
+def manifest_of(directory: ModelDirectory) -> Digest | None:
+    """The manifest that the directory's map speaks of, or None if it has none."""
+    fd = directory.open_existing(PATH)
+    if fd is None:
+        return None
+    try:
+        with storage_errors(directory.root / PATH):
+            head = os.pread(fd, HEADER_BYTES, 0)
+    finally:
+        os.close(fd)
+    return _manifest_in(head)
+
+
+def _manifest_in(head: bytes) -> Digest | None:
+    if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
+        return None
+    return Digest(head[len(MAGIC) : len(MAGIC) + DIGEST_BYTES])
+
+
 class BlockMap:
     """The open block map of one directory.
 
@@ -85,12 +104,12 @@ class BlockMap:
             # Two threads may note the same block.
             data = os.pread(fd, HEADER_BYTES + 2 * _NOTE.size * count, 0)
             head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
-            if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
+            former = _manifest_in(head)
+            if former is None:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, MAGIC + manifest + boot_id(), 0)
                 os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
                 return cls(fd, path, manifest, (), same_boot=True, written_ns=written_ns)
-            former = Digest(head[len(MAGIC) : -BOOT_BYTES])
             if former != manifest:
                 return cls(
                     fd, path, manifest, range(count),

@@ -104,14 +104,18 @@ class ModelDirectory:
                 os.close(parent)
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}:
-                raise ConflictError(
-                    f"{self.root / path} is a link or a directory, not a model's file"
-                ) from error
+                raise self._in_the_way(path) from error
             raise
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise ConflictError(f"{self.root / path} is not a regular file")
+            raise self._in_the_way(path)
         return fd
+
+    def _in_the_way(self, path: str) -> ConflictError:
+        return ConflictError(
+            f"{self.root / path} is, or lies in, a link or something else that is no model's",
+            hint="move it away, or use another directory with --to",
+        )
 
     def open_existing(self, path: str) -> int | None:
         """Open a file for reading, or None if it is not there.
@@ -152,6 +156,23 @@ class ModelDirectory:
                 pass
             finally:
                 os.close(parent)
+
+    def remove_empty(self, path: str) -> None:
+        """Remove the directories that `path` lay in, innermost first, while they are empty."""
+        with storage_errors(self.root / path):
+            while path := path.rpartition("/")[0]:
+                try:
+                    parent, last = self._parent(path, make=False)
+                except FileNotFoundError:
+                    continue
+                try:
+                    os.rmdir(last, dir_fd=parent)
+                except OSError as error:
+                    if error.errno != errno.ENOTEMPTY:
+                        raise
+                    return
+                finally:
+                    os.close(parent)
 
     def read_state(self, name: str, most: int) -> bytes | None:
         """Read `.icnblocks/NAME`, or None if it is absent or longer than `most` bytes."""

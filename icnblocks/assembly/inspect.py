@@ -6,32 +6,28 @@ a user changed is never overwritten unasked. This module must not change any fil
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from icnblocks.assembly.contents import file_is_right, right_blocks
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
+from icnblocks.assembly.former import Former, former_pulls
 from icnblocks.client.resolve import Resolved
 from icnblocks.errors import ConflictError, FormatError, NotFoundError, UsageError
-from icnblocks.limits import MAX_MANIFEST_BYTES
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks.naming import Digest, Name
-from icnblocks.store.base import verify
 from icnblocks.store.database import storage_errors
-from icnblocks.store.extents import read_all
 from icnblocks.store.inplace import FileFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.assembly.directory import ModelDirectory
-    from icnblocks.manifest.model import File, Manifest
+    from icnblocks.manifest.model import Manifest
     from icnblocks.store.inplace import InPlaceStore
-
-_NAME_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +38,8 @@ class Inspection:
         whole: indexes of the manifest's files that are there and right.
         foreign: paths where a file stands that neither is right nor was put there by a pull.
         spoilt: indexes of files that stand there and are not right; blocks of theirs may be.
-        stale: paths of files of an earlier pull, unchanged since, that are not in this manifest.
-        owner: the name of that earlier pull, if it was of another manifest.
+        stale: paths of files of earlier pulls, unchanged since, that are not in this manifest.
+        owner: the name of that earlier pull, if there was one of another manifest.
         indexed: whether all is there and the index says so already.
         seen: facts of the files that are whole, from before they were hashed, by path.
     """
@@ -51,44 +47,10 @@ class Inspection:
     whole: frozenset[int]
     foreign: tuple[str, ...]
     spoilt: tuple[int, ...]
-    stale: tuple[str, ...]
+    stale: frozenset[str]
     owner: Name | None
     indexed: bool
     seen: Mapping[str, FileFacts]
-
-
-def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
-    """Does the open file have the size and the blocks that the manifest says?"""
-    if os.fstat(fd).st_size != file.size:
-        return False
-    return not any(bad for bad in bad_blocks(fd, file, manifest))
-
-
-def _cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
-    """(digest, length, offset) of every block of a file."""
-    for run in file.runs:
-        end = run.offset + run.length
-        offsets = range(run.offset, end, manifest.block_bytes)
-        for index, offset in enumerate(offsets, run.first_block):
-            yield manifest.digest_at(index), min(manifest.block_bytes, end - offset), offset
-
-
-def _read_right(fd: int, digest: Digest, length: int, offset: int) -> bytes | None:
-    """A block's bytes, or None where they are others or the disk cannot read them."""
-    try:
-        data = read_all(fd, length, offset)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return None
-    return data if Digest.of(data) == digest else None
-
-
-def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
-    """(offset, length) of every block of the open file whose bytes are not as named."""
-    for digest, length, offset in _cut(file, manifest):
-        if _read_right(fd, digest, length, offset) is None:
-            yield offset, length
 
 
 def is_unchanged(root: Path, manifest: Manifest, places: InPlaceStore) -> bool:
@@ -108,6 +70,7 @@ def inspect(
     digest: Digest,
     manifest: Manifest,
     places: InPlaceStore,
+    begun: Callable[[Digest], bytes | None],
     *,
     thorough: bool = False,
 ) -> Inspection:
@@ -118,6 +81,7 @@ def inspect(
         digest: the manifest's digest.
         manifest: what shall be there.
         places: knows what was put there.
+        begun: finds the manifest of a pull that did not end.
         thorough: hash what seems unchanged, too.
 
     Raises:
@@ -127,14 +91,16 @@ def inspect(
     known = places.facts(directory.root)
     listed = places.manifest_at(directory.root)
     believed = listed == digest and not thorough
-    # What is listed was pulled, or published in place: then it is the user's.
-    owner = None if listed is None or believed else _owner(directory, listed)
+    former = former_pulls(directory, digest, listed, begun)
+    paths = {file.path for file in manifest.files}
+    stale = _stale(directory, paths, known, former)
+    blocked = _in_the_way(paths, stale)
     whole: set[int] = set()
     spoilt: list[int] = []
     foreign: list[str] = []
     seen: dict[str, FileFacts] = {}
     for number, file in enumerate(manifest.files):
-        fd = directory.open_existing(file.path)
+        fd = None if file.path in blocked else directory.open_existing(file.path)
         if fd is None:
             continue
         try:
@@ -144,10 +110,12 @@ def inspect(
                 if (believed and unchanged) or file_is_right(fd, file, manifest):
                     whole.add(number)
                     seen[file.path] = facts
-                else:
-                    spoilt.append(number)
-                    if not unchanged or owner is None:
-                        foreign.append(file.path)
+                    continue
+                spoilt.append(number)
+                # What is listed was pulled, or published in place: then it is the user's.
+                ours = unchanged and (listed == digest or former.name is not None)
+                if not ours and not former.put(file.path, fd):
+                    foreign.append(file.path)
         finally:
             os.close(fd)
     # One that is missing may be noted as changed: then neither has facts, and they would agree.
@@ -157,25 +125,52 @@ def inspect(
         and has_state(directory.root, digest)
         and all(known.get(file.path) == _facts(directory, file.path) for file in manifest.files)
     )
-    paths = {file.path for file in manifest.files}
-    stale = tuple(
-        path
-        for path, facts in known.items()
-        if owner is not None and path not in paths and facts == _facts(directory, path)
+    return Inspection(
+        frozenset(whole), tuple(foreign), tuple(spoilt), stale, former.name, indexed, seen
     )
-    return Inspection(frozenset(whole), tuple(foreign), tuple(spoilt), stale, owner, indexed, seen)
 
 
-def _owner(directory: ModelDirectory, listed: Digest) -> Name | None:
-    """The name by which the manifest that is listed was pulled here, or None if it was not."""
-    manifest = directory.read_state(MANIFEST, MAX_MANIFEST_BYTES)
-    name = directory.read_state(NAME, _NAME_BYTES)
-    if manifest is None or name is None or Digest.of(manifest) != listed:
-        return None
-    try:
-        return Name.parse(name.decode(errors="replace").strip())
-    except UsageError:
-        return None
+def _stale(
+    directory: ModelDirectory, paths: set[str], known: Mapping[str, FileFacts], former: Former
+) -> frozenset[str]:
+    return frozenset(
+        path
+        for path in former.files.keys() - paths
+        if (facts := _facts(directory, path)) is not None
+        and (facts == known.get(path) or former.put_there(directory, path))
+    )
+
+
+def _in_the_way(paths: Iterable[str], others: Collection[str]) -> set[str]:
+    """Of `paths`, those that one of `others` would have to lie in, or that lie in one of them."""
+    folders = {folder for other in others for folder in _folders(other)}
+    return {
+        path
+        for path in paths
+        if path in folders or any(folder in others for folder in _folders(path))
+    }
+
+
+def _folders(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def make_way(directory: ModelDirectory, manifest: Manifest, stale: Collection[str]) -> None:
+    """Remove what is stale and stands where files belong; the rest stays until these are there.
+
+    Raises:
+        ConflictError: if something else stands there, too.
+        StorageError: if the disk refuses.
+    """
+    paths = {file.path for file in manifest.files}
+    for path in _in_the_way(stale, paths):
+        directory.remove(path)
+        directory.remove_empty(path)
+    for path in _in_the_way(paths, stale):
+        fd = directory.open_existing(path)
+        if fd is not None:
+            os.close(fd)
 
 
 def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
@@ -191,10 +186,8 @@ def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
         if fd is None:
             continue
         try:
-            for digest, length, offset in _cut(file, manifest):
-                data = _read_right(fd, digest, length, offset)
-                if data is not None:
-                    assembler.accept((verify(digest, data),))
+            for block in right_blocks(fd, file, manifest):
+                assembler.accept((block,))
         finally:
             os.close(fd)
 
@@ -261,7 +254,9 @@ def remember(
             raise ConflictError(f"{directory.root / file.path} was changed during the pull")
         facts[file.path] = fact
     for path in found.stale:  # while the index knows them: it is done again if this is cut off
-        directory.remove(path)
+        if _facts(directory, path) is not None:
+            directory.remove(path)
+            directory.remove_empty(path)
     directory.remove(f"{STATE}/{NAME}")  # so that no name ever stands beside another's manifest
     directory.write_state(MANIFEST, resolved.encoded)
     directory.write_state(NAME, f"{resolved.name}\n".encode())

@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from icnblocks.assembly.contents import bad_blocks
 from icnblocks.assembly.directory import ModelDirectory
-from icnblocks.assembly.inspect import bad_blocks
 from icnblocks.errors import ConflictError, CorruptError, IcnError
 from icnblocks.store.base import verify
 

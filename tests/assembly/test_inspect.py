@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-import icnblocks.assembly.inspect as inspect_module
+import icnblocks.assembly.contents as contents_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.inspect import salvage
@@ -35,7 +35,7 @@ def test_a_sector_that_cannot_be_read_is_a_wrong_block(model, monkeypatch):
         return read_all(fd, length, offset)
 
     manifest = scan(model, Kind.PACK, block_bytes=BLOCK).manifest
-    monkeypatch.setattr(inspect_module, "read_all", read)
+    monkeypatch.setattr(contents_module, "read_all", read)
     [wrong] = recheck_directory(model, manifest)
     assert (wrong.path, wrong.blocks) == ("a.bin", 1)
     directory = ModelDirectory(model)

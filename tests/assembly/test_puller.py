@@ -34,6 +34,7 @@ def put(tmp_path, settings):
         root = tmp_path / (where or name.replace("/", "-"))
         root.mkdir(exist_ok=True)
         for file, data in files.items():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
             (root / file).write_bytes(data)
         publish(root, name, store=settings.store, kind=Kind.PACK, settings=settings)
         return root

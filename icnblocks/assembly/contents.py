@@ -1,0 +1,61 @@
+"""The bytes of a model's file, held against its manifest block by block. Changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from icnblocks.errors import CorruptError
+from icnblocks.store.base import verify
+from icnblocks.store.extents import read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from icnblocks.manifest.model import File, Manifest
+    from icnblocks.naming import Digest
+    from icnblocks.store.base import Verified
+
+
+def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
+    """Does the open file have the size and the blocks that the manifest says?"""
+    if os.fstat(fd).st_size != file.size:
+        return False
+    return not any(bad for bad in bad_blocks(fd, file, manifest))
+
+
+def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
+    """(offset, length) of every block of the open file whose bytes are not as named."""
+    for digest, length, offset in _cut(file, manifest):
+        if _read_right(fd, digest, length, offset) is None:
+            yield offset, length
+
+
+def right_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[Verified]:
+    """Every block of the open file whose bytes are as named."""
+    for digest, length, offset in _cut(file, manifest):
+        block = _read_right(fd, digest, length, offset)
+        if block is not None:
+            yield block
+
+
+def _cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
+    """(digest, length, offset) of every block of a file."""
+    for run in file.runs:
+        end = run.offset + run.length
+        offsets = range(run.offset, end, manifest.block_bytes)
+        for index, offset in enumerate(offsets, run.first_block):
+            yield manifest.digest_at(index), min(manifest.block_bytes, end - offset), offset
+
+
+def _read_right(fd: int, digest: Digest, length: int, offset: int) -> Verified | None:
+    """A block, or None where its bytes are others or the disk cannot read them."""
+    try:
+        return verify(digest, read_all(fd, length, offset))
+    except CorruptError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None

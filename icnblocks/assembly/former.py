@@ -1,0 +1,106 @@
+"""What earlier pulls put into a directory, told by its bytes where the index cannot tell.
+
+The index knows files by their facts: it forgets a directory that was moved, takes a file for
+another one after `chmod`, and does not hear of files that were renamed just before a kill. The
+manifests that pulls leave behind say whether such a file is a pull's, to be replaced, or a user's,
+to be kept. This module must not change anything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from icnblocks.assembly import blockmap
+from icnblocks.assembly.contents import file_is_right
+from icnblocks.assembly.directory import MANIFEST, NAME
+from icnblocks.errors import FormatError, UsageError
+from icnblocks.limits import MAX_MANIFEST_BYTES
+from icnblocks.manifest.codec import decode
+from icnblocks.naming import Digest, Name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from icnblocks.assembly.directory import ModelDirectory
+    from icnblocks.manifest.model import File, Manifest
+
+_NAME_BYTES: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """What pulls of other manifests put into a directory.
+
+    Attributes:
+        name: of the finished one, or None if there was none.
+        files: what they put at each path.
+    """
+
+    name: Name | None = None
+    files: Mapping[str, list[tuple[File, Manifest]]] = field(default_factory=dict)
+
+    def put(self, path: str, fd: int) -> bool:
+        """Whether the open file at `path` is, byte for byte, what one of them put there."""
+        return any(file_is_right(fd, *put) for put in self.files.get(path, ()))
+
+    def put_there(self, directory: ModelDirectory, path: str) -> bool:
+        """Whether what stands at `path` is what one of them put there.
+
+        Raises:
+            ConflictError: if it is not a regular file.
+            StorageError: if it cannot be read.
+        """
+        fd = directory.open_existing(path)
+        if fd is None:
+            return False
+        try:
+            return self.put(path, fd)
+        finally:
+            os.close(fd)
+
+
+def former_pulls(
+    directory: ModelDirectory,
+    digest: Digest,
+    listed: Digest | None,
+    known: Callable[[Digest], bytes | None],
+) -> Former:
+    """What a locked directory says of pulls of other manifests than `digest`.
+
+    Args:
+        directory: where.
+        digest: the manifest that is to be pulled.
+        listed: the directory's manifest by the index.
+        known: finds the manifest of a pull that did not end.
+    """
+    data = directory.read_state(MANIFEST, MAX_MANIFEST_BYTES)
+    finished = None if data is None else Digest.of(data)
+    begun = blockmap.manifest_of(directory)
+    if listed not in {None, finished} and (finished is None or finished != begun):
+        return Former()  # it was published in place since: then it is the user's
+    name = _name(directory)
+    manifests = [] if name is None or finished in {None, digest} else [data]
+    if begun is not None and begun not in {finished, digest}:
+        manifests.append(known(begun))
+    files: dict[str, list[tuple[File, Manifest]]] = {}
+    for manifest in filter(None, map(_decoded, manifests)):
+        for file in manifest.files:
+            files.setdefault(file.path, []).append((file, manifest))
+    return Former(name if finished != digest else None, files)
+
+
+def _name(directory: ModelDirectory) -> Name | None:
+    data = directory.read_state(NAME, _NAME_BYTES)
+    try:
+        return None if data is None else Name.parse(data.decode(errors="replace").strip())
+    except UsageError:
+        return None
+
+
+def _decoded(data: bytes | None) -> Manifest | None:
+    try:
+        return None if data is None else decode(data)
+    except FormatError:
+        return None

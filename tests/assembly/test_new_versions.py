@@ -1,0 +1,167 @@
+"""A new version over what an earlier pull left: a pull's files are replaced, a user's are kept.
+
+The index cannot tell them apart after `chmod`, a move or a kill; the bytes can.
+"""
+
+import os
+import shutil
+
+import pytest
+
+import icnblocks.puller as puller_module
+from icnblocks.errors import ConflictError
+from icnblocks.limits import MIB
+from tests.assembly.test_puller import pull, puller, put, settings
+
+__all__ = ["pull", "puller", "put", "settings"]  # fixtures
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def tree(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and ".icnblocks" not in path.parts
+    }
+
+
+@pytest.fixture
+def pulled(put, pull, tmp_path):
+    """The first version, pulled: one file the next one changes, one that it has no more."""
+    put("acme/m", config=b"one", shard=os.urandom(2 * MIB), old=os.urandom(MIB))
+    return pull("acme/m", tmp_path / "to").path
+
+
+def touched(root, _):
+    for path in tree(root):
+        (root / path).chmod(0o600)
+    return root
+
+
+def moved(root, _):
+    return root.rename(root.parent / "elsewhere")
+
+
+def copied(root, _):
+    return shutil.copytree(root, root.parent / "elsewhere")
+
+
+def forgotten(root, settings):
+    for path in settings.store.glob("places.sqlite*"):
+        path.unlink()
+    return root
+
+
+HARM = pytest.mark.parametrize("harm", [touched, moved, copied, forgotten])
+
+
+@HARM
+def test_what_a_pull_put_there_is_replaced(put, pull, pulled, settings, harm):
+    """Catches: a new version that is refused as if somebody had edited the old one."""
+    at = harm(pulled, settings)
+    put("acme/m", "2", config=b"two", shard=os.urandom(2 * MIB))
+    new = put("acme/m", "2", config=b"two", shard=os.urandom(2 * MIB))
+    pull("acme/m", at)
+    assert tree(at) == tree(new)
+
+
+@HARM
+def test_what_somebody_edited_is_kept(put, pull, pulled, settings, harm):
+    at = harm(pulled, settings)
+    (at / "config").write_bytes(b"mine")
+    (at / "old").write_bytes(b"mine")
+    new = put("acme/m", "2", config=b"two", shard=b"two")
+    with pytest.raises(ConflictError, match="config"):
+        pull("acme/m", at)
+    assert (at / "config").read_bytes() == b"mine"
+    (at / "config").unlink()
+    pull("acme/m", at)
+    assert tree(at) == {**tree(new), "old": b"mine"}
+
+
+@HARM
+def test_another_model_is_named(put, pull, pulled, settings, harm):
+    at = harm(pulled, settings)
+    put("acme/n", config=b"two")
+    with pytest.raises(ConflictError, match="holds acme/m"):
+        pull("acme/n", at)
+
+
+@pytest.mark.parametrize("killed_at", ["remember", "forget_map"])
+@pytest.mark.parametrize("then", ["third", "first"])
+def test_killed_before_it_was_noted_and_the_publisher_went_on(
+    put, pull, pulled, monkeypatch, killed_at, then
+):
+    def die(*_):
+        raise Killed
+
+    first = tree(pulled)
+    put("acme/m", "2", config=b"two", shard=os.urandom(2 * MIB), new=b"new")
+    where = puller_module if killed_at == "remember" else puller_module.Assembler
+    with monkeypatch.context() as patch:
+        patch.setattr(where, killed_at, die)
+        with pytest.raises(Killed):
+            pull("acme/m", pulled)
+    files = {"config": b"three", "shard": b"three"} if then == "third" else first
+    put("acme/m", "3", **files)
+    pull("acme/m", pulled)
+    assert tree(pulled) == files
+
+
+def test_a_pull_that_ended_in_renaming_is_replaced_by_the_next_version(
+    put, pull, monkeypatch, tmp_path
+):
+    """The first pull into a directory: nothing in it says of which model the whole files are."""
+
+    def die(*_):
+        raise Killed
+
+    put("acme/m", config=b"one", old=b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(puller_module, "remember", die)
+        with pytest.raises(Killed):
+            pull("acme/m", tmp_path / "to")
+    new = put("acme/m", "2", config=b"two")
+    pull("acme/m", tmp_path / "to")
+    assert tree(tmp_path / "to") == tree(new)
+
+
+@pytest.mark.parametrize("harm", [None, touched, moved])
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_file_becomes_a_directory_and_the_other_way(put, pull, settings, tmp_path, harm, way):
+    """Catches: a version that can never be pulled over the one before."""
+    versions = [{"a": b"1" * 5000, "b": b"2"}, {"a/one/x": b"1" * 5000, "a/y": b"3", "b": b"2"}]
+    first, second = versions[::way]
+    put("acme/m", "1", **first)
+    at = pull("acme/m", tmp_path / "to").path
+    if harm:
+        at = harm(at, settings)
+    put("acme/m", "2", **second)
+    pull("acme/m", at)
+    assert tree(at) == second
+    assert {path.name for path in at.iterdir()} == {".icnblocks", "a", "b"}
+
+
+def test_a_users_file_in_a_directory_that_shall_be_a_file_is_kept(put, pull, tmp_path):
+    put("acme/m", "1", **{"a/x": b"1", "b": b"2"})
+    at = pull("acme/m", tmp_path / "to").path
+    (at / "a" / "mine").write_bytes(b"mine")
+    put("acme/m", "2", a=b"3", b=b"2")
+    with pytest.raises(ConflictError, match="to/a is, or lies in"):
+        pull("acme/m", at)
+    assert (at / "a" / "mine").read_bytes() == b"mine"
+    (at / "a" / "mine").rename(at / "mine")
+    (at / "a").rmdir()
+    pull("acme/m", at)
+    assert tree(at) == {"a": b"3", "b": b"2", "mine": b"mine"}
+
+
+def test_directories_that_are_empty_afterwards_do_not_stay(put, pull, tmp_path):
+    put("acme/m", "1", **{"a/b/x": b"1", "c": b"2"})
+    at = pull("acme/m", tmp_path / "to").path
+    put("acme/m", "2", c=b"3")
+    pull("acme/m", at)
+    assert {path.name for path in at.iterdir()} == {".icnblocks", "c"}
