@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icnblocks.assembly.contents import bad_blocks
+from icnblocks.assembly.contents import bad_blocks, file_is_right
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.errors import ConflictError, CorruptError, IcnError
 from icnblocks.store.base import verify
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from icnblocks.manifest.model import File, Manifest
     from icnblocks.naming import Digest
     from icnblocks.store.base import ReadableStore
+    from icnblocks.store.inplace import InPlaceStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,23 @@ def _recheck_file(directory: ModelDirectory, file: File, manifest: Manifest) -> 
     where = f" (tensor {named.name})" if named else ""
     what = f"{len(bad)} blocks are wrong, the first at byte {offset}, {length} bytes{where}"
     return Wrong(file.path, what, len(bad))
+
+
+def recheck_in_place(places: InPlaceStore, root: Path, manifest: Manifest) -> list[str]:
+    """Hash every file of a directory in the index, and note there which of them are right.
+
+    Returns:
+        Paths below `root` of those that are not.
+
+    Raises:
+        StorageError, BusyError: if the index cannot be written.
+    """
+    files = {file.path: file for file in manifest.files}
+
+    def is_right(path: str, fd: int) -> bool:
+        return path in files and file_is_right(fd, files[path], manifest)
+
+    return places.recheck(root, is_right)
 
 
 def recheck_store(store: ReadableStore) -> Iterator[tuple[Digest, str]]:

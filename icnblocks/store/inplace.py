@@ -13,10 +13,11 @@ import errno
 import os
 import sqlite3
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from icnblocks.errors import ChangedError, IcnError, UsageError
+from icnblocks.errors import ChangedError, UsageError
 from icnblocks.naming import Digest
 from icnblocks.store import inplace_index as index
 from icnblocks.store.database import (
@@ -33,7 +34,7 @@ from icnblocks.store.late_log import log
 from icnblocks.store.lease import read_extent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from icnblocks.manifest.model import Manifest
 
@@ -242,34 +243,28 @@ class InPlaceStore:
             self._forget_known()
         return wrong
 
-    def recheck(self, root: Path, *, everything: bool = False) -> list[str]:
-        """Hash the files of a directory that seem changed; those that are right are right again.
-
-        The index knows where each block lies first. A changed file in which others lie, too, stays
-        marked: who has the manifest can tell (`file_is_right`).
+    def recheck(self, root: Path, is_right: Callable[[str, int], bool]) -> list[str]:
+        """Have every file of a directory read again: those that are right are believed again.
 
         Args:
             root: the directory.
-            everything: hash the unchanged files too (to find rotten bits).
+            is_right: whether the file of this path below `root`, opened, holds what it should.
 
         Returns:
-            Paths below `root` of the files whose blocks are not all there as they should be.
+            Paths below `root` of the files that do not.
         """
         wrong: list[str] = []
-        for number, path, facts, changed in self._files_of(root):
-            full = os.path.join(_root(root), path)
-            now = _facts_now(full)
-            if not everything and not changed and now == facts:
-                continue
-            right = now is not None and self._hashes_right(number, full, now, as_known=now == facts)
-            if not right or now is None:
+        for number, path, facts, _ in self._files_of(root):
+            now = _facts_if(os.path.join(_root(root), path), partial(is_right, os.fsdecode(path)))
+            if now is None:
                 wrong.append(os.fsdecode(path))
             with self._writing() as db:
-                if right and now is not None:
+                if now is not None:
                     db.execute(index.REVALIDATE, (*now, number))
                     self._unsaved.pop(number, None)
                 else:
-                    db.execute(index.MARK, (index.ROTTEN if now == facts else 1, number))
+                    differs = _facts_now(os.path.join(_root(root), path)) != facts
+                    db.execute(index.MARK, (1 if differs else index.ROTTEN, number))
             self._forget_known()
         return wrong
 
@@ -402,31 +397,6 @@ class InPlaceStore:
         finally:
             self._write_lock.release()
 
-    def _hashes_right(self, number: int, path: bytes, facts: FileFacts, *, as_known: bool) -> bool:
-        """Whether a file's blocks are right; where it is not `as_known`, whether all of it is."""
-        try:
-            fd = _open(path)
-        except OSError:
-            return False
-        try:
-            last, end = -1, 0
-            while True:
-                with self._reading() as db:
-                    rows = db.execute(index.SPOTS_IN, (number, last)).fetchall()
-                if not rows:
-                    return (as_known or end == facts.size) and FileFacts.of(os.fstat(fd)) == facts
-                for _, key, rest, offset, length in rows:
-                    if not as_known and offset != end:
-                        return False
-                    end = offset + length
-                    if Digest.of(read_extent(fd, offset, length)) != index.digest(key, rest):
-                        return False
-                last = rows[-1][0]
-        except IcnError:
-            return False
-        finally:
-            os.close(fd)
-
 
 class InPlaceLease:
     """A block in a file of a model directory that is open for sending.
@@ -493,6 +463,20 @@ def _facts_now(path: bytes) -> FileFacts | None:
         return FileFacts.of(os.stat(path))
     except OSError:
         return None
+
+
+def _facts_if(path: bytes, is_right: Callable[[int], bool]) -> FileFacts | None:
+    """A file's facts, if it is right and stayed as it was while it was read."""
+    try:
+        fd = _open(path)
+        try:
+            facts = FileFacts.of(os.fstat(fd))
+            right = is_right(fd) and FileFacts.of(os.fstat(fd)) == facts
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    return facts if right else None
 
 
 def _changed(path: bytes, why: str = "it is not what it was when it was indexed") -> ChangedError:

@@ -56,10 +56,6 @@ SPOTS_AND_FILES_OF: Final = """SELECT file, offset, length, changed,
     WHERE key = ? AND rest = ?"""
 FILE: Final = """SELECT changed, roots.path, files.path, files.size, mtime_ns, ctime_ns, inode
     FROM files JOIN roots ON roots.id = files.root WHERE files.id = ?"""
-SPOTS_IN: Final = """SELECT spots.id, key, rest, offset, length FROM files
-    JOIN roots ON roots.id = files.root
-    JOIN spots ON spots.id BETWEEN first AND first + blocks - 1 AND spots.file = files.id
-    WHERE files.id = ? AND spots.id > ? ORDER BY spots.id LIMIT 1024"""
 BLOCKS_AFTER: Final = """SELECT id, key, rest, length, NOT EXISTS (
         SELECT 1 FROM spots o WHERE o.key = s.key AND o.rest = s.rest AND o.id < s.id)
     FROM spots s WHERE id > ? ORDER BY id LIMIT 1024"""

@@ -12,6 +12,7 @@ import click
 from icnblocks_tools.output import human_bytes, make_output
 
 if TYPE_CHECKING:
+    from icnblocks.manifest.model import Manifest
     from icnblocks.puller import Puller
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
@@ -89,7 +90,7 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
             puller.places.remove_directory(entry.root)
             output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
             continue
-        changed = puller.places.recheck(entry.root, everything=True)
+        changed = _changed(puller, entry)
         for file in changed:
             output.say("wrong", f"wrong: {entry.root / file}", path=str(entry.root / file))
         if changed and repair and _was_pulled(entry):
@@ -99,16 +100,32 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
     return count
 
 
+def _manifest(puller: Puller, entry: Directory) -> Manifest | None:
+    """What shall lie in a listed directory, or None if nobody here knows."""
+    from icnblocks.manifest.codec import decode
+
+    data = puller.catalog.manifest(entry.manifest)
+    return None if data is None else decode(data)
+
+
+def _changed(puller: Puller, entry: Directory) -> list[str]:
+    """Hash a listed directory; its files that are not right."""
+    from icnblocks.assembly.recheck import recheck_in_place
+
+    manifest = _manifest(puller, entry)
+    if manifest is None:
+        return puller.places.check(entry.root)
+    return recheck_in_place(puller.places, entry.root, manifest)
+
+
 def _is_gone(puller: Puller, entry: Directory) -> bool:
     """Whether nothing is left of what is listed of a directory."""
     if not entry.root.exists():
         return True
-    data = puller.catalog.manifest(entry.manifest)
-    if data is None:
-        return False
-    from icnblocks.manifest.codec import decode
-
-    return not any(os.path.lexists(entry.root / file.path) for file in decode(data).files)
+    manifest = _manifest(puller, entry)
+    return manifest is not None and not any(
+        os.path.lexists(entry.root / file.path) for file in manifest.files
+    )
 
 
 def _was_pulled(entry: Directory) -> bool:
