@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from icnblocks.errors import (
     ConflictError,
@@ -30,6 +30,7 @@ from icnblocks.manifest.record import (
     trusted_via,
 )
 from icnblocks_daemon.coalesce import Coalesced
+from icnblocks_daemon.holdings import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.upstreams import Upstreams
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 PATIENCE_S: Final = 3.0
 """How long somebody waits for upstream when there is an old record to serve instead."""
@@ -174,8 +176,7 @@ class Records:
             TrustError, FormatError: if it may not.
         """
         try:
-            async with self._writing:
-                kept = await asyncio.to_thread(self._accept, name, answer.raw)
+            kept = await self._alone(lambda: self._accept(name, answer.raw))
         except (TrustError, FormatError) as error:
             self._metrics.refused_records.labels(error.code).inc()
             _LOG.error("a record was refused: %s", error, extra={"record": str(name)})
@@ -233,6 +234,8 @@ class Records:
     async def put(self, name: Name, raw: bytes) -> Record:
         """Publish a record here; it is on disk when this returns.
 
+        Once begun it is done to its end, also if the caller is cancelled.
+
         Raises:
             FormatError, TrustError, ConflictError: as `put_checked`.
             StorageError: if the disk refuses.
@@ -243,8 +246,16 @@ class Records:
             self._keep(record, raw)
             return record
 
-        async with self._writing:
-            return await asyncio.to_thread(work)
+        return await self._alone(work)
+
+    async def _alone(self, work: Callable[[], T]) -> T:
+        """Run what writes on a thread, one at a time: to its end, also if the caller leaves."""
+
+        async def run() -> T:
+            async with self._writing:
+                return await asyncio.to_thread(work)
+
+        return await shielded(run())
 
     def _standing(self, name: Name) -> Record | None:
         """The record here that a new one has to follow.
@@ -303,5 +314,7 @@ class Records:
         return max(0.0, self._clock() - self._confirmed[name])
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Ask nobody any more; return when nothing is being written."""
         await self._asking.close()
+        async with self._writing:
+            pass

@@ -1,6 +1,7 @@
 """Records at an edge with clocks of one's own: ages, jumps of the wall clock, one question each."""
 
 import asyncio
+import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -209,3 +210,31 @@ async def test_names_that_nobody_knows_are_not_remembered(world):
         with pytest.raises(SourceError):
             await world.records.get(Name("acme", f"m{number}"))
     assert not world.records._failed
+
+
+@pytest.mark.parametrize("published", [True, False])
+async def test_whoever_leaves_while_a_record_is_written_lets_no_other_write(
+    world, monkeypatch, published
+):
+    """The lock was given back while the thread still wrote: it guarded nothing any more."""
+    reached, opened, put = threading.Event(), threading.Event(), world.catalog.put_record
+
+    def held(*args):
+        reached.set()
+        assert opened.wait(20)
+        put(*args)
+
+    monkeypatch.setattr(world.catalog, "put_record", held)
+    records, raw = world.records, world.origin.raw
+    work = records.put(MODEL.name, raw) if published else records.get(MODEL.name)
+    leaving = asyncio.create_task(work)
+    await asyncio.to_thread(reached.wait, 20)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    closing = asyncio.create_task(records.close())  # ends the question that goes on for others
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert records._writing.locked()
+    opened.set()
+    await closing
+    assert world.catalog.record(MODEL.name).raw == raw, "the catalog would be closed now"

@@ -13,6 +13,7 @@ from aiohttp import web
 from icnblocks.errors import BusyError, ConflictError, FormatError, RefusedError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_REQUEST_BYTES
 from icnblocks.naming import Digest
+from icnblocks_daemon.holdings import shielded
 from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.http.names import MANIFEST_PATH, RECORD_PATH, name_of
 from icnblocks_daemon.http.problems import TooLargeError
@@ -132,6 +133,12 @@ class Writes:
             raise TooLargeError(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
         if not first <= last < total or len(body) != last + 1 - first:
             raise FormatError("the Content-Range does not fit the body")
+        # Begun, it is done to its end, or the next part would come in beside this one's thread.
+        return await shielded(self._append_alone(digest, first, total, body))
+
+    async def _append_alone(
+        self, digest: Digest, first: int, total: int, body: bytes
+    ) -> bytes | None:
         async with self._appending:
             return await asyncio.to_thread(self._write_part, digest, first, total, body)
 
