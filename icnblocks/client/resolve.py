@@ -137,10 +137,13 @@ class Resolver:
             return False
         return True
 
+    def _known(self, name: Name) -> Record | None:
+        stored = self._catalog.record(name)
+        return open_record(stored.raw) if stored else None
+
     def _ask(self, name: Name) -> Record:
         """The newest believable record: of the sources, else the remembered one."""
-        stored = self._catalog.record(name)
-        known = open_record(stored.raw) if stored else None
+        known = self._known(name)
         failures: list[IcnError] = []
         waited, began = 0.0, time.monotonic()
         while True:
@@ -203,7 +206,16 @@ class Resolver:
         if known is not None:
             check_follows(known, record)
         if not self._catalog.read_only:
-            self._catalog.put_record(name, raw, record.seq, fingerprint(record.key), self._now())
+            try:
+                self._catalog.put_record(
+                    name, raw, record.seq, fingerprint(record.key), self._now()
+                )
+            except TrustError:
+                fresh = self._known(name)
+                if fresh is None or fresh == known:
+                    raise
+                # Another process kept one while this one was asked for: judged beside that.
+                return self._take(name, raw, record, fresh)
         return record
 
     def manifest(self, name: Name, digest: Digest) -> Resolved:

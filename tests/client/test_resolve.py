@@ -14,7 +14,14 @@ from icnblocks.errors import IcnError, SourceError, TrustError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.cutting import build_manifest
 from icnblocks.manifest.model import Kind
-from icnblocks.manifest.record import Record, fingerprint, public_bytes, rotate, sign_record
+from icnblocks.manifest.record import (
+    Record,
+    fingerprint,
+    open_record,
+    public_bytes,
+    rotate,
+    sign_record,
+)
 from icnblocks.naming import Name
 from icnblocks.store.catalog import Catalog
 
@@ -165,3 +172,38 @@ def test_what_other_sources_take_counts_as_waiting(catalog, tmp_path, monkeypatc
     with pytest.raises(IcnError):
         resolver.resolve(NAME)
     assert clock[0] <= 70.0
+
+
+class Overtaken(Origin):
+    """Another process keeps a newer record while this one is on its way."""
+
+    def __init__(self, raw, path, newer):
+        super().__init__(raw)
+        self._path, self._newer = path, newer
+
+    def record(self, name):
+        record = open_record(self._newer)
+        with Catalog(self._path) as other:
+            other.put_record(name, self._newer, record.seq, fingerprint(record.key), 100.0)
+        return super().record(name)
+
+
+@pytest.mark.parametrize("known", [None, 4])
+def test_a_newer_record_that_another_process_kept_meanwhile_is_used(follow, tmp_path, known):
+    """Catches: two pulls of a tag that moves, of which one says that the source is not trusted."""
+    follow(Origin(signed(ONE, known or 5)), first_use=True)
+    if known is None:
+        with Catalog(tmp_path / "c.sqlite") as catalog:
+            catalog.remove_record(NAME)
+    origin = Overtaken(signed(ONE, 5), tmp_path / "c.sqlite", signed(TWO, 6))
+    assert follow(origin) == TWO
+    assert "older record" in follow.warned[0]
+
+
+def test_another_record_of_the_same_number_is_refused_also_if_it_was_kept_meanwhile(
+    follow, tmp_path
+):
+    follow(Origin(signed(ONE, 4)), first_use=True)
+    origin = Overtaken(signed(ONE, 5), tmp_path / "c.sqlite", signed(TWO, 5))
+    with pytest.raises(TrustError, match="two different"):
+        follow(origin)
