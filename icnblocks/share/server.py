@@ -171,22 +171,25 @@ class ShareServer:
         return offer
 
     def open(self, digest: Digest, length: int | None = None) -> Lease | Reason:
-        """A block of any offer, or why not."""
+        """A block of any offer, or why none of those that should have it gives it."""
+        refusal = Reason.NOT_FOUND
         for offer in list(self._offers.values()):
             known = offer.lengths.get(digest)
             if known is None:
                 continue
             if length is not None and known != length:
-                return Reason.LENGTH
+                refusal = Reason.LENGTH
+                continue
             try:
                 lease = offer.open(digest)
             except ChangedError:
-                return Reason.CHANGED
+                refusal = Reason.CHANGED
             except (IcnError, OSError):
-                return Reason.OTHER
-            if lease is not None:
-                return lease
-        return Reason.NOT_FOUND
+                refusal = Reason.OTHER
+            else:
+                if lease is not None:
+                    return lease
+        return refusal
 
     def paced(self, most: int) -> int:
         """Wait until something may be sent; how much of `most`."""

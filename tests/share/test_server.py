@@ -19,7 +19,7 @@ from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.neighbours import listen
 from icnblocks.client.source import Source
-from icnblocks.errors import FormatError, NotFoundError, UsageError
+from icnblocks.errors import ChangedError, FormatError, NotFoundError, UsageError
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest, Name
 from icnblocks.placement.plan import Plan
@@ -221,6 +221,35 @@ def test_what_failed_and_is_whole_by_now_is_offered_again(tmp_path) -> None:
         sharer.whole(resolved, [])
         server = SimpleNamespace(port=sharer.port)
         assert get(server, f"/v1/blocks/{digest}")[:2] == (200, b"block")
+    os.close(shelf.fd)
+
+
+class Refusing:
+    """A shelf whose file was changed, or cannot be read."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def open(self, digest):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "status"),
+    [(ChangedError("touched"), Reason.CHANGED, 410), (OSError("broken"), Reason.OTHER, 404)],
+)
+def test_a_block_is_given_by_whichever_offer_has_it(tmp_path, error, reason, status) -> None:
+    """Catches: a block refused for one model's changed file, though another model has it."""
+    first, second = digests = [Digest.of(b"block"), Digest.of(b"other")]
+    wants = [Want(digest, 5) for digest in digests]
+    shelf = Shelf(tmp_path / "shelf", {first: b"block"})
+    with sharing(tmp_path, {}) as (server, _):
+        lengths = dict.fromkeys(digests, 5)
+        server.offer(Offer(Digest(b"1" * 32), lengths, lambda: None, Refusing(error)))
+        server.offer(Offer(Digest(b"2" * 32), {first: 5}, lambda: None, shelf))
+        assert get(server, f"/v1/blocks/{first}")[:2] == (200, b"block")
+        assert get(server, f"/v1/blocks/{second}")[0] == status
+        assert bundle(server, wants) == {0: b"block", 1: reason}
     os.close(shelf.fd)
 
 
