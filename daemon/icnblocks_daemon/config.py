@@ -34,7 +34,7 @@ ENV_PREFIX: Final = "ICN_EDGE_"
 DEFAULT_PORT: Final = 4260
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
-
+_LEAST_S: Final = 0.1
 
 RELOADED: Final = frozenset({
     "strategy", "token", "token_file", "publisher", "trust_file", "policy", "trace",
@@ -49,6 +49,14 @@ def _size(value: Any) -> int:
 
 def _duration(value: Any) -> float:
     return parse_duration(str(value))
+
+
+def _lasting(value: Any) -> float:
+    """A duration of which too little would leave the daemon busy with nothing else."""
+    seconds = _duration(value)
+    if seconds < _LEAST_S:
+        raise ValueError("at least 100ms is expected")
+    return seconds
 
 
 def _capacity(value: Any) -> int | None:
@@ -157,12 +165,14 @@ def _limits(value: Any) -> tuple[tuple[str, float], ...]:
 
 def _publishers(value: Any) -> tuple[tuple[str, str], ...]:
     """`PREFIX=FINGERPRINT` pairs."""
+    from icnblocks.client.trust import check_fingerprint  # cryptography: --help does without
+
     pairs = []
     for text in _words(value):
         prefix, equals, key = text.partition("=")
-        if not equals or len(key) != 64 or not set(key) <= set("0123456789abcdef"):
+        if not equals:
             raise ValueError(f"{text[:120]!r} is not PREFIX=FINGERPRINT (64 hex digits)")
-        pairs.append((check_prefix(prefix.strip("/")), key))
+        pairs.append((check_prefix(prefix.strip("/")), check_fingerprint(key)))
     return tuple(pairs)
 
 
@@ -243,7 +253,7 @@ class Config:
         "How old a record may be served, marked stale, while its upstreams are gone.",
     )  # fmt: skip
     upstream_timeout: float = _key(
-        15.0, _duration, "TIME", "An upstream that sends nothing for so long has stalled."
+        15.0, _lasting, "TIME", "An upstream that sends nothing for so long has stalled."
     )
     upstream_retry: float = _key(
         5.0,
@@ -253,7 +263,7 @@ class Config:
         " the next one of the route is asked.",
     )
     upstream_wait: float = _key(
-        60.0, _duration, "TIME",
+        60.0, _lasting, "TIME",
         "A block for which nothing came from upstream for so long is refused (busy, or a loop).",
     )  # fmt: skip
     room_wait: float = _key(
@@ -289,7 +299,7 @@ class Config:
         'TOML file `publisher = "fingerprint"`: other keys of these are refused; SIGHUP rereads.',
     )  # fmt: skip
     upload_ttl: float = _key(
-        86400.0, _duration, "TIME", "Uploaded blocks that no manifest names are erased after this."
+        86400.0, _lasting, "TIME", "Uploaded blocks that no manifest names are erased after this."
     )
     scrub_rate: int = _key(
         4 * 1024 * 1024, _size, "SIZE",
@@ -311,7 +321,7 @@ class Config:
         "Connections of clients open at once; for more, the longest idle ones are closed.",
     )  # fmt: skip
     idle_timeout: float = _key(
-        75.0, _duration, "TIME",
+        75.0, _lasting, "TIME",
         "A connection on which no whole request comes for so long is closed.",
     )  # fmt: skip
     bundle_window: int = _key(
@@ -321,10 +331,10 @@ class Config:
         16 * 1024, _size, "SIZE", "A reader slower than this many bytes a second is cut off."
     )
     send_grace: float = _key(
-        15.0, _duration, "TIME", "Time allowed for each block on top of the floor rate."
+        15.0, _lasting, "TIME", "Time allowed for each block on top of the floor rate."
     )
     alive_interval: float = _key(
-        5.0, _duration, "TIME", "A bundle that waits for upstream says so this often."
+        5.0, _lasting, "TIME", "A bundle that waits for upstream says so this often."
     )
     neighbours: bool = _key(
         True, _flag, "BOOL",
@@ -352,8 +362,8 @@ def default_text(key: Field[Any]) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    spell = {_duration: format_duration, _size: format_size}.get(key.metadata["read"], str)
-    return str(spell(value))
+    spell = {_duration: format_duration, _lasting: format_duration, _size: format_size}
+    return str(spell.get(key.metadata["read"], str)(value))
 
 
 def taken_over(running: Config, read: Config) -> tuple[Config, tuple[str, ...]]:

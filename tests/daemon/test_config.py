@@ -51,6 +51,7 @@ def test_lists_come_from_toml_lists_words_and_repeated_flags(tmp_path):
         ("", {}, {"max_requests": "0"}, "--max-requests"),
         ("", {}, {"log_level": "loud"}, "--log-level"),
         ("", {}, {"publisher": ("acme=12",)}, "--publisher"),
+        ("", {}, {"publisher": ("acme",)}, "--publisher: 'acme' is not PREFIX=FINGERPRINT"),
         ("", {}, {"tls_cert": "/x"}, "go together"),
         ("", {}, {"ca_file": "/does/not/exist"}, "no such file"),
     ],
@@ -78,11 +79,40 @@ def test_a_token_that_anybody_can_guess_is_refused_wherever_it_is_written(tmp_pa
     assert load(tmp_path, token=("0123456789abc,ef",)).token == ("0123456789abc,ef",)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["alive_interval", "idle_timeout", "send_grace", "upload_ttl", "upstream_timeout",
+     "upstream_wait"],
+)  # fmt: skip
+def test_a_duration_that_would_keep_the_daemon_busy_with_nothing_else_is_refused(tmp_path, key):
+    """`alive_interval = 0` flooded those who wait, and `upload_ttl = 0` kept house without a pause."""
+    for text in ("0", "0s", "0.000001", "99ms"):
+        with pytest.raises(UsageError, match=f"{key}: at least 100ms is expected"):
+            load(tmp_path, f'{key} = "{text}"')
+    assert getattr(load(tmp_path, f'{key} = "100ms"'), key) == 0.1
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["negative_ttl", "record_cap", "room_wait", "sibling_wait", "stale_max", "stop_timeout",
+     "upstream_retry"],
+)  # fmt: skip
+def test_a_duration_of_0_that_means_at_once_or_not_at_all_is_taken(tmp_path, key):
+    assert getattr(load(tmp_path, f"{key} = 0"), key) == 0
+
+
 @pytest.mark.parametrize("text", [":4260", "[]:4260", " :4260"])
 def test_nobody_listens_everywhere_without_saying_so(tmp_path, text):
     """An empty host bound 0.0.0.0."""
     with pytest.raises(UsageError, match=r"no host: 127.0.0.1:4260 .* 0.0.0.0:4260"):
         load(tmp_path, listen=text)
+
+
+def test_a_fingerprint_is_read_as_everywhere_else(tmp_path):
+    """A trust file and `icn-fetch --trust` took capitals and colons, `publisher` did not."""
+    key = "0123456789abcdef" * 4
+    colons = ":".join(key[at : at + 2] for at in range(0, 64, 2)).upper()
+    assert load(tmp_path, publisher=(f"acme={colons}",)).publisher == (("acme", key),)
 
 
 @pytest.mark.parametrize(
