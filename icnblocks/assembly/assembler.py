@@ -55,16 +55,19 @@ class _Partials:
 
     def _make(self, file: int, size: int) -> None:
         fd = self._directory.open(self._paths[file], os.O_RDWR | os.O_CREAT)
-        facts = os.fstat(fd)
-        if facts.st_size != size:
-            self.fresh.add(file)
-            os.ftruncate(fd, size)
-        else:
-            self.youngest = max(self.youngest, facts.st_mtime_ns)
-        if len(self._open) < _KEPT_OPEN:
+        kept = len(self._open) < _KEPT_OPEN
+        if kept:
             self._open[file] = fd
-        else:
-            os.close(fd)
+        try:
+            facts = os.fstat(fd)
+            if facts.st_size != size:
+                self.fresh.add(file)
+                os.ftruncate(fd, size)
+            else:
+                self.youngest = max(self.youngest, facts.st_mtime_ns)
+        finally:
+            if not kept:
+                os.close(fd)
 
     def use(self, file: int) -> tuple[int, bool]:
         """A descriptor of the file, and whether the caller has to close it."""

@@ -5,23 +5,25 @@ survives a kill, not a power cut: the map carries the boot id, and after another
 are only a list of what to verify again. This module must not read model files.
 
 Format: 8 bytes `ICNMAP\\x01\\n`, 32 bytes manifest digest, 36 bytes boot id (ASCII, as Linux
-prints it), then one big-endian u32 a block: its first index in the manifest.
+prints it; blank where it does not), then one big-endian u32 a block: its first index in the
+manifest.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.directory import STATE
 from icnblocks.errors import StorageError
 from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.boot import boot_id
 from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from pathlib import Path
 
     from icnblocks.assembly.directory import ModelDirectory
 
@@ -32,10 +34,13 @@ PATH: Final = f"{STATE}/map"
 _NOTE: Final = struct.Struct(">I")
 
 
-def boot_id() -> bytes:
-    """This boot's id: 36 ASCII bytes; another after every start of the kernel."""
-    with storage_errors("boot id"):
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip().ljust(BOOT_BYTES)
+def _boot() -> bytes:
+    """This boot's id; blank where the kernel does not say."""
+    return boot_id().encode().ljust(BOOT_BYTES)
+
+
+def _is_this_boot(boot: bytes) -> bool:
+    return bool(boot.strip()) and boot == _boot()
 
 
 def manifest_of(directory: ModelDirectory) -> Digest | None:
@@ -100,27 +105,35 @@ class BlockMap:
         path = directory.root / PATH
         with storage_errors(path):
             fd = directory.open(PATH, os.O_RDWR | os.O_CREAT)
-            written_ns = os.fstat(fd).st_mtime_ns
-            # Two threads may note the same block.
-            data = os.pread(fd, HEADER_BYTES + 2 * _NOTE.size * count, 0)
-            head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
-            former = _manifest_in(head)
-            if former is None:
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, MAGIC + manifest + boot_id(), 0)
-                os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
-                return cls(fd, path, manifest, (), same_boot=True, written_ns=written_ns)
-            if former != manifest:
-                return cls(
-                    fd, path, manifest, range(count),
-                    same_boot=False, written_ns=written_ns, former=former,
-                )  # fmt: skip
-            whole = len(notes) // _NOTE.size * _NOTE.size
-            noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
-            if os.fstat(fd).st_size != HEADER_BYTES + whole:  # it would say that it is of now
-                os.ftruncate(fd, HEADER_BYTES + whole)
-            os.lseek(fd, 0, os.SEEK_END)
-        same = head[-BOOT_BYTES:] == boot_id()
+            try:
+                return cls._opened(fd, path, manifest, count)
+            except BaseException:
+                os.close(fd)
+                raise
+
+    @classmethod
+    def _opened(cls, fd: int, path: Path, manifest: Digest, count: int) -> BlockMap:
+        written_ns = os.fstat(fd).st_mtime_ns
+        # Two threads may note the same block.
+        data = os.pread(fd, HEADER_BYTES + 2 * _NOTE.size * count, 0)
+        head, notes = data[:HEADER_BYTES], data[HEADER_BYTES:]
+        former = _manifest_in(head)
+        if former is None:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, MAGIC + manifest + _boot(), 0)
+            os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
+            return cls(fd, path, manifest, (), same_boot=True, written_ns=written_ns)
+        if former != manifest:
+            return cls(
+                fd, path, manifest, range(count),
+                same_boot=False, written_ns=written_ns, former=former,
+            )  # fmt: skip
+        whole = len(notes) // _NOTE.size * _NOTE.size
+        noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
+        if os.fstat(fd).st_size != HEADER_BYTES + whole:  # it would say that it is of now
+            os.ftruncate(fd, HEADER_BYTES + whole)
+        os.lseek(fd, 0, os.SEEK_END)
+        same = _is_this_boot(head[-BOOT_BYTES:])
         return cls(fd, path, manifest, frozenset(noted), same_boot=same, written_ns=written_ns)
 
     def rewrite(self, noted: list[int]) -> None:
@@ -128,7 +141,7 @@ class BlockMap:
         with storage_errors(self._path):
             os.ftruncate(self._fd, 0)
             notes = b"".join(map(_NOTE.pack, noted))
-            os.pwrite(self._fd, MAGIC + self.manifest + boot_id() + notes, 0)
+            os.pwrite(self._fd, MAGIC + self.manifest + _boot() + notes, 0)
             os.lseek(self._fd, 0, os.SEEK_END)
         self.noted, self.same_boot = frozenset(noted), True
 

@@ -44,8 +44,8 @@ class ModelDirectory:
         self._fd = -1
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             (root / STATE).mkdir(exist_ok=True)
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def lock(self, *, wait: bool, waiting: Callable[[], None] = lambda: None) -> None:
         """Hold the directory against other processes; the kernel lets go when this one dies.
@@ -197,13 +197,9 @@ class ModelDirectory:
         with storage_errors(self.root):
             folders = {"": None} | {path.rpartition("/")[0]: None for path in paths}
             for path in paths:
-                fd = self.open(path, os.O_RDONLY)
-                os.fsync(fd)
-                os.close(fd)
+                _flush(self.open(path, os.O_RDONLY))
             for folder in folders:
-                fd, _ = self._parent(f"{folder}/x" if folder else "x", make=False)
-                os.fsync(fd)
-                os.close(fd)
+                _flush(self._parent(f"{folder}/x" if folder else "x", make=False)[0])
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
@@ -211,3 +207,11 @@ class ModelDirectory:
             if fd >= 0:
                 os.close(fd)
         self._lock = self._fd = -1
+
+
+def _flush(fd: int) -> None:
+    """Flush what a descriptor is of to disk, and close it."""
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

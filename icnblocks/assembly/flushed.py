@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly.blockmap import boot_id
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
+from icnblocks.store.boot import boot_id
 from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ def is_doubtful(root: Path) -> bool:
     path = root / STATE / _MARK
     with storage_errors(path):
         try:
-            return path.read_bytes() != boot_id()
+            written_in = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return False
+    return not written_in or written_in != boot_id().encode()
 
 
 def mark(directory: ModelDirectory) -> None:
     """Files are about to get their names that may be in the page cache only."""
-    directory.write_state(_MARK, boot_id())
+    directory.write_state(_MARK, boot_id().encode())
     directory.sync([f"{STATE}/{_MARK}"])
 
 

@@ -12,12 +12,12 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from icnblocks.errors import IcnError
 from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.store.boot import boot_id
 from icnblocks.store.database import DamagedError, storage_errors
 from icnblocks.store.lease import read_extent
 from icnblocks.store.places import Places
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
     from icnblocks.store.segments import Segments
 
 _log = logging.getLogger(__name__)
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
-
-def boot_id() -> str:
-    """Names this boot of the machine; empty (equal to no boot) where the kernel does not say."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+__all__ = ["Found", "boot_id", "recover"]
 
 
 @dataclass(slots=True)

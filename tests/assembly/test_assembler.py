@@ -1,5 +1,6 @@
 """Assembling: bit for bit, resumable, never outside the directory, never over a user's file."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from icnblocks.assembly import assembler
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.blockmap import HEADER_BYTES
 from icnblocks.assembly.directory import ModelDirectory
-from icnblocks.errors import BusyError, ConflictError, IncompleteError
+from icnblocks.errors import BusyError, ConflictError, IncompleteError, StorageError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest
@@ -201,6 +202,17 @@ def test_after_another_boot_notes_are_hashed_again(model, tmp_path):
     assert len(resumed_after(model, tmp_path, power_cut)) == 1
 
 
+def test_where_the_kernel_names_no_boot_notes_are_hashed_again(model, tmp_path, monkeypatch):
+    """A sandbox without /proc: it may have been started again at any time."""
+    monkeypatch.setattr("icnblocks.store.boot._PATH", tmp_path / "absent")
+
+    def power_cut(out: Path) -> None:
+        damage(out / "sub" / "b.bin.partial", 10)
+        (out / ".icnblocks" / "map").touch()
+
+    assert len(resumed_after(model, tmp_path, power_cut)) == 1
+
+
 def test_a_partial_file_that_was_removed_is_fetched_again(model, tmp_path):
     assert (
         len(resumed_after(model, tmp_path, lambda out: os.remove(out / "sub/b.bin.partial"))) == 2
@@ -254,3 +266,47 @@ def test_two_pulls_do_not_share_a_directory(model, tmp_path):
         Pull(model, tmp_path / "out")
     first.close()
     Pull(model, tmp_path / "out").close()
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def refuse(monkeypatch, call):
+    """The disk refuses a call from now on."""
+
+    def refused(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, refused)
+
+
+def test_a_full_disk_leaves_no_file_open(model, tmp_path, monkeypatch):
+    """Catches: a process that pulls until there is room, and runs out of descriptors."""
+    before = open_files()
+    for refused in ("ftruncate", "pwrite"):
+        with monkeypatch.context() as patch:
+            refuse(patch, refused)
+            with pytest.raises(StorageError):
+                Pull(model, tmp_path / refused)
+    assert open_files() == before
+
+
+def test_a_directory_that_cannot_hold_our_state_is_not_left_open(tmp_path):
+    (tmp_path / ".icnblocks").write_text("a file")
+    before = open_files()
+    with pytest.raises(StorageError):
+        ModelDirectory(tmp_path)
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("paths", [["x"], []])
+def test_a_flush_that_fails_leaves_no_file_open(tmp_path, monkeypatch, paths):
+    (tmp_path / "x").write_text("x")
+    directory = ModelDirectory(tmp_path)
+    before = open_files()
+    refuse(monkeypatch, "fsync")
+    with pytest.raises(StorageError):
+        directory.sync(paths)
+    assert open_files() == before
+    directory.close()

@@ -152,7 +152,7 @@ def reboot(monkeypatch):
     """Another start of the machine."""
 
     def run(number):
-        monkeypatch.setattr("icnblocks.assembly.flushed.boot_id", lambda: b"boot %d" % number)
+        monkeypatch.setattr("icnblocks.assembly.flushed.boot_id", lambda: f"boot {number}")
 
     run(1)
     return run
@@ -252,3 +252,13 @@ def test_a_model_that_is_there_is_only_looked_at(put, pull, settings, monkeypatc
     assert done.base.path == tmp_path / "acme-base"
     with pytest.raises(NameError):
         pull("acme/base")
+
+
+def test_where_the_kernel_names_no_boot_a_pull_that_was_not_flushed_is_hashed_each_time(
+    put, pull, settings, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("icnblocks.store.boot._PATH", tmp_path / "absent")
+    root = put("acme/a", file=os.urandom(SIZE))
+    pulled = pull("acme/a").path
+    rot(settings, pulled / "file")
+    assert contents(pull("acme/a").path) == contents(root)
