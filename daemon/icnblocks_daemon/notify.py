@@ -28,10 +28,6 @@ class Notifier:
         """Requests are answered from now on."""
         self._socket.notify(f"READY=1\nSTATUS={status}")
 
-    def status(self, text: str) -> None:
-        """The one line that `systemctl status` shows."""
-        self._socket.notify(f"STATUS={text}")
-
     def reloading(self) -> None:
         """The configuration is being read again; `ready` says when it is done."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

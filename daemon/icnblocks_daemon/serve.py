@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import socket
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 
@@ -26,7 +26,7 @@ from icnblocks_daemon.scrub import scrub
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from aiohttp.web_server import Server
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _BACKLOG: Final = 1024
 _HANDSHAKE_S: Final = 15.0
+CHORE_AGAIN_S: Final = 60.0
+"""After a chore that failed."""
 
 
 def serve(config: Config, reread: Callable[[], Config]) -> int:
@@ -96,13 +98,15 @@ class _Daemon:
             connections.guarded(server), sock=sock, ssl=tls, backlog=_BACKLOG,
             ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
         )  # fmt: skip
+        content, rate = node.holdings.content, self._config.scrub_rate
         chores = [
-            asyncio.create_task(self._notifier.feed_watchdog(), name="watchdog"),
-            asyncio.create_task(node.keep_house(), name="house"),
-            asyncio.create_task(node.keep_plans(), name="plans"),
-            asyncio.create_task(
-                scrub(node.holdings.content, node.metrics, self._config.scrub_rate), name="scrub"
-            ),
+            asyncio.create_task(_kept_up(name, work), name=name)
+            for name, work in {
+                "watchdog": self._notifier.feed_watchdog,
+                "house": node.keep_house,
+                "plans": node.keep_plans,
+                "scrub": lambda: scrub(content, node.metrics, rate),
+            }.items()
         ]
         try:
             self._say_ready(sock)
@@ -115,9 +119,7 @@ class _Daemon:
             await runner.cleanup()
             for chore in chores:
                 chore.cancel()
-            for outcome in await asyncio.gather(*chores, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    _LOG.error("a chore failed", exc_info=outcome)
+            await asyncio.gather(*chores, return_exceptions=True)
 
     def _say_ready(self, sock: socket.socket) -> None:
         host, port = sock.getsockname()[:2]
@@ -131,19 +133,32 @@ class _Daemon:
 
     def _reload(self, node: Node) -> None:
         self._notifier.reloading()
+        said = "the last reload failed: the log says why"
         try:
             config = self._reread()
             left = node.reload(config)
-            set_up_logs(config.log_level, config.log_format)
         except (IcnError, OSError) as error:
             _LOG.error("nothing was reloaded: %s", error)
-        else:
+        else:  # what fails from here on is no longer "nothing"; the loop logs it
+            set_up_logs(config.log_level, config.log_format)
+            said = "reloaded"
             _LOG.info(
                 "reloaded tokens, trust, policy, strategy, trace, sending limits and log settings"
             )
             if left:
                 _LOG.warning("changed, but in effect only after a restart: %s", ", ".join(left))
-        self._notifier.ready("reloaded")
+        finally:
+            self._notifier.ready(said)  # `systemctl reload` waits for it, however this ended
+
+
+async def _kept_up(name: str, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do a chore; one that fails is said at once, and begun anew: blocks are served meanwhile."""
+    while True:
+        try:
+            return await chore()
+        except Exception:
+            _LOG.exception("the chore %s failed; it begins anew in %.0f s", name, CHORE_AGAIN_S)
+        await asyncio.sleep(CHORE_AGAIN_S)
 
 
 def _figures(server: Server, connections: Connections) -> Iterator[tuple[str, str, float]]:
