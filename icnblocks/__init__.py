@@ -4,25 +4,28 @@ The names a script needs stand here and are imported on first use, so that ``imp
 and the command line start fast. This module must not do work of its own.
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    __version__: str
-    from icnblocks.loader import load, open_model
-    from icnblocks.puller import pull
+from typing import TYPE_CHECKING
 
 __all__ = ["load", "open_model", "pull"]
 
 _HOMES = {"load": "icnblocks.loader", "open_model": "icnblocks.loader", "pull": "icnblocks.puller"}
 
+if TYPE_CHECKING:
+    __version__: str
+    from icnblocks.loader import load, open_model
+    from icnblocks.puller import pull
+else:  # a type checker that saw this would take any misspelt name for one of ours
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
 
-        return version("icnblocks")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'icnblocks' has no attribute {name!r}")
-    from importlib import import_module
+            return version("icnblocks")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'icnblocks' has no attribute {name!r}")
+        from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(_HOMES[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "__version__"})
