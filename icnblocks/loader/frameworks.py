@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from icnblocks.errors import UsageError
+from icnblocks.loader.mapped import private_mapping
 
 if TYPE_CHECKING:
     import mmap
@@ -56,7 +57,11 @@ _TORCH: Final = {
     "I64": "int64",
     "F64": "float64",
     "C64": "complex64",
+    "F4": "float4_e2m1fn_x2",
 } | _ML_DTYPES
+_PER_ELEMENT: Final = {"F4": 2}
+"""How many elements torch packs into one of its own, along the last dimension."""
+_OTHERS: Final = "open_model(...) gives the other tensors one by one"
 
 
 class Framework(Protocol):
@@ -70,8 +75,16 @@ class Framework(Protocol):
         """
         ...
 
-    def tensor(self, mapping: mmap.mmap, info: TensorInfo) -> Any:
-        """The tensor, a view of the mapping, which lives as long as the tensor does."""
+    def map(self, fd: int, size: int) -> Any:
+        """Map an open file, copy-on-write.
+
+        Raises:
+            OSError: as the system says.
+        """
+        ...
+
+    def tensor(self, mapping: Any, info: TensorInfo) -> Any:
+        """The tensor, a view of what `map` gave, which lives as long as the tensor does."""
         ...
 
 
@@ -99,16 +112,21 @@ class _Numpy:
         if find_spec("ml_dtypes") is not None:
             more = import_module("ml_dtypes")
             self._types |= {
-                dtype: np.dtype(getattr(more, spelled)) for dtype, spelled in _ML_DTYPES.items()
+                dtype: np.dtype(getattr(more, spelled))
+                for dtype, spelled in _ML_DTYPES.items()
+                if hasattr(more, spelled)  # an older one has fewer
             }
 
     def check(self, info: TensorInfo) -> None:
         if info.dtype not in self._types:
             raise UsageError(
                 f"tensor {info.name[:100]!r} is {info.dtype}, which numpy has no type for",
-                hint="use framework='torch'"
-                + (", or install ml_dtypes" if info.dtype in _ML_DTYPES else ""),
+                hint=("use framework='torch'" if info.dtype in _TORCH else _OTHERS)
+                + (", or install the newest ml_dtypes" if info.dtype in _ML_DTYPES else ""),
             )
+
+    def map(self, fd: int, size: int) -> mmap.mmap:
+        return private_mapping(fd, size)
 
     def tensor(self, mapping: mmap.mmap, info: TensorInfo) -> Any:
         dtype = self._types[info.dtype]
@@ -124,18 +142,34 @@ class _Torch:
         if not hasattr(self._torch, _TORCH.get(info.dtype, "")):
             raise UsageError(
                 f"tensor {info.name[:100]!r} is {info.dtype}, which torch has no type for",
-                hint="open_model(...) gives the other tensors one by one",
+                hint=("use a newer torch; " if info.dtype in _TORCH else "") + _OTHERS,
+            )
+        if info.shape and info.shape[-1] % _PER_ELEMENT.get(info.dtype, 1):
+            raise UsageError(
+                f"tensor {info.name[:100]!r} is {info.dtype} and its last dimension is odd,"
+                " where torch has them in pairs",
+                hint=_OTHERS,
             )
 
-    def tensor(self, mapping: mmap.mmap, info: TensorInfo) -> Any:
+    def map(self, fd: int, size: int) -> Any:
+        try:
+            # Keeps no descriptor, of which a process has few, but reserves memory for all of it.
+            storage = self._torch.UntypedStorage.from_file(
+                f"/proc/self/fd/{fd}", shared=False, nbytes=size
+            )
+        except RuntimeError:  # more than there is, or no /proc
+            return self._torch.frombuffer(private_mapping(fd, size), dtype=self._torch.uint8)
+        return self._torch.empty(0, dtype=self._torch.uint8).set_(storage)
+
+    def tensor(self, mapping: Any, info: TensorInfo) -> Any:
         dtype = getattr(self._torch, _TORCH[info.dtype])
+        shape = info.shape
+        if packed := _PER_ELEMENT.get(info.dtype):
+            shape = (*shape[:-1], shape[-1] // packed)
         if not info.length:
-            return self._torch.empty(info.shape, dtype=dtype)
+            return self._torch.empty(shape, dtype=dtype)
+        flat = mapping[info.offset : info.offset + info.length]
         if info.offset % dtype.itemsize:
             # torch's kernels take it that elements are aligned: these few are copied.
-            copy = bytearray(mapping[info.offset : info.offset + info.length])
-            return self._torch.frombuffer(copy, dtype=dtype).reshape(info.shape)
-        flat = self._torch.frombuffer(
-            mapping, dtype=dtype, count=info.length // dtype.itemsize, offset=info.offset
-        )
-        return flat.reshape(info.shape)
+            flat = flat.clone()
+        return flat.view(dtype).reshape(shape)

@@ -9,20 +9,26 @@ and repairs of this project write new files and rename. This module must not kno
 from __future__ import annotations
 
 import mmap
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from icnblocks.errors import FormatError, NotFoundError, StorageError
+from icnblocks.errors import FormatError, StorageError
+from icnblocks.loader.reading import reading
 from icnblocks.manifest.dtypes import tensor_bytes
 from icnblocks.manifest.safetensors_header import header_bytes, parse_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # Reserve no memory for pages that will hardly be written, so that a file larger than the memory
 # can be mapped. Newer mmap modules name this flag; the value is Linux's on x86 and ARM.
 _NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
+# Older mmap modules keep a descriptor for each mapping, so the limit of open files bounds them.
+_NO_DESCRIPTOR: Final[dict[str, Any]] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 _LENGTH_BYTES: Final = 8
+_HINT: Final = "if it was pulled, `icn-verify` on its directory tells what is wrong; pull it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,27 @@ class TensorInfo:
     length: int
 
 
-def map_file(path: Path) -> tuple[mmap.mmap, list[TensorInfo]]:
+def private_mapping(fd: int, size: int) -> mmap.mmap:
+    """Map an open file copy-on-write.
+
+    Raises:
+        OSError: as the system says.
+    """
+    return mmap.mmap(
+        fd,
+        size,
+        flags=mmap.MAP_PRIVATE | _NORESERVE,
+        prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        **_NO_DESCRIPTOR,
+    )
+
+
+def map_file(path: Path, mapper: Callable[[int, int], Any]) -> tuple[Any, list[TensorInfo]]:
     """Map a safetensors file and list its tensors in order of their offsets.
+
+    Args:
+        path: the file.
+        mapper: maps an open file, given its descriptor and size, as `private_mapping` does.
 
     Raises:
         NotFoundError: if there is no such file.
@@ -55,24 +80,17 @@ def map_file(path: Path) -> tuple[mmap.mmap, list[TensorInfo]]:
         StorageError: if it cannot be opened or mapped.
     """
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
             first = file.read(_LENGTH_BYTES)
             first += file.read(header_bytes(first, size) - _LENGTH_BYTES)
             header = parse_header(first, size)
-            mapping = mmap.mmap(
-                file.fileno(),
-                size,
-                flags=mmap.MAP_PRIVATE | _NORESERVE,
-                prot=mmap.PROT_READ | mmap.PROT_WRITE,
-            )
+            mapping = mapper(file.fileno(), size)
     except FormatError as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint) from None
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot map {path}: {error}") from error
+        raise type(error)(f"{path}: {error}", hint=error.hint or _HINT) from None
+    except ValueError as error:  # it was cut off meanwhile
+        raise StorageError(f"cannot map {path}: {error}", hint=_HINT) from error
     infos = []
     offset = header.length
     for tensor in header.tensors:

@@ -11,15 +11,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from icnblocks.errors import FormatError, NotFoundError, UsageError
-from icnblocks.loader.files import tensor_files
+from icnblocks.errors import NotFoundError, UsageError
 from icnblocks.loader.frameworks import framework_of
-from icnblocks.loader.mapped import TensorInfo, map_file
+from icnblocks.loader.opened import open_files
+from icnblocks.loader.reading import reading
 from icnblocks.naming import Name
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Iterator
+
+    from icnblocks.loader.mapped import TensorInfo
 
 
 class Model:
@@ -34,7 +35,8 @@ class Model:
 
     Raises:
         NotFoundError: if there are no safetensors files.
-        FormatError: if one is broken, or two of them have a tensor of the same name.
+        FormatError: if one is broken or lacks a tensor that the index promises in it, or if two
+            have a tensor of the same name.
         UsageError: for an unknown framework, or one that is not installed.
         StorageError: if a file cannot be read or mapped.
     """
@@ -42,18 +44,8 @@ class Model:
     def __init__(self, path: Path, framework: str = "numpy") -> None:
         self.path = path
         self._framework = framework_of(framework)
-        self._infos: dict[str, TensorInfo] = {}
-        self._mappings: dict[Path, mmap.mmap] = {}
-        for file in tensor_files(path):
-            self._mappings[file], infos = map_file(file)
-            for info in infos:
-                if info.name in self._infos:
-                    raise FormatError(
-                        f"{path} has two tensors named {info.name[:100]!r},"
-                        f" in {self._infos[info.name].file.name} and {file.name}",
-                        hint="open one of the files instead of the directory",
-                    )
-                self._infos[info.name] = info
+        opened = open_files(path, self._framework.map)
+        self._infos, self._mappings = opened.infos, opened.mappings
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +71,12 @@ class Model:
 
         Raises:
             NotFoundError: if there is no such tensor.
+            UsageError: if `name` is no string.
         """
+        if not isinstance(name, str):
+            raise UsageError(
+                f"not a tensor's name: {name!r:.100}", hint="keys() lists the names of its tensors"
+            )
         try:
             return self._infos[name]
         except KeyError:
@@ -93,7 +90,8 @@ class Model:
 
         Raises:
             NotFoundError: if there is no such tensor.
-            UsageError: if the framework has no type for it, or the model is closed.
+            UsageError: if the framework has no type for it, the model is closed, or `name` is no
+                string.
         """
         info = self.info(name)
         self._framework.check(info)
@@ -151,11 +149,22 @@ def _path_of(model: str | Path | Name) -> Path:
     if isinstance(model, str) and (os.path.exists(model) or model.startswith((".", "/"))):
         model = Path(model)  # no name begins so
     if isinstance(model, Path):
-        if not model.exists():
-            raise NotFoundError(f"there is no directory or file {model}", hint="check the path")
+        _check_there(model)
         return model
+    if not isinstance(model, str | Name):
+        raise UsageError(
+            f"not a model: {model!r:.100}", hint="give a name or the path of a directory or file"
+        )
     name = Name.parse(model) if isinstance(model, str) else model
 
     from icnblocks.puller import pull  # not needed, and not cheap, where a path is loaded
 
     return pull(name)
+
+
+def _check_there(path: Path) -> None:
+    try:
+        with reading(path, "directory or file"):
+            os.stat(path)
+    except ValueError as error:
+        raise UsageError(f"not a path: {str(path)!r:.100}", hint="it has a null byte") from error

@@ -46,12 +46,12 @@ def test_odd_files_load_as_the_reference_library_loads_them(what, framework, tmp
 def test_every_dtype_that_torch_has_has_the_reference_librarys_bits(tmp_path):
     file = tmp_path / "dtypes.safetensors"
     file.write_bytes(odd_files()["every-dtype"])
-    none = {"F4", "F6_E2M3", "F6_E3M2"}
+    none = {"F4": "its last dimension is odd", "F6_E2M3": "no type", "F6_E3M2": "no type"}
     with icnblocks.open_model(file, "torch") as model, safe_open(file, "pt") as reference:
-        for name in none:
-            with pytest.raises(UsageError, match="torch has no type"):
+        for name, why in none.items():
+            with pytest.raises(UsageError, match=why):
                 model.tensor(name)
-        for name in set(model) - none:
+        for name in set(model) - none.keys():
             found, expected = model.tensor(name), reference.get_tensor(name)
             assert found.dtype == expected.dtype
             assert found.view(torch.uint8).equal(expected.view(torch.uint8))
@@ -110,7 +110,8 @@ def test_tensors_outlive_the_model(tmp_path):
         model.tensor("w")
 
 
-def test_a_file_larger_than_the_memory_is_mapped_not_read(tmp_path):
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_a_file_larger_than_the_memory_is_mapped_not_read(framework, tmp_path):
     """Without MAP_NORESERVE the kernel refuses a private mapping beyond memory and swap."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     wide = 4 * memory
@@ -124,8 +125,8 @@ def test_a_file_larger_than_the_memory_is_mapped_not_read(tmp_path):
             pytest.skip(f"this file system has no sparse file of {wide} bytes")
         out.seek(0, 2)
         out.write(b"last")
-    with icnblocks.open_model(tmp_path) as model:
-        assert model.tensor("last").tobytes() == b"last"
+    with icnblocks.open_model(tmp_path, framework) as model:
+        assert bytes(model.tensor("last")) == b"last"
         assert model.tensor("wide")[wide // 2] == 0
 
 
@@ -198,7 +199,7 @@ def test_what_is_not_there_is_not_found(tmp_path):
 
 def test_a_directory_in_place_of_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "a.safetensors").mkdir()
-    with pytest.raises(StorageError, match="cannot map"):
+    with pytest.raises(StorageError, match="Is a directory"):
         icnblocks.load(tmp_path)
 
 
