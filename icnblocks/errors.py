@@ -1,7 +1,9 @@
 """The one tree of errors: whose fault it is, whether a retry helps, what to do next.
 
 Every class has a stable exit code (docs/client.md has the table) and a stable word (`code`)
-that travels in HTTP answers and Nacks. This module must not import anything of the project.
+that travels in HTTP answers and Nacks. Advice names options as the commands spell them, with the
+argument of the Python function in parentheses. This module must not import anything of the
+project.
 """
 
 from enum import StrEnum
@@ -109,7 +111,7 @@ class IncompleteError(SourceError):
     """Some blocks could not be had from any source; the verified ones are kept."""
 
     code, exit_code = "incomplete", 10
-    advice = "run the same command again to go on from here, or name another source with --from"
+    advice = "run it again to go on from here, or name another source with --from (sources=)"
 
 
 class StorageError(IcnError):
@@ -144,4 +146,7 @@ class ConflictError(IcnError):
     """A directory holds files that the user changed; they are not overwritten."""
 
     code, exit_code, fault = "conflict", 15, Fault.USER
-    advice = "use another directory with --to, or --overwrite to replace the changed files"
+    advice = (
+        "use another directory with --to (to=), or --overwrite (overwrite=True) to replace the"
+        " changed files"
+    )

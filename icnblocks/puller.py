@@ -36,6 +36,7 @@ from icnblocks.errors import (
     ConflictError,
     FormatError,
     IcnError,
+    UsageError,
 )
 from icnblocks.filling import Filling, Moved, Progress
 from icnblocks.limits import MAX_BASES, MAX_LIFETIME_S
@@ -45,6 +46,7 @@ from icnblocks.placement.plan import Plan
 from icnblocks.store.catalog import Catalog
 from icnblocks.store.home import CATALOG, PLACES
 from icnblocks.store.inplace import InPlaceStore
+from icnblocks.store.late_log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +68,9 @@ class Listener(Progress, Protocol):
         ...
 
 
-class _Deaf:
+class _Logged:
+    """Where nobody listens, what is odd goes to the log."""
+
     def begun(self, name: Name, total: int, done: int) -> None:
         pass
 
@@ -77,7 +81,7 @@ class _Deaf:
         pass
 
     def warned(self, text: str) -> None:
-        pass
+        log("icnblocks").warning("%s", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class Puller:
     Args:
         settings: where to ask, where to put things.
         trust: judges publishers' keys.
-        listener: hears how it goes.
+        listener: hears how it goes; when None, the logger `icnblocks` gets the warnings.
         overwrite: replace files that the user changed instead of refusing.
         share: serve neighbours what is pulled, from then on until the end of the context, and
             get blocks from them; None does neither.
@@ -138,7 +142,7 @@ class Puller:
         share: ShareOptions | None = None,
     ) -> None:
         self._settings = settings
-        self._listener: Listener = listener or _Deaf()
+        self._listener: Listener = listener or _Logged()
         self._overwrite = overwrite
         with ExitStack() as stack:
             self.catalog = Catalog(settings.store / CATALOG)
@@ -306,7 +310,8 @@ class Puller:
         if found.owner and found.owner.repo != resolved.name.repo and (found.spoilt or found.stale):
             raise ConflictError(
                 f"{directory.root} holds {found.owner}",
-                hint="use another directory with --to, or --overwrite to replace the model",
+                hint="use another directory with --to (to=), or --overwrite (overwrite=True)"
+                " to replace the model",
             )
         if found.foreign:
             listed = ", ".join(found.foreign[:3]) + (" …" if len(found.foreign) > 3 else "")
@@ -389,39 +394,80 @@ def make_trust(
 def pull(
     name: str | Name,
     *,
-    sources: Sequence[str] = (),
+    sources: str | Sequence[str] = (),
     to: str | Path | None = None,
     trust: str | None = None,
     trust_first_use: bool = False,
     offline: bool = False,
+    overwrite: bool = False,
     max_age_s: float = MAX_LIFETIME_S,
     settings: Settings | None = None,
     share: ShareOptions | None = None,
 ) -> Path:
     """Pull a model and return its directory; at once if it is there already.
 
-    Blocks the calling thread and may be called inside a running event loop (a notebook).
+    Blocks the calling thread and may be called inside a running event loop (a notebook). What is
+    odd and does not stop it, such as a record that no source could renew, is a warning of the
+    logger `icnblocks`.
 
     Args:
         name: `publisher/model[@tag]`.
-        sources: URLs of edges or origins; those of the settings when empty.
+        sources: URLs of edges or origins, or one of them; those of the settings when there are
+            none.
         to: the directory to make; under the models directory when None.
         trust: fingerprint that the publisher's key must have.
         trust_first_use: accept and remember the key of a publisher never met before.
         offline: use only what is on this machine.
+        overwrite: replace files that were changed since they were pulled, and another model.
         max_age_s: within its lifetime, a record fetched at most so long ago is not asked again.
         settings: the client's settings; read from file and environment when None.
         share: while it pulls, get blocks from other devices that do the same, and serve them
             (icnblocks.share).
 
     Raises:
+        UsageError: if an argument cannot be meant.
         IcnError: as its class says; what arrived is kept, and calling again goes on from there.
     """
+    wanted, directory, urls = _name(name), _directory(to), _urls(sources)
+    if not isinstance(max_age_s, int | float) or not max_age_s >= 0:
+        raise UsageError(f"max_age_s is a number of seconds, not {max_age_s!r:.100}")
     settings = settings or load_settings()
-    if sources or offline:
-        settings = replace(settings, sources=() if offline else tuple(sources))
+    if urls or offline:
+        settings = replace(settings, sources=() if offline else urls)
     if trust_first_use:
         settings = replace(settings, trust_first_use=True)
-    wanted = name if isinstance(name, Name) else Name.parse(name)
-    with Puller(settings, make_trust(settings, trust), share=share) as puller:
-        return puller.pull(wanted, None if to is None else Path(to), max_age_s=max_age_s).path
+    judge = make_trust(settings, trust)
+    with Puller(settings, judge, overwrite=overwrite, share=share) as puller:
+        return puller.pull(wanted, directory, max_age_s=max_age_s).path
+
+
+def _name(name: object) -> Name:
+    if isinstance(name, Name):
+        return name
+    if not isinstance(name, str):
+        raise UsageError(
+            f"not a model's name: {name!r:.100}", hint="a name is publisher/model[@tag]"
+        )
+    return Name.parse(name)
+
+
+def _directory(to: object) -> Path | None:
+    if to is None:
+        return None
+    if isinstance(to, str | Path) and to != "":  # an unset variable, not the current directory
+        try:
+            if b"\0" not in os.fsencode(to):
+                return Path(to)
+        except UnicodeEncodeError:
+            pass
+    raise UsageError(
+        f"`to` names no directory: {to!r:.100}", hint="leave it out, or give a directory"
+    )
+
+
+def _urls(sources: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(sources, str):
+        return (sources,)
+    if isinstance(sources, list | tuple) and all(isinstance(url, str) for url in sources):
+        return tuple(sources)
+    raise UsageError(f"`sources` is no URL, and no list of URLs: {sources!r:.100}")

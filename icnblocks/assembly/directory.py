@@ -114,7 +114,7 @@ class ModelDirectory:
     def _in_the_way(self, path: str) -> ConflictError:
         return ConflictError(
             f"{self.root / path} is, or lies in, a link or something else that is no model's",
-            hint="move it away, or use another directory with --to",
+            hint="move it away, or use another directory with --to (to=)",
         )
 
     def open_existing(self, path: str) -> int | None:

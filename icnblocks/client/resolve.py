@@ -45,7 +45,8 @@ _LEAST_S: Final = 0.5
 """Between two rounds of questions to sources that are busy, at least."""
 
 NO_SOURCE: Final = (
-    "name an edge with --from URL, ICN_FROM or `from` in the config file, and ask it: not --offline"
+    "name an edge with --from URL (sources=), ICN_FROM or `from` in the config file, and ask it:"
+    " not --offline"
 )
 
 

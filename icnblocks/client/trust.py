@@ -172,7 +172,7 @@ class Trust:
             raise TrustError(
                 f"THE KEY OF {publisher} HAS CHANGED: known {known}, now {key};"
                 " the old key did not sign the change",
-                hint=f"if the publisher confirms the new key: --trust {key}",
+                hint=f"if the publisher confirms the new key: --trust {key} (trust=)",
             )
         elif key != known:
             self._remember(publisher, key, record)
@@ -187,7 +187,8 @@ class Trust:
         if not (self.first_use or (self.ask is not None and self.ask(publisher, key))):
             raise TrustError(
                 f"{publisher} is not known yet; its key has the fingerprint {key}",
-                hint=f"if that is right: --trust {key} (or --trust-first-use)",
+                hint=f"if that is right: --trust {key} (trust=), or --trust-first-use"
+                " (trust_first_use=True)",
             )
         self._remember(publisher, key)
 
