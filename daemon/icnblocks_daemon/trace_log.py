@@ -9,6 +9,7 @@ that refuses costs lines, and nothing else. docs/traces.md has the format.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -138,8 +139,7 @@ class TraceLog:
         if self._reopen:
             self._reopen = False  # before the look: a rotation during it is for the next write
             if self._file is not None and not self._file.is_at(self._path):
-                self._append_notes(self._file)  # they were noted before the rotation
-                self._file.close()
+                self._file.close()  # as it is: whoever renamed it may be packing it already
                 self._file = None
         file = self._file
         if file is None:
@@ -235,11 +235,16 @@ class _File:
         return size < before
 
     def append(self, lines: bytearray, last: float) -> None:
-        """Write all of it, the last request at `last`; if it fails, a part may lie at the end."""
+        """Write all of it, the last request at `last`, or nothing: it is written again later."""
         data = bytes(lines)
-        at = 0
-        while at < len(data):
-            at += os.write(self._fd, data[at:])
+        start, at = os.fstat(self._fd).st_size, 0
+        try:
+            while at < len(data):
+                at += os.write(self._fd, data[at:])
+        except OSError:
+            with contextlib.suppress(OSError):  # then only a torn end is cut off, at the opening
+                os.ftruncate(self._fd, min(start, os.fstat(self._fd).st_size))
+            raise
         self._size += len(data)
         self.last = last
 

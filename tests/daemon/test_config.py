@@ -85,7 +85,7 @@ def test_a_token_that_anybody_can_guess_is_refused_wherever_it_is_written(tmp_pa
      "upstream_wait"],
 )  # fmt: skip
 def test_a_duration_that_would_keep_the_daemon_busy_with_nothing_else_is_refused(tmp_path, key):
-    """`alive_interval = 0` flooded those who wait, and `upload_ttl = 0` kept house without a pause."""
+    """`alive_interval = 0` flooded those who wait, `upload_ttl = 0` kept house without a pause."""
     for text in ("0", "0s", "0.000001", "99ms"):
         with pytest.raises(UsageError, match=f"{key}: at least 100ms is expected"):
             load(tmp_path, f'{key} = "{text}"')

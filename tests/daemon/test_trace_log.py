@@ -140,6 +140,7 @@ def test_two_daemons_do_not_write_to_one_file(tmp_path):
 
 
 def test_after_a_rotation_the_new_file_stands_for_itself(tmp_path):
+    """What was noted before it went to the old file, which may be packed by then."""
     log = open_log(tmp_path / "t")
     log.requested(ONE.digest)
     log.reopen()  # nobody renamed it: nothing happens
@@ -150,8 +151,8 @@ def test_after_a_rotation_the_new_file_stands_for_itself(tmp_path):
     log.write_now()
     log.requested(ONE.digest)
     log.close()
-    assert len(read_trace(str(tmp_path / "t.1"))) == 2
-    assert [next(iter(line)) for line in lines(tmp_path / "t")] == ["model", "t"]
+    assert len(read_trace(str(tmp_path / "t.1"))) == 1
+    assert [next(iter(line)) for line in lines(tmp_path / "t")] == ["model", "t"] * 2
 
 
 def test_a_rotation_that_copies_and_truncates_is_noticed(tmp_path):
@@ -195,3 +196,21 @@ def test_a_full_disk_costs_lines_and_never_leaves_half_of_one(tmp_path, monkeypa
     trace = read_trace(str(tmp_path / "t"))
     asked = [trace.models[wanted].digest for wanted in trace.wanted]
     assert asked == [TWO.digest, *[ONE.digest] * 3, TWO.digest]
+
+
+def test_lines_that_got_onto_a_disk_that_filled_up_are_not_there_twice(tmp_path):
+    """Those before the torn one stayed, and were written again with it."""
+    path = tmp_path / "t"
+    wrote(path, ONE.digest)
+    room = os.path.getsize(path) - 10
+    log = open_log(tmp_path / "u")
+    with room_for(room):
+        log.requested(TWO.digest)
+        log.write_now()
+        assert not log.failing
+        for _ in range(9):
+            log.requested(TWO.digest)
+        log.write_now()
+        assert log.failing
+    log.close()
+    assert len(read_trace(str(tmp_path / "u"))) == 10
