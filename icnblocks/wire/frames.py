@@ -203,12 +203,14 @@ class FrameDecoder:
         if kind == _END:
             self.done = True
             return _IS_END
-        self._open[index] = 0
-        self._answered += 1
         if kind == _DATA:
             self.payload_bytes += length
-            return Data(index, payload)
-        return Nack(index, Reason(code), _text(bytes(payload)))
+            event: Event = Data(index, payload)
+        else:  # read before it counts as answered: after an error, what did not is asked again
+            event = Nack(index, Reason(code), _text(bytes(payload)))
+        self._open[index] = 0
+        self._answered += 1
+        return event
 
     def _preamble(self, raw: bytes) -> None:
         if raw[: len(MAGIC)] != MAGIC:

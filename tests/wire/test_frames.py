@@ -44,19 +44,25 @@ def decode(wants, stream: bytes, sizes=None) -> list[object]:
     buffer = memoryview(bytearray(buffer_bytes(max((w.length for w in wants), default=0))))
     decoder = FrameDecoder(wants, buffer)
     events: list[object] = []
+    answered: set[int] = set()
     sizes = iter(sizes or ())
-    while stream:
-        room = decoder.wanted()
-        assert len(room) > 0
-        count = min(len(room), len(stream), next(sizes, len(stream)))
-        room[:count] = stream[:count]
-        stream = stream[count:]
-        for event in decoder.filled(count):
-            if isinstance(event, Data):
-                events.append((event.index, bytes(event.payload)))
-            else:
-                events.append(event)
-    return events
+    try:
+        while stream:
+            room = decoder.wanted()
+            assert len(room) > 0
+            count = min(len(room), len(stream), next(sizes, len(stream)))
+            room[:count] = stream[:count]
+            stream = stream[count:]
+            for event in decoder.filled(count):
+                if isinstance(event, Data | Nack):
+                    answered.add(event.index)
+                if isinstance(event, Data):
+                    events.append((event.index, bytes(event.payload)))
+                else:
+                    events.append(event)
+        return events
+    finally:  # also after an error: what nobody was told of must be asked again
+        assert decoder.unanswered() == [n for n in range(len(wants)) if n not in answered]
 
 
 payloads = st.lists(st.binary(min_size=1, max_size=3 * SMALL), min_size=1, max_size=12)
@@ -103,7 +109,8 @@ def test_any_row_of_frames_gives_events_or_a_format_error(data) -> None:
         st.integers(0, 4),
         st.sampled_from([0, 1, 3, 150, 512, 513, 2**32 - 1]),
     )
-    row = data.draw(st.lists(st.tuples(header, st.binary(max_size=160)), max_size=8))
+    text = st.one_of(st.binary(max_size=160), st.sampled_from([b"\xff", b"\xff\xff\xff"]))
+    row = data.draw(st.lists(st.tuples(header, text), max_size=8))
     wants = wants_of([b"one", b"two" * 50])
     try:
         decode(wants, PREAMBLE + b"".join(a + b for a, b in row))
@@ -202,6 +209,13 @@ def test_state_for_giving_back() -> None:
     assert decoder.unanswered() == [1]
     assert decoder.payload_bytes == 3
     assert not decoder.done
+
+
+def test_a_want_whose_nack_cannot_be_read_is_not_answered() -> None:
+    """Catches: a want that nobody asks for again, and a pull that waits for it for ever."""
+    nack = frames._HEADER.pack(2, 1, 0, 1) + b"\xff"
+    with pytest.raises(FormatError, match="UTF-8"):
+        decode(ONE, PREAMBLE + nack)
 
 
 def test_too_small_a_buffer_is_a_mistake() -> None:
