@@ -14,7 +14,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from icnblocks.errors import IcnError, StorageError, UsageError
+from icnblocks.errors import ChangedError, IcnError, StorageError, UsageError
 from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import Digest
 from icnblocks.store.changes import Changes
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from icnblocks.store.places import Place
 
 _log = logging.getLogger(__name__)
+_NOT_TRIED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""A file could not be opened: nothing was written back, and nothing lost."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -196,6 +198,9 @@ class DiskStore:
             return None
         try:
             data = read_extent(segment.fd, locate(place.at)[1], length)
+        except ChangedError:
+            self._leave(segment_of(place.at))
+            raise
         finally:
             self._segments.give_back(segment)
         with self._lock:  # no lease kept its bytes; they are never put at the same place twice
@@ -298,7 +303,8 @@ class DiskStore:
         """Make everything put so far survive a power cut, and free what was erased.
 
         Raises:
-            StorageError: if the disk refuses; nothing is lost, and it may be tried again.
+            StorageError: if the disk refuses. Where it lost what was to be written, that is so
+                until the store is opened again; else it may be tried again.
         """
         with self._lock:
             self._check_open()
@@ -350,8 +356,7 @@ class DiskStore:
         pages = footprint(length) // PAGE
         if not self._started or (self._page and self._page + pages > self._segment_pages):
             if self._started:
-                self._emptied.add(self._segment)
-                self._segment, self._page = self._segment + 1, 0
+                self._next_segment()
             with storage_errors(self._path):
                 self._segments.create(self._segment)
             self._started = True
@@ -359,6 +364,10 @@ class DiskStore:
         self._page += pages
         self._writing.add(at)
         return at
+
+    def _next_segment(self) -> None:
+        self._emptied.add(self._segment)
+        self._segment, self._page, self._started = self._segment + 1, 0, False
 
     def _done_writing(self, at: int) -> None:
         self._writing.discard(at)
@@ -392,6 +401,12 @@ class DiskStore:
         return freed
 
     # What follows is called without self._lock.
+
+    def _leave(self, number: int) -> None:
+        """A segment was cut short: what is appended would make zeros of the rest of its blocks."""
+        with self._lock:
+            if self._started and number == self._segment:
+                self._next_segment()
 
     def _write(self, at: int, view: memoryview) -> None:
         try:
@@ -497,7 +512,10 @@ class DiskStore:
     def _sync(self) -> None:
         """Bring all segments written to the disk."""
         if self._sync_failed:
-            raise StorageError("an earlier flush failed; what it covered is not known to be safe")
+            raise StorageError(
+                "an earlier flush failed; what it covered is not known to be safe",
+                hint="see to the disk, then start the program again: it finds what is whole",
+            )
         with self._lock:
             dirty, self._dirty = self._dirty, set()
         try:
@@ -505,9 +523,9 @@ class DiskStore:
                 self._segments.sync(number)
             self._segments.sync_names()
             sync_directory(self._path)
-        except OSError:
+        except OSError as error:
             # The system reports a failed write-back once: a second sync would lie.
-            self._sync_failed = True
+            self._sync_failed = error.errno not in _NOT_TRIED
             with self._lock:
                 self._dirty |= dirty
             raise

@@ -1,9 +1,11 @@
 """A disk store on a disk that is full, read-only, damaged, of another version, or in use."""
 
 import os
+import resource
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -69,6 +71,56 @@ def test_a_full_disk(disk, size):
         assert len(store) == len(taken) - len(taken) // 2 + len(taken) // 4
         assert all(Digest.of(fetch(store, digest)) == digest for digest, _ in store.blocks())
         assert (disk / "store" / "spare").exists()
+
+
+@contextmanager
+def no_more_files():
+    """No file can be opened inside."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # (those that are open stay so)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_flushing_goes_on_after_files_could_not_be_opened(tmp_path):
+    """Catches: a burst of connections, and nothing can be published until a restart."""
+    with DiskStore(tmp_path / "store") as store:
+        put(store, block(1, 10_000))
+        with no_more_files(), pytest.raises(StorageError, match="Too many open files"):
+            store.flush()
+        store.flush()
+        digest = put(store, block(2, 10_000))
+        store.flush()
+        assert Digest.of(fetch(store, digest)) == digest
+
+
+def test_storing_goes_on_after_a_segment_could_not_be_made(tmp_path):
+    """Catches: every block after it was for a segment that nobody made."""
+    with DiskStore(tmp_path / "store", segment_bytes=1 << 20) as store:
+        first = put(store, block(1, 1 << 20))
+        with no_more_files(), pytest.raises(StorageError, match="Too many open files"):
+            put(store, block(2, 1 << 20))
+        second = put(store, block(3, 1 << 20))
+        for digest in (first, second):
+            assert Digest.of(fetch(store, digest)) == digest
+
+
+def test_what_follows_in_a_segment_cut_short_makes_no_zeros_of_its_blocks(tmp_path):
+    """Catches: a file that was cut and grew again reads as zeros where blocks were."""
+    with DiskStore(tmp_path / "store") as store:
+        digests = [put(store, block(n, 10_000)) for n in range(3)]
+        (segment,) = (tmp_path / "store" / "segments").iterdir()
+        os.truncate(segment, 5000)
+        with pytest.raises(ChangedError):
+            store.read(digests[0], 10_000)
+        store.erase(digests[0])
+        again = put(store, block(0, 10_000))
+        assert Digest.of(fetch(store, again)) == again
+        for digest in digests[1:]:
+            with pytest.raises(ChangedError):
+                store.read(digest, 10_000)
 
 
 def test_a_disk_filled_by_others_to_the_last_byte(disk):
