@@ -123,6 +123,10 @@ class Answer:
         """Where the order matters, a block that is here may stand before one that landed."""
         return self._listed and bool(self._hits) and self._hits[0] < self._ready[0].index
 
+    def again(self, refuse: Refuse) -> None:
+        """What was refused turned out to be rotten, and is erased: it is missing."""
+        self._misses.append((refuse.index, EVICTED))
+
     async def news(self) -> None:
         """Return when `next` has something; call it after it gave None."""
         await self._news.wait()

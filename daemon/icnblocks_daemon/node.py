@@ -36,6 +36,7 @@ from icnblocks_daemon.prefetch import FILE as PREFETCH_FILE
 from icnblocks_daemon.prefetch import Prefetch, kept_order, seconds_of_day
 from icnblocks_daemon.records import Records
 from icnblocks_daemon.rules import read_rules
+from icnblocks_daemon.scrub import erased_if_rotten
 from icnblocks_daemon.sending import Sending
 from icnblocks_daemon.sibling_maps import SiblingMaps
 from icnblocks_daemon.siblings import Siblings
@@ -45,7 +46,7 @@ from icnblocks_daemon.uploads import Uploads
 from icnblocks_daemon.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from icnblocks.cache.policy import Policy
@@ -100,7 +101,8 @@ class Node:
         self.catalog = Catalog(config.store / CATALOG)
         evicts = bool(self.fib.upstreams) and config.capacity is not None
         order = kept_order(config.store / PREFETCH_FILE)
-        published = dict(self._published()) if evicts else {}
+        own = set(self._published()) if self.fib.upstreams else set()
+        published = dict(self._blocks_of(own)) if evicts else {}
         planned = dict(self._pinned_by(order)) if evicts and order is not None else {}
         content = ContentStore(
             self.store,
@@ -144,7 +146,7 @@ class Node:
             clock=self.clock, wall=wall,
         )  # fmt: skip
         self.records.trusted = trusted
-        for digest in published:
+        for digest in own:
             self.manifests.keep(digest)
         for digest in planned.keys() & published.keys():
             content.pin(digest, planned[digest])  # each pins it for itself
@@ -160,6 +162,7 @@ class Node:
         self.memory = Memory(config.store / FILE, content, self.clock, wall)
         self.memory.restore()
         self.trace = self._trace_at(config.trace)
+        self._rechecks: set[asyncio.Task[bool]] = set()
         self.holdings.listener = self
         self.metrics.observe(self._figures)
         self.metrics.observe_by("upstream", self.upstreams.figures)
@@ -175,15 +178,24 @@ class Node:
             if manifest is not None:
                 yield digest, manifest
 
-    def _published(self) -> Iterator[tuple[Digest, list[Digest]]]:
-        """The models whose origin this daemon is, with their blocks: they are never evicted."""
+    def _published(self) -> Iterator[Digest]:
+        """Manifests of the models whose origin this daemon is, and of the bases they stand on."""
         for stored in self.catalog.records():
             record = open_record(stored.raw)
-            if record.manifest is None or self.fib.route(record.name):
-                continue
-            manifest = self._manifest(record.manifest)
+            digest, name = record.manifest, record.name
+            while digest is not None and not self.fib.route(name):
+                yield digest
+                manifest = self._manifest(digest)
+                if manifest is None or manifest.base is None:
+                    break
+                digest, name = manifest.base.manifest, manifest.base.name
+
+    def _blocks_of(self, digests: Iterable[Digest]) -> Iterator[tuple[Digest, list[Digest]]]:
+        """Models that are never evicted, with their blocks."""
+        for digest in digests:
+            manifest = self._manifest(digest)
             if manifest is not None:
-                yield record.manifest, list(manifest.lengths())
+                yield digest, list(manifest.lengths())
 
     def learnt(self, digest: Digest) -> None:
         """See Listener."""
@@ -208,6 +220,24 @@ class Node:
             if manifest is not None:
                 blocks = manifest.lengths()
                 yield entry.digest, [shared.setdefault(digest, digest) for digest in blocks]
+
+    async def recheck(self, digest: Digest) -> bool:
+        """A stored block may be rotten, or cut short: whether it was, and is erased."""
+        content, replaceable = self.holdings.content, self.fib.has_default
+        return digest in content.store and await erased_if_rotten(
+            content, digest, self.metrics, replaceable=replaceable
+        )
+
+    def suspect(self, digest: Digest) -> None:
+        """Recheck a block that could not be sent whole; whoever wanted it is cut off by now."""
+        task = asyncio.create_task(self.recheck(digest))
+        self._rechecks.add(task)
+        task.add_done_callback(self._rechecked)
+
+    def _rechecked(self, task: asyncio.Task[bool]) -> None:
+        self._rechecks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("a block could not be rechecked: %s", error)
 
     def absent(self, manifest: bytes) -> int:
         """How many blocks of an encoded manifest are not here. May be called from any thread."""
@@ -394,6 +424,7 @@ class Node:
 
     async def close(self) -> None:
         """Stop asking upstreams, flush, and let go of the store."""
+        await asyncio.gather(*self._rechecks, return_exceptions=True)
         await self.prefetch.close()
         await self.siblings.close()
         await self.records.close()

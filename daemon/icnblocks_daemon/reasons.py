@@ -27,6 +27,8 @@ _REASONS: Final[tuple[tuple[type[IcnError], Reason], ...]] = (
     (LoopError, Reason.LOOP),
     (RefusedError, Reason.REFUSED),
 )
+_PASSED_ON: Final = frozenset({Reason.CHANGED, Reason.LENGTH, Reason.REFUSED, Reason.BUSY})
+"""What an upstream says in a Nack holds here too: it answered as it should."""
 FAILURES: Final = {Reason.UPSTREAM: Failure.BROKEN, Reason.CORRUPT: Failure.CORRUPT}
 """Reasons that are failures of the upstream; any other is a proper refusal."""
 
@@ -40,8 +42,8 @@ def failure_of(error: IcnError) -> Failure:
 
 def reason_of(error: IcnError) -> Reason:
     """How an upstream's failure is told to those who wait."""
-    if isinstance(error, NackError) and error.reason is Reason.CHANGED:
-        return Reason.CHANGED  # what it says of a file there holds here too: asking again is vain
+    if isinstance(error, NackError) and error.reason in _PASSED_ON:
+        return error.reason
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return reason

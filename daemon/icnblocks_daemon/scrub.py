@@ -2,7 +2,8 @@
 
 A block that is not as named is erased, logged and counted: a cache fetches it again when it is
 wanted, an origin misses it and its publisher's next `icn-publish` brings it. Receivers check for
-themselves in any case. Blocks in place are not scrubbed; `icn-verify` does that.
+themselves in any case. Blocks in place are not scrubbed; `icn-verify` does that. A block that the
+disk cannot read is erased where it can be fetched again; elsewhere the disk may yet recover.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import CorruptError, StorageError
+from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from icnblocks.cache.content_store import ContentStore
     from icnblocks.naming import Digest
     from icnblocks_daemon.metrics import Metrics
@@ -26,49 +29,75 @@ REST_S: Final = 3600.0
 """Between two rounds through the store."""
 
 
-async def scrub(content: ContentStore, metrics: Metrics, rate: int) -> None:
+async def scrub(
+    content: ContentStore, recheck: Callable[[Digest], Awaitable[object]], rate: int
+) -> None:
     """Go round and round through the store; until cancelled.
 
     Args:
         content: whose blocks are checked.
-        metrics: counts what was found.
+        recheck: what is done with each.
         rate: bytes a second; 0 returns at once.
     """
     while rate:
         try:
-            await _round(content, metrics, rate)
+            await _round(content, recheck, rate)
         except StorageError as error:
             _LOG.error("scrubbing broke off; it begins anew in a while: %s", error)
         await asyncio.sleep(REST_S)
 
 
-async def _round(content: ContentStore, metrics: Metrics, rate: int) -> None:
+async def _round(
+    content: ContentStore, recheck: Callable[[Digest], Awaitable[object]], rate: int
+) -> None:
     blocks = iter(content.store.blocks())
     while batch := await asyncio.to_thread(lambda: list(islice(blocks, _BATCH))):
         for digest, length in batch:
-            if not await asyncio.to_thread(_is_right, content, digest):
-                _discard(content, digest, metrics)
+            await recheck(digest)
             await asyncio.sleep(length / rate)
 
 
-def _is_right(content: ContentStore, digest: Digest) -> bool:
-    """Whether a block is as named, or not here any more."""
+async def erased_if_rotten(
+    content: ContentStore, digest: Digest, metrics: Metrics, *, replaceable: bool
+) -> bool:
+    """Read and hash a stored block, and erase it if it is not as named.
+
+    Args:
+        content: where it may lie.
+        digest: the block.
+        metrics: counts it.
+        replaceable: whether it can be fetched again.
+
+    Returns:
+        Whether it was erased.
+    """
+    if await asyncio.to_thread(_is_right, content, digest, replaceable):
+        return False
+    return _discard(content, digest, metrics)
+
+
+def _is_right(content: ContentStore, digest: Digest, replaceable: bool) -> bool:
+    """Whether a block is as named, or not here any more; what cannot be read may be."""
     try:
-        lease = content.store.open(digest)
-        if lease is not None:
-            with lease:
-                verify(digest, lease.read())
-    except CorruptError:
+        length = content.store.length(digest)
+        data = None if length is None else content.store.read(digest, length)
+        if data is not None:
+            verify(digest, data)
+    except (CorruptError, ChangedError):
         return False
     except StorageError as error:
         _LOG.warning("block %s could not be read: %s", digest, error)
+        return not replaceable
     return True
 
 
-def _discard(content: ContentStore, digest: Digest, metrics: Metrics) -> None:
-    metrics.corrupt_blocks.inc()
+def _discard(content: ContentStore, digest: Digest, metrics: Metrics) -> bool:
     try:
-        content.discard(digest)
-        _LOG.error("block %s had rotted on disk and is erased", digest)
+        if not content.discard(digest):  # it is gone, or brought again just now
+            return False
     except StorageError as error:
         _LOG.error("block %s had rotted on disk and cannot be erased: %s", digest, error)
+        return False
+    metrics.corrupt_blocks.inc()
+    _LOG.error("block %s had rotted on disk and is erased", digest)
+    return True

@@ -105,7 +105,7 @@ class _Daemon:
                 "watchdog": self._notifier.feed_watchdog,
                 "house": node.keep_house,
                 "plans": node.keep_plans,
-                "scrub": lambda: scrub(content, node.metrics, rate),
+                "scrub": lambda: scrub(content, node.recheck, rate),
             }.items()
         ]
         try:

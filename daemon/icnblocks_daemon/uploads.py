@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import IcnError
+from icnblocks.errors import IcnError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.wire.upload import Parts, unpack_parts
 
@@ -110,7 +110,14 @@ class Uploads:
                 self._unnamed[digest] = now
 
     async def expire(self) -> int:
-        """Erase what nobody named for too long; returns how many blocks that was."""
+        """Erase what nobody named for too long.
+
+        Returns:
+            How many blocks that was.
+
+        Raises:
+            StorageError: if a manifest cannot be read, and so nobody knows what it names.
+        """
         now = self._clock()
         self._parts.expire(now)
         old = [digest for digest, came in self._unnamed.items() if now - came > self._ttl_s]
@@ -142,8 +149,14 @@ class Uploads:
         found = Prefixes()
         for manifest, _ in self._catalog.manifests():
             data = self._catalog.manifest(manifest)
-            if data is not None:
-                found.add(decode(data).digests)
+            if data is None:
+                if manifest not in dict(self._catalog.manifests()):  # it left meanwhile
+                    continue
+                raise StorageError(
+                    f"manifest {manifest} cannot be read, so nothing is erased",
+                    hint="publish the model again",
+                )
+            found.add(decode(data).digests)
         return found
 
     def _note(self, digest: Digest) -> None:

@@ -140,6 +140,8 @@ class Blocks:
         except CutOffError as cut:
             node.metrics.cut_off.labels(cut.cause).inc()
             _LOG.warning("a block was cut off: %s", cut, extra={"peer": request.remote})
+            if cut.cause == "changed":
+                node.suspect(digest)
         else:
             node.metrics.sent_bytes.inc(end - start)
             node.metrics.sent_blocks.inc()

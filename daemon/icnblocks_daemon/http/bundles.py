@@ -10,7 +10,15 @@ from aiohttp import HttpVersion11, web
 
 from icnblocks.limits import MAX_BUNDLE_BYTES
 from icnblocks.wire.bundle import HERE_ONLY, decode_request
-from icnblocks.wire.frames import ALIVE, MEDIA_TYPE, PREAMBLE, data_header, end_frame, nack_frame
+from icnblocks.wire.frames import (
+    ALIVE,
+    MEDIA_TYPE,
+    PREAMBLE,
+    Reason,
+    data_header,
+    end_frame,
+    nack_frame,
+)
 from icnblocks_daemon.answer import Answer, Send, SendBytes
 from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.http.body import read_body
@@ -18,13 +26,19 @@ from icnblocks_daemon.http.names import via_of
 from icnblocks_daemon.http.outlet import SMALL_BYTES, CutOffError, Outlet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from icnblocks.naming import Digest
     from icnblocks.store.base import Lease
+    from icnblocks.wire.bundle import Want
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.node import Node
 
 _LOG = logging.getLogger(__name__)
 _LITTLE: Final = 1024
 """Bytes that are written without a turn: frames that bring no block, or the smallest."""
+_OF_OURS: Final = frozenset({Reason.CHANGED, Reason.OTHER})
+"""Why a block is refused that is here and cannot be read."""
 
 
 class _Tally:
@@ -94,7 +108,7 @@ class Bundles:
                 floor=node.config.send_floor,
                 grace_s=node.config.send_grace,
             )
-            await self._run(answer, outlet, len(asked.wants), tally, request.remote or "?")
+            await self._run(answer, outlet, asked.wants, tally, request.remote or "?")
         except CutOffError as cut:
             node.metrics.cut_off.labels(cut.cause).inc()
             _LOG.warning("a bundle was cut off: %s", cut, extra={"peer": request.remote})
@@ -104,11 +118,11 @@ class Bundles:
         return response
 
     async def _run(
-        self, answer: Answer, outlet: Outlet, wants: int, tally: _Tally, client: str
+        self, answer: Answer, outlet: Outlet, asked: Sequence[Want], tally: _Tally, client: str
     ) -> None:
         await outlet.gather(PREAMBLE)
         answered = 0
-        while answered < wants:
+        while answered < len(asked):
             step = answer.next()
             if step is None:
                 tally.tell()
@@ -121,8 +135,11 @@ class Bundles:
                     await self._gather_in_turn(head, step.data, outlet, client)
                 tally.add(len(step.data), waited=False)
             elif isinstance(step, Send):
-                await self._send(step, outlet, client)
+                await self._send(step, asked[step.index].digest, outlet, client)
                 tally.add(step.lease.length, waited=step.waited)
+            elif step.reason in _OF_OURS and await self._node.recheck(asked[step.index].digest):
+                answer.again(step)
+                continue
             else:
                 self._node.metrics.nacks.labels(step.reason.name.lower()).inc()
                 await outlet.gather(nack_frame(step.index, step.reason, step.text))
@@ -138,13 +155,18 @@ class Bundles:
         finally:
             self._node.sending.end(client, turn)
 
-    async def _send(self, step: Send, outlet: Outlet, client: str) -> None:
-        with step.lease as lease:
-            head = data_header(step.index, lease.length)
-            if outlet.gathers(lease.length):
-                await outlet.send(head, lease)
-            else:
-                await self._send_in_turn(head, lease, outlet, client)
+    async def _send(self, step: Send, digest: Digest, outlet: Outlet, client: str) -> None:
+        try:
+            with step.lease as lease:
+                head = data_header(step.index, lease.length)
+                if outlet.gathers(lease.length):
+                    await outlet.send(head, lease)
+                else:
+                    await self._send_in_turn(head, lease, outlet, client)
+        except CutOffError as cut:
+            if cut.cause == "changed":  # else it would cut off whoever wants it
+                self._node.suspect(digest)
+            raise
         self._node.forwarder.room_freed()
 
     async def _send_in_turn(self, head: bytes, lease: Lease, outlet: Outlet, client: str) -> None:

@@ -1,0 +1,91 @@
+"""What was published at a daemon stays there, whatever else it fetches, forgets or cannot read."""
+
+import http.client
+import os
+import sqlite3
+
+import pytest
+
+from icnblocks.testing.exchange import bundle, call, make_model, missing, publish
+from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.wire.bundle import Want
+from icnblocks.wire.frames import Reason
+
+
+@pytest.fixture
+def origin(tmp_path):
+    with start_edge(tmp_path / "origin") as origin:
+        yield origin
+
+
+def test_an_own_manifest_stays_after_a_restart_whatever_was_fetched(origin, tmp_path):
+    """Catches: who is no cache with a capacity forgot which manifests are its own, and then lost
+    them, and then their blocks, which nothing named any more."""
+    mine = make_model("mine/m", size=400_000, seed=5, block_bytes=4096)
+    theirs = [
+        make_model(f"acme/m{i}", size=400_000, seed=50 + i, block_bytes=4096) for i in (1, 2, 3)
+    ]
+    for model in theirs:
+        publish(origin, model)
+    options = ("--upstream", f"acme={origin.url}", "--manifest-capacity", "8000")
+    with start_edge(tmp_path / "mixed", *options) as mixed:
+        publish(mixed, mine)
+    with start_edge(tmp_path / "mixed", *options) as mixed:
+        for model in theirs:
+            name = str(model.name)
+            answer = call(mixed, "GET", f"/v1/manifests/{model.digest}", ICN_Name=name)
+            assert answer.status == 200
+        assert call(mixed, "GET", f"/v1/manifests/{mine.digest}").status == 200
+        assert not missing(mixed, mine.wants)
+
+
+def test_blocks_of_a_manifest_that_rotted_are_not_taken_for_unnamed(tmp_path):
+    """Catches: one flipped bit in the catalog, and all blocks of a model are erased."""
+    model = make_model("mine/m", size=400_000)
+    with start_edge(tmp_path / "store") as origin:
+        publish(origin, model)
+    with sqlite3.connect(tmp_path / "store" / "catalog.sqlite") as db:
+        db.execute("UPDATE manifests SET data = zeroblob(size)")
+    db.close()
+    with start_edge(tmp_path / "store", "--upload-ttl", "1s") as origin:
+        poll_until(lambda: origin.logged().count("nothing is erased") > 1, what="keeping house")
+        assert not missing(origin, model.wants)
+        publish(origin, model, record=False)
+        assert call(origin, "GET", f"/v1/manifests/{model.digest}").status == 200
+
+
+def test_a_wrong_length_is_told_as_such_once_and_blamed_on_who_asked(origin, tmp_path):
+    """Catches: any client could make an edge believe that its upstream is broken."""
+    model = make_model("acme/m")
+    publish(origin, model)
+    with start_edge(tmp_path / "edge", "--upstream", origin.url) as edge:
+        first = model.wants[0]
+        wrong = Want(first.digest, first.length - 1)
+        for _ in range(2):
+            _, refused = bundle(edge, (wrong,), name=model.name, manifest=model.digest)
+            assert refused[first.digest][0] is Reason.LENGTH
+        assert origin.metric("icn_nacks_total", reason="length") == 1
+        assert edge.status()["upstreams"][0]["demotions"] == 0
+        got, _ = bundle(edge, model.wants, name=model.name, manifest=model.digest)
+        assert got == model.blocks
+
+
+@pytest.mark.parametrize("block_kib", [4, 256])
+def test_a_segment_cut_short_under_an_edge_is_fetched_again(origin, tmp_path, block_kib):
+    """Catches: every reader of such a block refused or cut off, until the daemon is restarted."""
+    model = make_model("acme/m", size=1_000_000, block_bytes=block_kib * 1024)
+    publish(origin, model)
+    with start_edge(tmp_path / "edge", "--upstream", origin.url) as edge:
+        ask = dict(name=model.name, manifest=model.digest)
+        assert bundle(edge, model.wants, **ask)[0] == model.blocks
+        (segment,) = (tmp_path / "edge" / "blocks" / "segments").iterdir()
+        os.truncate(segment, 300_000)
+
+        def whole():
+            try:
+                return bundle(edge, model.wants, **ask)[0] == model.blocks
+            except http.client.IncompleteRead:  # cut off: each time one block is found out
+                return False
+
+        poll_until(whole, what="the blocks to come again")
+        assert edge.metric("icn_corrupt_blocks_total") > 0
