@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from icnblocks.assembly import flushed
+from icnblocks.assembly import flushed, renaming
 from icnblocks.assembly.blockmap import PATH as MAP_PATH
 from icnblocks.assembly.blockmap import BlockMap
 from icnblocks.assembly.directory import PARTIAL
@@ -108,6 +108,7 @@ class Assembler:
     ) -> None:
         self.directory = directory
         self.manifest = manifest
+        self._digest = digest
         self._plan = plan
         self.whole = whole
         self._todo = [file for file in range(len(manifest.files)) if file not in whole]
@@ -248,6 +249,7 @@ class Assembler:
         if sum(self._have) < len(self._plan) and (missing := len(self.missing())):
             raise IncompleteError(f"{missing} blocks are missing in {self.directory.root}")
         self._partials.close()
+        renaming.mark(self.directory, self._digest)
         if self._todo:
             flushed.mark(self.directory)
         for file in self._todo:
@@ -257,6 +259,7 @@ class Assembler:
         """The pull is recorded elsewhere now."""
         self._map.close()
         self.directory.remove(MAP_PATH)
+        renaming.unmark(self.directory)
 
     def close(self) -> None:
         """Let go of all files; what was noted stays. Idempotent."""

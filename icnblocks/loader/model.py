@@ -15,6 +15,7 @@ from icnblocks.errors import NotFoundError, UsageError
 from icnblocks.loader.frameworks import framework_of
 from icnblocks.loader.opened import open_files
 from icnblocks.loader.reading import reading
+from icnblocks.loader.steady import read_steadily
 from icnblocks.naming import Name
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class Model:
             have a tensor of the same name.
         UsageError: for an unknown framework, or one that is not installed.
         StorageError: if a file cannot be read or mapped.
+        ChangedError: if a pull into the directory was cut off while it replaced the files.
+        BusyError: if one is replacing them, for seconds.
     """
 
     def __init__(self, path: Path, framework: str = "numpy") -> None:
         self.path = path
         self._framework = framework_of(framework)
-        opened = open_files(path, self._framework.map)
+        opened = read_steadily(path, lambda: open_files(path, self._framework.map))
         self._infos, self._mappings = opened.infos, opened.mappings
 
     def __enter__(self) -> Self:
