@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from icnblocks.errors import IcnError, RefusedError, WithdrawnError
+from icnblocks.limits import MAX_BASES
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks_daemon.prefetch_order import Entry
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 4
 """Names and manifests asked for at a time: half of the threads are left to devices."""
 _TASKS: Final = 256
-_MAX_BASES: Final = 8
-"""Bases below one another that are followed."""
 
 
 class RecordsOf(Protocol):
@@ -158,7 +157,7 @@ class _Look:
             if entry.pin is pinned and entry.progress != "failed" and entry.digest is not None:
                 added = entry.base_of is not None
                 bases += [entry] if added else await self._weigh(entry, force=force)
-        for _ in range(_MAX_BASES):
+        for _ in range(MAX_BASES):
             once = dict.fromkeys(bases)
             bases = [below for base in once for below in await self._weigh(base, force=False)]
 

@@ -29,10 +29,11 @@ from icnblocks.errors import (
 )
 from icnblocks.limits import MAX_HOPS
 from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
+from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.reasons import failure_of
-from icnblocks_daemon.via import NAME_HEADER, VIA_HEADER, format_via
+from icnblocks_daemon.via import format_via
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -1,16 +1,9 @@
-"""Headers about an Interest's way: whom it came through (so that a loop is found), and its name.
-
-Pure: text in, values out.
-"""
+"""Whom an Interest came through, so that a loop is found. Pure: a header's text in, values out."""
 
 from __future__ import annotations
 
 from typing import Final
 
-VIA_HEADER: Final = "ICN-Via"
-"""The ids of the daemons that it came through."""
-NAME_HEADER: Final = "ICN-Name"
-"""With a manifest or a single block: the model under whose name to look upstream."""
 _MOST: Final = 32
 _ID_CHARS: Final = 16
 

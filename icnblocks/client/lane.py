@@ -5,11 +5,12 @@ For one thread. This module must not decide what is asked for, nor judge what co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from icnblocks.limits import BLOCK_BYTES
 from icnblocks.wire.bundle import BundleRequest, Order
 from icnblocks.wire.frames import buffer_bytes
+from icnblocks.wire.headers import VIA_HEADER
 
 if TYPE_CHECKING:
     import threading
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from icnblocks.client.source import BundleStream, Pacer, Source
     from icnblocks.client.stealing import Bundle
     from icnblocks.client.terms import Hint
-
-_VIA_HEADER: Final = "ICN-Via"
 
 
 class Lane:
@@ -58,7 +57,7 @@ class Lane:
             bundle.wants, hint.name, hint.manifest, hint.pull, hint.hops,
             hint.order if order is Order.ANY else order, hint.priority,
         )  # fmt: skip
-        headers = {_VIA_HEADER: hint.via} if hint.via else None
+        headers = {VIA_HEADER: hint.via} if hint.via else None
         return self.source.bundle(
             request, self.connection, self.buffer, headers=headers, pacer=pacer
         )

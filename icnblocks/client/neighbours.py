@@ -18,6 +18,7 @@ from icnblocks.errors import FormatError, IcnError, NotFoundError, RefusedError,
 from icnblocks.limits import KIB, MAX_HAVE_BYTES, MAX_NEIGHBOURS
 from icnblocks.wire.bundle import unpack_indexes
 from icnblocks.wire.havemap import HaveMap, decode_have, encode_have
+from icnblocks.wire.headers import NAME_HEADER
 
 if TYPE_CHECKING:
     from icnblocks.client.http import Answer, Connection
@@ -162,7 +163,7 @@ def _path(manifest: Digest) -> str:
 def _post(connection: Connection, path: str, body: bytes, name: Name | None) -> Answer:
     headers = {"Content-Type": "application/octet-stream"}
     if name is not None:
-        headers["ICN-Name"] = str(name)
+        headers[NAME_HEADER] = str(name)
     answer = connection.request("POST", path, body, headers, answer_s=_CONTROL_S)
     try:
         return check_answer(answer, f"neighbours at {connection}")

@@ -27,6 +27,7 @@ from icnblocks.naming import Digest
 from icnblocks.wire.bundle import encode_request, pack_wants, unpack_indexes
 from icnblocks.wire.frames import MEDIA_TYPE, Alive, FrameDecoder
 from icnblocks.wire.havemap import HaveMap, decode_have
+from icnblocks.wire.headers import NAME_HEADER
 
 if TYPE_CHECKING:
     import ssl
@@ -236,7 +237,7 @@ class Source:
         """
         headers = self._authorization(writes=False)
         if name is not None:
-            headers["ICN-Name"] = str(name)
+            headers[NAME_HEADER] = str(name)
         if known_only:
             headers["Cache-Control"] = "only-if-cached"
         path = f"/v1/manifests/{manifest}/have"

@@ -10,8 +10,9 @@ from aiohttp import web
 from icnblocks.limits import MISSING_BATCH
 from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
+from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.http.body import read_body
-from icnblocks_daemon.via import NAME_HEADER, VIA_HEADER, parse_via
+from icnblocks_daemon.via import parse_via
 
 if TYPE_CHECKING:
     from icnblocks_daemon.node import Node
