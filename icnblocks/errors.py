@@ -100,6 +100,13 @@ class UntrustedError(SourceError):
     code, fault, retry = "untrusted", Fault.USER, False
 
 
+class ForeignError(SourceError):
+    """What answers where a source should be does not speak HTTP, or is no icnblocks server."""
+
+    code, fault, retry = "foreign", Fault.USER, False
+    advice = "check the URL: is it an icnblocks server?"
+
+
 class LoopError(SourceError):
     """Daemons ask each other in a circle for what none of them has."""
 

@@ -13,7 +13,7 @@ from icnblocks.errors import (
     BusyError,
     ChangedError,
     CorruptError,
-    FormatError,
+    ForeignError,
     IcnError,
     IncompleteError,
     LoopError,
@@ -36,7 +36,7 @@ _BY_STATUS: Final[dict[int, type[IcnError]]] = {
     403: RefusedError,
     404: NotFoundError,
     409: errors.ConflictError,
-    410: errors.WithdrawnError,
+    410: ChangedError,
     413: RefusedError,
     507: errors.StorageError,
 }
@@ -50,6 +50,9 @@ class ThrottledError(BusyError):
     Attributes:
         after_s: seconds to wait at least; 0 when it did not say.
     """
+
+    fault = errors.Fault.SOURCE
+    advice = "the source is busy: try again later, or name another one with --from (sources=)"
 
     def __init__(self, message: str, *, after_s: float = 0.0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -84,7 +87,7 @@ def check_answer(answer: Answer, what: str) -> Answer:
     text = f"{what}: {message or f'status {answer.status}'}"
     if answer.status in _LATER:
         after_s = _after_s(answer.headers.get("retry-after"))
-        raise ThrottledError(text, after_s=after_s, hint=hint)
+        raise ThrottledError(text, after_s=after_s)  # its hint is to whoever runs it
     if 300 <= answer.status < 400:
         raise SourceError(f"{what}: redirected; name the place it redirects to instead")
     kind = _by_code().get(str(told.get("error"))) or _BY_STATUS.get(answer.status, SourceError)
@@ -132,11 +135,9 @@ def _by_code() -> dict[str, type[IcnError]]:
     return found
 
 
-def not_icn(where: str) -> FormatError:
+def not_icn(where: str) -> ForeignError:
     """The error for an answer of success that makes no sense."""
-    return FormatError(
-        f"{where} does not answer as an icnblocks server", hint="check the URL of the source"
-    )
+    return ForeignError(f"{where} does not answer as an icnblocks server")
 
 
 class NackError(IncompleteError):

@@ -33,7 +33,8 @@ class SourceOptions:
         token: sent as `Authorization: Bearer TOKEN`.
         authorize: where there is no token: given the authority (`host:port`), returns the value
             of the Authorization header of a request that writes.
-        connect_s: seconds to reach the server, TLS included.
+        connect_s: seconds to reach the server once its name is resolved, TLS included. For how
+            long resolution may take, the system's resolver decides.
         stall_s: seconds of waiting in which at least `floor_bytes` must come.
         floor_bytes: fewer bytes than this in `stall_s` is a stall, however they trickle in.
         patience_s: seconds for which a server may say that it is at work, without a block.

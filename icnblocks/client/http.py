@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.client.endpoint import Endpoint, Proxy, SourceOptions, proxy_for, ssl_context
 from icnblocks.client.head import decode_head, encode_head, find_end
 from icnblocks.client.timed import TimedSocket
-from icnblocks.errors import FormatError, IcnError, SourceError, UntrustedError
+from icnblocks.errors import ForeignError, FormatError, IcnError, SourceError, UntrustedError
 from icnblocks.limits import KIB
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class Connection:
         Raises:
             SourceError: if the server cannot be reached, or there is no answer.
             UntrustedError: if its certificate is not trusted.
-            FormatError: if what answers does not speak HTTP.
+            ForeignError: if what answers does not speak HTTP.
         """
         head = {"User-Agent": self._options.user_agent, "ICN-Version": PROTOCOL, **(headers or {})}
         wait = self._options.stall_s if answer_s is None else answer_s
@@ -327,10 +327,9 @@ class Connection:
 
     def _connect(self) -> TimedSocket:
         options, end = self._options, self.endpoint
-        until = time.monotonic() + options.connect_s
         proxy = proxy_for(end) if options.environment else None
         self._proxy = None if end.secure else proxy
-        sock = self._open_socket((end.host, end.port) if proxy is None else proxy.address, until)
+        sock, until = self._open_socket((end.host, end.port) if proxy is None else proxy.address)
         if end.secure:
             if proxy is not None:
                 self._tunnel(sock, proxy, until)
@@ -361,10 +360,16 @@ class Connection:
                 raise SourceError("cancelled")
         return sock
 
-    def _open_socket(self, address: tuple[str, int], until: float) -> socket.socket:
-        """As socket.create_connection, but `abort` reaches the socket while it connects."""
+    def _open_socket(self, address: tuple[str, int]) -> tuple[socket.socket, float]:
+        """As socket.create_connection, but `abort` reaches the socket while it connects.
+
+        Returns:
+            It, and until when TLS must be there: the time begins once the name is resolved, which
+            takes as long as the system's resolver lets it.
+        """
         failure = OSError("the host has no address")
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        until = time.monotonic() + self._options.connect_s
         for number, (family, kind, proto, _, where) in enumerate(found):
             sock = self._held(socket.socket(family, kind, proto))
             try:
@@ -373,7 +378,7 @@ class Connection:
                 sock.settimeout(max(share, _LEAST_S))
                 sock.connect(where)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
+                return sock, until
             except OSError as error:
                 failure = error
                 sock.close()
@@ -438,11 +443,8 @@ def _is_closing(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
-def _no_http(where: str, why: str) -> FormatError:
-    return FormatError(
-        f"{where} does not speak HTTP: {why}",
-        hint="check the URL: is it an icnblocks server?",
-    )
+def _no_http(where: str, why: str) -> ForeignError:
+    return ForeignError(f"{where} does not speak HTTP: {why}")
 
 
 def _explain(where: str, error: BaseException) -> IcnError:

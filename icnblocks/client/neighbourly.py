@@ -15,7 +15,7 @@ from icnblocks.client.engine import Engine
 from icnblocks.client.gathering import Deal, Gathering
 from icnblocks.client.lane import Lane
 from icnblocks.client.neighbours import deal, listen
-from icnblocks.errors import FormatError, IcnError
+from icnblocks.errors import ForeignError, FormatError, IcnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,7 +168,7 @@ class NeighbourlyEngine(Engine):
             indexes = deal(
                 lane.connection, self._about.manifest, self._about.name, due.had, due.most
             )
-        except FormatError:
+        except (FormatError, ForeignError):
             indexes = None
         except IcnError:
             pass

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.hedged import answers
 from icnblocks.errors import (
+    ForeignError,
     FormatError,
     IcnError,
     NotFoundError,
@@ -268,6 +269,5 @@ def record_of(source: Source, name: Name) -> tuple[bytes, Record]:
         raise
     except FormatError as error:
         raise SourceError(
-            f"{source.url} gave no valid record of {name}: {error}",
-            hint="check the URL: is it an icnblocks server?",
+            f"{source.url} gave no valid record of {name}: {error}", hint=ForeignError.advice
         ) from error

@@ -27,6 +27,7 @@ from icnblocks.client.states import Health, RetryOptions, SourceState
 from icnblocks.client.stealing import Bundle, Queue, Theft, choose
 from icnblocks.errors import (
     CorruptError,
+    ForeignError,
     FormatError,
     IcnError,
     IncompleteError,
@@ -402,7 +403,7 @@ class Scheduler(Generic[HintT]):
         state = self.sources[bundle.source]
         options = self._options
         lasting = isinstance(error, (RefusedError, UntrustedError, UsageError)) or (
-            isinstance(error, FormatError) and not state.good
+            isinstance(error, (FormatError, ForeignError)) and not state.good
         )
         budget_s = options.retry_s if after_s is None else options.busy_s
         self._setback(state, error, now, budget_s, after_s=after_s or 0.0)

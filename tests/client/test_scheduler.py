@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from icnblocks.client.scheduler import Bundle, Health, RetryOptions, Scheduler
 from icnblocks.errors import (
     CorruptError,
+    ForeignError,
     FormatError,
+    IcnError,
     IncompleteError,
     NotFoundError,
     RefusedError,
@@ -231,16 +233,17 @@ def test_a_refused_certificate_or_token_is_not_retried() -> None:
     assert refusals[0].error.hint == "get one"
 
 
-def test_another_protocol_is_not_retried_unless_the_source_was_good_before() -> None:
+@pytest.mark.parametrize("odd", [FormatError("odd"), ForeignError("odd")])
+def test_another_protocol_is_not_retried_unless_the_source_was_good_before(odd: IcnError) -> None:
     scheduler = make(1)
     scheduler.add(wants(3), "h", 0.0)
     bundle = drawn(scheduler, 0)
     scheduler.arrived(bundle, bundle.wants[0].digest, 0.0)
-    assert scheduler.failed(bundle, digests(bundle.wants[1:]), FormatError("odd"), 0.0) == []
+    assert scheduler.failed(bundle, digests(bundle.wants[1:]), odd, 0.0) == []
     other = make(1)
     other.add(wants(3), "h", 0.0)
     bundle = drawn(other, 0)
-    assert other.failed(bundle, digests(bundle.wants), FormatError("odd"), 0.0)
+    assert other.failed(bundle, digests(bundle.wants), odd, 0.0)
 
 
 def test_what_a_busy_source_asks_for_is_honoured() -> None:

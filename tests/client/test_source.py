@@ -19,8 +19,11 @@ from icnblocks.client.answers import ThrottledError
 from icnblocks.client.endpoint import Endpoint, proxy_for
 from icnblocks.client.source import Source, SourceOptions
 from icnblocks.errors import (
+    BusyError,
     ConflictError,
     CorruptError,
+    Fault,
+    ForeignError,
     FormatError,
     IcnError,
     NotFoundError,
@@ -213,7 +216,9 @@ def told(status: int, error: str, **headers: str) -> Reply:
         (Reply(404, b"[" * 60_000), NotFoundError),
         (Reply(413, b"null"), RefusedError),
         (Reply(503, b"", {"Retry-After": "7"}), ThrottledError),
-        (Reply(200, b""), FormatError),
+        (Reply(200, b""), ForeignError),
+        (Reply(410), SourceError),
+        (Reply(410, b"gone"), SourceError),
     ],
 )
 def test_errors_of_servers(reply: Reply, kind: type[IcnError]) -> None:
@@ -223,7 +228,21 @@ def test_errors_of_servers(reply: Reply, kind: type[IcnError]) -> None:
         assert str(caught.value).isprintable()
         if isinstance(caught.value, ThrottledError):
             assert caught.value.after_s == 7
+        assert caught.value.fault is not Fault.PUBLISHER or kind is WithdrawnError
         source.close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_source_is_not_taken_for_another_process(status: int) -> None:
+    """Catches: "wait for the other process, or stop it" for a server that is out of memory."""
+    told = {"error": "busy", "message": "too many", "hint": BusyError.advice}
+    reply = Reply(status, json.dumps(told).encode(), {"Retry-After": "2"})
+    with serving(lambda _: reply) as server, Source(server.url) as source:
+        with pytest.raises(ThrottledError) as caught:
+            source.record(NAME)
+    error = caught.value
+    assert (error.fault, error.retry, error.exit_code) == (Fault.SOURCE, True, 13)
+    assert "process" not in error.hint
 
 
 def test_an_early_answer_to_a_long_request_is_heard() -> None:
@@ -260,6 +279,31 @@ def test_a_server_that_does_not_accept_is_given_up_in_time() -> None:
             source.record(NAME)
     for sock in [*fill, listener]:
         sock.close()
+
+
+def test_a_slow_resolver_leaves_the_time_to_connect_as_it_is(monkeypatch) -> None:
+    """Catches: 10 ms for each address of a host whose name took long to resolve."""
+    resolve, clock = socket.getaddrinfo, SimpleNamespace(past=0.0)
+    given: list[float | None] = []
+
+    def slow(*args, **options):
+        clock.past += 60.0
+        return resolve(*args, **options)
+
+    class Socket(socket.socket):
+        def connect(self, address) -> None:
+            given.append(self.gettimeout())
+            super().connect(address)
+
+    real = time.monotonic
+    time_ = SimpleNamespace(monotonic=lambda: real() + clock.past)
+    with serving(lambda _: Reply(200, b"raw")) as server:
+        monkeypatch.setattr("icnblocks.client.http.time", time_)
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        monkeypatch.setattr(socket, "socket", Socket)
+        with Source(server.url, SourceOptions(connect_s=20.0)) as source:
+            assert source.record(NAME).raw == b"raw"
+    assert given[0] == pytest.approx(20.0, abs=5.0)
 
 
 def test_closing_cuts_off_a_request_of_another_thread() -> None:
@@ -422,7 +466,7 @@ def test_what_speaks_first_and_no_http_is_not_waited_for() -> None:
             failures: list[BaseException] = []
 
             def ask() -> None:
-                with pytest.raises(FormatError, match="does not speak HTTP") as caught:
+                with pytest.raises(ForeignError, match="does not speak HTTP") as caught:
                     source.record(NAME)
                 failures.append(caught.value)
 
