@@ -80,6 +80,15 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+def human_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1000, as disks and links are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def _split(text: str) -> tuple[float, str]:
     match = _QUANTITY.match(text.strip())
     if match is None:

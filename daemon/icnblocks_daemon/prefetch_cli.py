@@ -23,6 +23,7 @@ from icnblocks.errors import (
     SourceError,
     UsageError,
 )
+from icnblocks.quantities import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,16 +210,8 @@ def _conclude(told: dict[str, Any], *, wait: bool) -> None:
     raise IncompleteError(text, hint="the rest is taken care of; the messages above say why")
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def _terms(told: dict[str, Any]) -> str:
-    rate = f", at most {_bytes(told['rate'])}/s" if told["rate"] else ""
+    rate = f", at most {human_bytes(told['rate'])}/s" if told["rate"] else ""
     return rate + (f", only {told['window']}" if told["window"] else "")
 
 
@@ -232,7 +225,7 @@ def _summary(told: dict[str, Any]) -> str:
     return (
         f"{title}; {models['done']} of {models['planned']} models are here,"
         f" {models['pinned']} pinned, {models['failed']} failed;"
-        f" {_bytes(sizes['fetched'])} brought, {_bytes(sizes['left'])} to come{_terms(told)}"
+        f" {human_bytes(sizes['fetched'])} brought, {human_bytes(sizes['left'])} to come{_terms(told)}"
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 from icnblocks.quantities import (
     format_duration,
     format_size,
+    human_bytes,
     parse_duration,
     parse_rate,
     parse_size,
@@ -52,3 +53,8 @@ def test_rates(text, rate):
 def test_a_rate_without_a_unit_or_of_nothing_is_refused(text):
     with pytest.raises(ValueError):
         parse_rate(text)
+
+
+def test_bytes_for_people():
+    shown = [human_bytes(n) for n in (0, 999, 1000, 91_000_000, 2_020_000_000, 5e12)]
+    assert shown == ["0 B", "999 B", "1.0 kB", "91.0 MB", "2.0 GB", "5.0 TB"]

@@ -9,7 +9,6 @@ import pytest
 from icnblocks.testing.device import Device
 from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks_tools.main import COMMANDS
-from icnblocks_tools.output import human_bytes
 
 
 def icn(*args, **environ):
@@ -102,11 +101,6 @@ def test_a_directory_that_cannot_be_written_is_an_error_and_no_traceback(tmp_pat
     done = icn("fetch", "a/b", ICN_STORE=str(tmp_path / "file" / "store"), ICN_CONFIG="/dev/null")
     assert done.returncode == 11
     assert "Traceback" not in done.stderr
-
-
-def test_bytes_for_people():
-    shown = [human_bytes(n) for n in (0, 999, 1000, 91_000_000, 2_020_000_000, 5e12)]
-    assert shown == ["0 B", "999 B", "1.0 kB", "91.0 MB", "2.0 GB", "5.0 TB"]
 
 
 def test_a_closed_pipe_ends_quietly(tmp_path):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from icnblocks_tools.output import human_bytes, is_terminal, make_output
+from icnblocks.quantities import human_bytes
+from icnblocks_tools.output import is_terminal, make_output
 
 if TYPE_CHECKING:
     from icnblocks.naming import Name

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
 
 import click
 
+from icnblocks.quantities import human_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,15 +21,6 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S: Final = 10.0
 """Seconds between two lines about progress in a log or in JSON."""
-
-
-def human_bytes(count: float) -> str:
-    """Bytes for people, in powers of 1000, as disks and links are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def is_terminal(stream: TextIO | None) -> bool:

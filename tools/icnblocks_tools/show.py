@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from icnblocks_tools.output import human_bytes, make_output
+from icnblocks.quantities import human_bytes
+from icnblocks_tools.output import make_output
 
 if TYPE_CHECKING:
     from icnblocks.client.resolve import Resolved

@@ -95,7 +95,7 @@ def advise(
 
 
 def _sentence(advice: Advice) -> str:
-    from icnblocks_tools.output import human_bytes
+    from icnblocks.quantities import human_bytes
 
     text = (
         f"Take {advice.policy} with {human_bytes(advice.capacity)}: {advice.model_hit_ratio:.0%} of"

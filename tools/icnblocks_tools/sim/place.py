@@ -242,7 +242,7 @@ def _solver_quiet() -> Iterator[None]:
 
 def _said(figures: dict[str, Any], edges: tuple[str, ...]) -> str:
     """What people are told."""
-    from icnblocks_tools.output import human_bytes
+    from icnblocks.quantities import human_bytes
 
     lines = [
         f"{figures['algorithm']}: {figures['served']:.3f} of the requests are served in time, of"

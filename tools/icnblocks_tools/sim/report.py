@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.errors import UsageError
-from icnblocks_tools.output import human_bytes
+from icnblocks.quantities import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
