@@ -15,7 +15,7 @@ from icnblocks.errors import FormatError
 from icnblocks.limits import MAX_PATH_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 PARTIAL_SUFFIX: Final = ".partial"
 """Appended to a file's name while it is not whole."""
@@ -83,11 +83,27 @@ def check_together(paths: Iterable[str]) -> None:
         FormatError: if one occurs twice, differs from another in case only, or is a file
             where another needs a directory.
     """
+    for clash in _clashes(paths):
+        raise FormatError(clash)
+
+
+def faults(paths: Iterable[str]) -> list[str]:
+    """What keeps paths out of one manifest, each in a few words; nothing if it may hold them."""
+    found, good = [], []
+    for path in paths:
+        try:
+            good.append(check_path(path))
+        except FormatError as error:
+            found.append(str(error))
+    return [*found, *_clashes(good)]
+
+
+def _clashes(paths: Iterable[str]) -> Iterator[str]:
     # With the lowest character between parts, a file sorts directly before what needs it to be
     # a directory, so neighbours are all there is to compare.
     last = ""
     for key in sorted(fold(path).replace("/", "\0") for path in paths):
         if last and (key == last or key.startswith(last + "\0")):
             shown = last.replace("\0", "/")[:100]
-            raise FormatError(f"two file paths clash at {shown!r} (case is ignored)")
+            yield f"two file paths clash at {shown!r} (case is ignored)"
         last = key

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
-from icnblocks.errors import ChangedError, FormatError, StorageError, UsageError
+from icnblocks.errors import ChangedError, StorageError, UsageError
 from icnblocks.limits import BLOCK_BYTES, MAX_FILES, MAX_HEADER_BYTES
 from icnblocks.manifest.cutting import CutFile, blocks_in, build_manifest, cut_runs, is_safetensors
+from icnblocks.manifest.paths import faults
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.extents import read_all
 from icnblocks.store.facts import FileFacts
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 SKIPPED: Final = frozenset({".icnblocks", ".git", ".cache", "__pycache__"})
 """Folders that are not part of a model: our own state, version control, download caches."""
+_TOLD: Final = 3
+"""Names that may not be published, of which a message tells."""
 _BATCH: Final = 32
 """Blocks hashed in one task: enough to make a thread switch cheap, few enough to share well."""
 
@@ -161,16 +164,24 @@ def _paths(root: Path) -> list[str]:
     if not root.is_dir():
         raise UsageError(f"no such directory: {root}")
     paths = sorted(islice(_walk(root), MAX_FILES + 1))
-    for path in paths:
-        if any("\ud800" <= char <= "\udfff" for char in path):  # how Python shows other bytes
-            raise FormatError(
-                f"{root}: the file name {path!r} is not UTF-8", hint="rename the file"
-            )
     if not paths:
         raise UsageError(f"{root} holds no files")
     if len(paths) > MAX_FILES:
         raise UsageError(f"{root} holds more than {MAX_FILES} files")
+    _check_names(root, paths)
     return paths
+
+
+def _check_names(root: Path, paths: list[str]) -> None:
+    wrong = faults(paths)
+    if not wrong:
+        return
+    more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
+    raise UsageError(
+        f"{root} has {len(wrong)} file name{'s' if len(wrong) > 1 else ''} that a model may not"
+        f" have: {'; '.join(wrong[:_TOLD])}{more}",
+        hint="rename the files, or publish a directory without them",
+    )
 
 
 def size_of(root: Path) -> int:
@@ -264,7 +275,8 @@ def scan(
     """Cut and hash a model directory; see `Scanning` for what the arguments mean.
 
     Raises:
-        UsageError: if there is nothing to publish or something that is not a file.
+        UsageError: if there is nothing to publish, something that is not a file, or a file by a
+            name that a model may not have.
         FormatError: if a safetensors file is broken; the message names it.
         ChangedError: if a file changed while it was read.
         StorageError: if a file cannot be read.

@@ -70,10 +70,34 @@ def test_what_is_not_a_file_is_refused(tmp_path):
         scan(tmp_path, Kind.PACK)
 
 
-def test_a_name_that_is_not_text_is_a_clear_error(tmp_path):
-    with open(os.fsencode(tmp_path) + b"/\xff.bin", "wb") as file:
-        file.write(b"x")
-    with pytest.raises(FormatError, match="file name"):
+def test_all_names_that_a_model_may_not_have_are_told_before_anything_is_hashed(
+    tmp_path, monkeypatch
+):
+    """Catches: a publish that hashes for an hour and then names one bad file, run after run."""
+    monkeypatch.setattr(scanning, "_digest_batch", pytest.fail)
+    bad = [
+        b"\xff.bin",
+        b"back\\slash",
+        b"new\nline",
+        b"x" * 248,
+        b"a.partial",
+        b"Config",
+        b"config",
+    ]
+    for name in [*bad, b"good"]:
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write(b"x")
+    with pytest.raises(UsageError) as caught:
+        scan(tmp_path, Kind.PACK)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "backslash" in message
+    assert "6 file names" in message
+    assert "and 3 more" in message
+    assert "rename" in caught.value.hint
+    for name in bad[:5]:
+        os.remove(os.fsencode(tmp_path) + b"/" + name)
+    with pytest.raises(UsageError, match=r"1 file name .*'config'"):
         scan(tmp_path, Kind.PACK)
 
 
