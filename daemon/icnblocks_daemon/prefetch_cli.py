@@ -225,7 +225,8 @@ def _summary(told: dict[str, Any]) -> str:
     return (
         f"{title}; {models['done']} of {models['planned']} models are here,"
         f" {models['pinned']} pinned, {models['failed']} failed;"
-        f" {human_bytes(sizes['fetched'])} brought, {human_bytes(sizes['left'])} to come{_terms(told)}"
+        f" {human_bytes(sizes['fetched'])} brought,"
+        f" {human_bytes(sizes['left'])} to come{_terms(told)}"
     )
 
 
