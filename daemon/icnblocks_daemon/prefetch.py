@@ -30,7 +30,7 @@ from icnblocks.wire.frames import Reason
 from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.holdings import shielded
 from icnblocks_daemon.prefetch_order import Order, load_order, pack_order
-from icnblocks_daemon.prefetch_pace import TokenBucket, may_ask
+from icnblocks_daemon.prefetch_pace import bucket_of, may_ask
 from icnblocks_daemon.prefetch_report import gauges, report
 from icnblocks_daemon.prefetch_survey import Survey, Surveyor
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from icnblocks.client.bucket import TokenBucket
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks_daemon.forwarder import Forwarder
@@ -130,7 +131,7 @@ class Prefetch:
         self._under_way: dict[Digest, _Asked] = {}
         self._under_way_bytes = 0
         self._news = asyncio.Event()
-        self._bucket = TokenBucket(None, clock())
+        self._bucket: TokenBucket | None = None
         self._work: asyncio.Task[None] | None = None
         self._saved_at = clock()
 
@@ -223,7 +224,7 @@ class Prefetch:
     # --- the work -------------------------------------------------------------------------
 
     def _begin(self, order: Order) -> None:
-        self._bucket = TokenBucket(order.rate, self._clock())
+        self._bucket = bucket_of(order.rate, self._clock())
         self._work = asyncio.create_task(self._carry_out(order), name="prefetch")
 
     async def _stop(self) -> None:
@@ -305,7 +306,8 @@ class Prefetch:
         elif self._holdings.contains(digest):
             model.entry.due -= length
         elif not model.failed:
-            self._bucket.take(length, self._clock())
+            if self._bucket is not None:
+                self._bucket.reserve(length, self._clock())
             self._under_way[digest] = _Asked(length, [model])
             self._under_way_bytes += length
             model.coming += 1
@@ -330,7 +332,7 @@ class Prefetch:
                 others=self._forwarder.pending - mine,
             ):
                 await self._heard()
-            elif (pause := self._bucket.wait(length, self._clock())) > 0:
+            elif self._bucket and (pause := self._bucket.wait(length, self._clock())):
                 await self._wait("", max(pause, 0.001))
             else:
                 self._waits_for = ""

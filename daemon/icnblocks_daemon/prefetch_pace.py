@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from icnblocks.client.bucket import TokenBucket
 from icnblocks.errors import UsageError
 from icnblocks.limits import KIB, MIB
 
@@ -22,42 +23,9 @@ UNDER_WAY_BYTES: Final = 8 * MIB
 _WINDOW = re.compile(r"(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)\Z", re.ASCII)
 
 
-class TokenBucket:
-    """Keeps a stream of pieces to a rate.
-
-    Over any stretch of `d` seconds at most `rate * d` bytes are let through, and the larger of
-    the bucket's depth and the largest piece.
-
-    Args:
-        rate: bytes a second, or None for no limit.
-        now: seconds of a clock that never goes backward; the bucket is full at this time.
-    """
-
-    __slots__ = ("_at", "_depth", "_level", "_rate")
-
-    def __init__(self, rate: float | None, now: float) -> None:
-        self._rate = rate
-        self._depth = 0.0 if rate is None else max(rate * DEPTH_S, MIN_DEPTH)
-        self._level = self._depth
-        self._at = now
-
-    def wait(self, size: int, now: float) -> float:
-        """Seconds until a piece of `size` bytes may go; 0 if it may go now."""
-        if self._rate is None:
-            return 0.0
-        self._fill(self._rate, now)
-        return max(0.0, (min(size, self._depth) - self._level) / self._rate)
-
-    def take(self, size: int, now: float) -> None:
-        """A piece of `size` bytes goes now; `wait` gave 0 for it."""
-        if self._rate is not None:
-            self._fill(self._rate, now)
-            self._level -= size
-
-    def _fill(self, rate: float, now: float) -> None:
-        elapsed = max(0.0, now - self._at)
-        self._level = min(self._depth, self._level + elapsed * rate)
-        self._at += elapsed
+def bucket_of(rate: float | None, now: float) -> TokenBucket | None:
+    """What keeps a prefetch to its rate of bytes a second, full at `now`; None if it has none."""
+    return None if rate is None else TokenBucket(rate, now, max(int(rate * DEPTH_S), MIN_DEPTH))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """A token bucket: how long to wait before so many bytes may be read. Pure: time is an argument.
 
 Whoever wants to read reserves first, so that however many share a bucket, no more than
-`burst + rate * t` bytes are read in any t seconds. This module must not sleep or lock.
+`burst + rate * t` bytes are read in any t seconds. Whoever is alone and may change his mind asks
+`wait` until it is 0, and reserves then. This module must not sleep or lock.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ class TokenBucket:
     Args:
         rate: bytes a second, more than 0.
         now: the time.
+        burst: bytes that may be read at once after a pause; by default what 50 ms bring, within
+            4 KiB and 1 MiB.
 
     Attributes:
-        burst: bytes that may be read at once after a pause: what 50 ms bring, within 4 KiB
-            and 1 MiB.
+        burst: as given.
     """
 
     __slots__ = ("_at", "_rate", "_tokens", "burst")
 
-    def __init__(self, rate: float, now: float) -> None:
+    def __init__(self, rate: float, now: float, burst: int | None = None) -> None:
         self._rate = rate
-        self.burst = int(min(max(rate * _BURST_S, _LEAST), _MOST))
+        self.burst = int(min(max(rate * _BURST_S, _LEAST), _MOST)) if burst is None else burst
         self._tokens = float(self.burst)
         self._at = now
 
+    def wait(self, count: int, now: float) -> float:
+        """Seconds until `count` bytes are there, or a burst if they are more; reserves nothing."""
+        self._fill(now)
+        return max((min(count, self.burst) - self._tokens) / self._rate, 0.0)
+
     def reserve(self, count: int, now: float) -> float:
-        """Reserve `count` bytes, at most `burst`; first come, first served.
+        """Reserve `count` bytes; first come, first served. At most `burst`, or after `wait`.
 
         Returns:
             Seconds to wait until they may be read; 0 when at once.
