@@ -1,6 +1,6 @@
 """What a user sets once: where to ask, where models go, whom to trust.
 
-One small TOML file and environment variables over it; docs/client-settings.md has the table.
+One small TOML file and environment variables over it; docs/client.md has the table.
 This module must not decide anything with the settings; pull and publish do.
 """
 

@@ -24,7 +24,8 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
         durable: the same holds for a power cut, and the new file survives it when this returns.
 
     Raises:
-        StorageError: if the disk refuses; the old file is as it was.
+        StorageError: if the disk refuses. The old file is as it was; or, if only the flush of the
+            directory failed, the new one stands there and may not survive a power cut.
     """
     fresh = path.with_name(f".{path.name}.new")
     try:

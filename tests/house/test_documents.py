@@ -10,6 +10,7 @@ from icnblocks.errors import IcnError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SOURCES = ("icnblocks", "daemon", "tools", "benchmarks", "docs", "examples", "tests")
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
@@ -31,6 +32,17 @@ def test_links_between_documents_lead_somewhere(document):
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (document.parent / link).exists()] == []
     assert [link for link in local if link.startswith("/")] == []
+
+
+def test_documents_that_are_named_are_there():
+    """Catches: a docstring that sends its reader to a document of another name."""
+    sources = [file for top in SOURCES for file in (ROOT / top).rglob("*.py")]
+    named = {
+        (path, str(file.relative_to(ROOT)))
+        for file in [*DOCUMENTS, *sources]
+        for path in re.findall(r"\bdocs/[\w./-]*\.md\b", file.read_text())
+    }
+    assert [(path, file) for path, file in sorted(named) if not (ROOT / path).exists()] == []
 
 
 def test_the_changelog_tells_of_the_version():
