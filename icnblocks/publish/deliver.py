@@ -29,7 +29,7 @@ from icnblocks.placement.plan import Plan
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all
 from icnblocks.wire.bundle import Want
-from icnblocks.wire.upload import pack_parts
+from icnblocks.wire.upload import pack_parts, unpack_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,9 +119,7 @@ class _Reader:
         self._plan = plan
         self._file, self._fd = -1, -1
 
-    def blocks(
-        self, wants: list[Want], sent: Callable[[int], None]
-    ) -> Iterator[tuple[Digest, bytes]]:
+    def blocks(self, wants: list[Want]) -> Iterator[tuple[Digest, bytes]]:
         for want in wants:
             spot = self._plan.spots(want.digest)[0]
             if spot.file != self._file:
@@ -131,7 +129,6 @@ class _Reader:
             data = read_all(self._fd, want.length, spot.offset)
             verify(want.digest, data)
             yield want.digest, data
-            sent(want.length)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -155,32 +152,44 @@ def known_record(source: Source, name: Name) -> Record | None:
     return record
 
 
-def _upload(source: Source, bodies: Iterator[bytes]) -> None:
-    """Send bodies, several at once; they are drawn in the calling thread.
+def _bodies(blocks: Iterator[tuple[Digest, bytes]]) -> Iterator[tuple[bytes, int]]:
+    """Request bodies, and how many bytes of blocks are in each."""
+    for body in pack_parts(blocks):
+        yield body, sum(len(part.data) for part in unpack_parts(body))
+
+
+def _upload(
+    source: Source, bodies: Iterator[tuple[bytes, int]], sent: Callable[[int], None]
+) -> None:
+    """Send bodies, several at once; they are drawn, and told as sent, in the calling thread.
 
     The origin answers each when it is on disk, and flushes once for all that wait for it: sent one
     by one, a publish would spend most of its time waiting for the disk.
     """
-    running: set[Future[None]] = set()
+    running: dict[Future[None], int] = {}
     with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="icn-upload") as pool:
         try:
-            for body in bodies:
+            for body, count in bodies:
                 if len(running) == UPLOADS_AT_ONCE:
-                    running = _some_done(running)
-                running.add(pool.submit(source.upload, [body]))
+                    sent(_some_done(running))
+                running[pool.submit(source.upload, [body])] = count
             while running:
-                running = _some_done(running)
+                sent(_some_done(running))
         finally:
             for one in running:  # after a failure, or an interrupt: what has not begun never does
                 one.cancel()
 
 
-def _some_done(running: set[Future[None]]) -> set[Future[None]]:
-    """Wait until one has ended, well or with its exception; those that have not."""
-    done, rest = wait(running, return_when=FIRST_COMPLETED)
+def _some_done(running: dict[Future[None], int]) -> int:
+    """Wait until one has ended, and take out all that have; the sum of their bytes.
+
+    Raises:
+        IcnError: that of one that failed.
+    """
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
     for one in done:
         one.result()
-    return rest
+    return sum(map(running.pop, done))
 
 
 def send(
@@ -203,7 +212,7 @@ def send(
         now: Unix seconds.
         lifetime: of the record (see `next_record`).
         begun: told how many bytes the origin lacks.
-        sent: told of every count of bytes sent.
+        sent: told of every count of bytes that the origin has taken.
 
     Raises:
         TrustError: if the name is published with another key.
@@ -221,7 +230,7 @@ def send(
     begun(bytes_sent)
     reader = _Reader(scan, plan)
     try:
-        _upload(source, pack_parts(reader.blocks(missing, sent)))
+        _upload(source, _bodies(reader.blocks(missing)), sent)
     finally:
         reader.close()
     scan.check()

@@ -1,5 +1,6 @@
 """What an origin says of names is not believed just because it says so."""
 
+import os
 import threading
 
 import pytest
@@ -8,11 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icnblocks.client.settings import load_settings
 from icnblocks.client.source import RecordAnswer
 from icnblocks.client.trust import KnownPublishers
-from icnblocks.errors import RefusedError, TrustError
+from icnblocks.errors import NotFoundError, RefusedError, TrustError
+from icnblocks.manifest.model import Kind
 from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
 from icnblocks.naming import Digest, Name
-from icnblocks.publish.deliver import UPLOADS_AT_ONCE, _upload, known_record
+from icnblocks.publish.deliver import UPLOADS_AT_ONCE, _upload, known_record, send
 from icnblocks.publish.keys import PublisherKey
+from icnblocks.publish.scan import scan
 from icnblocks.publish.ways import check_base
 
 MINE, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
@@ -79,7 +82,9 @@ class _Sink:
 def test_bodies_are_sent_by_several_threads_each_once():
     sink = _Sink()
     sent = [b"%d" % number for number in range(1000)]
-    _upload(sink, iter(sent))
+    counted = []
+    _upload(sink, ((body, len(body)) for body in sent), counted.append)
+    assert sum(counted) == sum(map(len, sent))
     assert sorted(sink.taken) == sorted(sent)
 
 
@@ -89,10 +94,10 @@ def test_a_refused_body_ends_the_upload_with_its_reason_and_no_more_are_drawn():
     def bodies():
         for number in range(100_000):
             drawn.append(number)
-            yield b"%d" % number
+            yield b"%d" % number, 1
 
     with pytest.raises(RefusedError, match="not this one"):
-        _upload(_Sink(refused=b"5"), bodies())
+        _upload(_Sink(refused=b"5"), bodies(), lambda _: None)
     assert len(drawn) < 100_000
 
 
@@ -112,7 +117,38 @@ def test_no_more_bodies_are_in_memory_than_are_under_way():
     def bodies():
         for number in range(3 * UPLOADS_AT_ONCE):
             drawn.append(number)
-            yield b"%d" % number
+            yield b"%d" % number, 1
 
-    _upload(Slow(), bodies())
+    _upload(Slow(), bodies(), lambda _: None)
     assert len(done) == 3 * UPLOADS_AT_ONCE
+
+
+def test_what_is_sent_is_told_when_the_origin_has_it(tmp_path, settings):
+    """Catches: progress that is at its end while all bodies are still on their way."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_bytes(os.urandom(3_000_000))
+    told, done, early = [], [], []
+
+    class Fresh:
+        """An origin that has nothing yet."""
+
+        def record(self, name):
+            raise NotFoundError("no such name")
+
+        def missing(self, wants):
+            return range(len(wants))
+
+        def upload(self, bodies):
+            early.append(sum(told) > sum(done))
+            done.extend(map(len, bodies))
+
+        def put_manifest(self, digest, data):
+            pass
+
+        def put_record(self, name, raw):
+            pass
+
+    found = scan(tmp_path / "model", Kind.PACK)
+    published = send(Fresh(), BASE, found, PublisherKey(MINE), 0, sent=told.append)
+    assert sum(told) == published.bytes_sent == 3_000_000
+    assert not any(early)
