@@ -83,8 +83,6 @@ class LocalReuse:
         """Whether the file system of a device can share, where that is known."""
         self.stopped = False
         """Nobody begins another block."""
-        self.taken_bytes = 0
-        self.cloned_bytes = 0
 
     def take(self, wants: Iterable[Want]) -> None:
         """Take what can be had; what cannot stays missing in the assembly.
@@ -133,11 +131,9 @@ class LocalReuse:
             errors.appendleft(error)
         self.stopped = True
 
-    def taken(self, length: int, *, cloned: int = 0) -> None:
-        """Count bytes that are in their place, and how many of them share their disk space."""
+    def taken(self, length: int) -> None:
+        """So many more bytes are in their place."""
         with self._lock:
-            self.taken_bytes += length
-            self.cloned_bytes += cloned
             self._progress(length)
 
 
@@ -236,7 +232,7 @@ class _Taker:
         except ChangedError:
             return
         self._assembler.note(want.digest for want in stretch.wants)
-        self._reuse.taken(stretch.length, cloned=cloned)
+        self._reuse.taken(stretch.length)
 
     def _clone(self, stretch: _Stretch, lease: Lease) -> int | None:
         """Share whole pages, write the two edges.
