@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from icnblocks.client.answers import check_answer, not_icn
 from icnblocks.client.endpoint import Endpoint, SourceOptions
 from icnblocks.client.source import Source
-from icnblocks.errors import FormatError, IcnError, NotFoundError, RefusedError, UsageError
+from icnblocks.errors import IcnError, NotFoundError, RefusedError, UsageError
 from icnblocks.limits import KIB, MAX_HAVE_BYTES, MAX_NEIGHBOURS
 from icnblocks.wire.bundle import unpack_indexes
 from icnblocks.wire.havemap import HaveMap, decode_have, encode_have
@@ -179,7 +179,7 @@ def _json(answer: Answer, connection: Connection) -> dict[str, Any]:
     try:
         told = json.loads(answer.read(_MAX_BYTES))
     except (ValueError, RecursionError):
-        raise FormatError(f"{connection} does not answer as an icnblocks server") from None
+        raise not_icn(str(connection)) from None
     if not isinstance(told, dict):
         raise not_icn(str(connection))
     return told
