@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S: Final = 30.0
 """How long one process waits for another's transaction before it says BusyError."""
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+"""SQLITE_ERROR: a table of ours is not there."""
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -50,10 +51,12 @@ class Schema:
     migrations: Mapping[int, Callable[[sqlite3.Connection], None]] = field(default_factory=dict)
 
 
-def storage_error(error: OSError | sqlite3.Error, what: str) -> IcnError:
+def storage_error(error: Exception, what: str) -> IcnError:
     """The error of the tree that says what `error` means for somebody who stores things."""
     if isinstance(error, OSError):
         return StorageError(f"{what}: {error.strerror or error}")
+    if isinstance(error, UnicodeDecodeError):  # SQLite names a table that rotted
+        return DamagedError(f"{what}: what it names is not text")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _BUSY:
         return BusyError(f"{what}: another process is writing")
@@ -67,7 +70,7 @@ def storage_errors(what: object) -> Iterator[None]:
     """Turn what the system and SQLite raise into StorageError, DamagedError or BusyError."""
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
         raise storage_error(error, str(what)) from error
 
 
@@ -198,7 +201,7 @@ class Session:
                 self._connection.execute("ROLLBACK")
 
     def _translate(self, error: BaseException | None) -> None:
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):
             raise storage_error(error, str(self._path)) from error
 
 
@@ -221,14 +224,16 @@ def _bring_to_version(connection: sqlite3.Connection, path: Path, schema: Schema
     with transaction(connection):
         # Read again: another process may have been first.
         version = _version(connection)
+        if version < 0:
+            raise DamagedError(f"{path} is no {schema.what}: its version is {version}")
         if version > schema.version:
             raise VersionError(
-                f"{path} is a {schema.what} of version {version}; this program knows "
+                f"{path}: the {schema.what} is of version {version}; this program knows "
                 f"{schema.version}"
             )
         if version == 0:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise DamagedError(f"{path} is not a {schema.what}")
+                raise DamagedError(f"{path} is no {schema.what}")
             for statement in schema.create:
                 connection.execute(statement)
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import struct
 import threading
 from typing import TYPE_CHECKING, Final, Literal, Self
 
@@ -141,6 +142,9 @@ class DiskStore:
             self._notes.set_state(State(boot, clean=False, flushed_to=flushed))
             if not survived:
                 _log.warning("unclean start: %d blocks were hashed again", found.verified)
+        except (TypeError, ValueError, struct.error) as error:
+            self._notes.close()
+            raise DamagedError(f"{self._layout.index}: what it notes makes no sense") from error
         except BaseException:
             self._notes.close()
             raise

@@ -1,7 +1,7 @@
 """The directory of a disk store: who holds it, and which version of the format it has.
 
     format          one line, "icnblocks store 1"
-    lock            held (flock) by the one process that has the store open
+    lock            held (flock), as is the directory, by the one process that has the store open
     index.sqlite    the notes (with -wal and -shm beside it)
     segments/       the blocks' bytes
     spare           room that is given up on a full disk, so that erasing can still be noted
@@ -53,7 +53,7 @@ class Layout:
             raise NotFoundError(f"there is no block store in {path}")
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path)
+            self._locks = _lock(path)
             try:
                 self._bring_to_version()
                 self.segments.mkdir(exist_ok=True)
@@ -90,7 +90,8 @@ class Layout:
 
     def close(self) -> None:
         """Let another process have it."""
-        os.close(self._lock)
+        for fd in self._locks:
+            os.close(fd)
 
     def _bring_to_version(self) -> None:
         mark = self.path / "format"
@@ -119,16 +120,25 @@ class Layout:
         write_whole(self.path / "format", b"icnblocks store %d\n" % version)
 
 
-def _lock(path: Path) -> int:
-    fd = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+def _lock(path: Path) -> tuple[int, int]:
+    """Lock the directory, and a file in it: who removes the file does not unlock the store."""
+    file = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # over NFS only what can be written to can be locked
     except OSError as error:
-        os.close(fd)
+        os.close(file)
+        os.close(directory)
         if isinstance(error, BlockingIOError):
             raise BusyError(
                 f"the block store {path} is in use",
                 hint="one process writes a store: ask that process, or stop it",
             ) from error
         raise
-    return fd
+    return file, directory

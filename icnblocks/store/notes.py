@@ -45,6 +45,10 @@ class State:
     flushed_to: int
 
 
+NEW: Final = State("", clean=True, flushed_to=0)
+"""Of notes that no store was ever opened with."""
+
+
 class Notes:
     """The notes of one disk store. One thread at a time.
 

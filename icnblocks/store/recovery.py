@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icnblocks.errors import IcnError
-from icnblocks.limits import MAX_BLOCK_BYTES
+from icnblocks.limits import MAX_BLOCK_BYTES, MIB
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.boot import boot_id
 from icnblocks.store.database import DamagedError, storage_errors
 from icnblocks.store.lease import read_extent
+from icnblocks.store.notes import NEW
 from icnblocks.store.places import Places
 from icnblocks.store.segments import PAGE, PAGE_BITS, PAGE_MASK, footprint, locate, punch
 
@@ -57,23 +58,28 @@ def recover(notes: Notes, segments: Segments, state: State, *, boot: str) -> Fou
     """Read all notes, check those that need it, and free what no note claims.
 
     Raises:
+        DamagedError: if there are blocks and not even a note that there is none.
         StorageError: if the disk refuses to give the notes or to be tidied.
     """
+    sizes = segments.sizes()
+    if state == NEW and any(sizes.values()):
+        raise DamagedError(
+            "the block index is missing beside the blocks that it lists",
+            hint=f"bring it back; without it, remove {segments.directory} and publish again",
+        )
     power_cut = not state.clean and (not boot or state.boot != boot)
     found = Found()
-    sizes = segments.sizes()
-    try:
-        _read(notes, segments, sizes, found, state if power_cut else None)
-    except (TypeError, ValueError) as error:
-        raise DamagedError(f"a note in the block index is damaged: {error}") from error
+    _read(notes, segments, sizes, found, state if power_cut else None)
     if found.forgotten:
         _log.warning("%d noted blocks were not whole and are forgotten", len(found.forgotten))
         notes.write((), found.forgotten)
     with storage_errors(segments.directory):
-        for number in sizes.keys() - found.live.keys():
-            segments.unlink(number)
-        if not state.clean:
-            _tidy(notes, segments, sizes, found.live)
+        _remove_unnoted(segments, sizes, found)
+        # What was copied by a program that knows no holes has none, however it ended.
+        for number, pages in found.live.items():
+            usual = pages * PAGE * 17 // 16 + MIB
+            if not state.clean or segments.allocated(number) > usual:
+                _tidy(notes, segments, number, sizes[number], pages)
     return found
 
 
@@ -89,8 +95,8 @@ def _read(
             segment, in_segment = at >> PAGE_BITS, 0
             size = sizes.get(segment, -1)
         if (
-            at < end
-            or len(digest) != DIGEST_BYTES
+            len(digest) != DIGEST_BYTES
+            or at < end
             or not 0 < length <= MAX_BLOCK_BYTES
             or (at & PAGE_MASK) * PAGE + length > size
             or (unsure and not _proven(segments, unsure, found, (at, digest, length)))
@@ -141,16 +147,24 @@ def _matches(segments: Segments, at: int, digest: bytes, length: int) -> bool:
         segments.give_back(segment)
 
 
-def _tidy(notes: Notes, segments: Segments, sizes: dict[int, int], live: Counter[int]) -> None:
+def _remove_unnoted(segments: Segments, sizes: dict[int, int], found: Found) -> None:
+    """Remove segments of which no block is noted: emptied, or written just before a kill."""
+    gone = sizes.keys() - found.live.keys()
+    if lost := sum(map(segments.allocated, gone)):
+        _log.warning("%d bytes in which no block is noted are removed", lost)
+    for number in gone:
+        segments.unlink(number)
+
+
+def _tidy(notes: Notes, segments: Segments, number: int, size: int, pages: int) -> None:
     """Free what a killed process had written without noting it, or struck out without freeing."""
-    for number, pages in live.items():
-        segment = segments.borrow(number)
-        try:
-            end = _free_gaps(notes, number, segment.fd, pages * PAGE)
-            if end < sizes[number]:
-                os.ftruncate(segment.fd, end)
-        finally:
-            segments.give_back(segment)
+    segment = segments.borrow(number)
+    try:
+        end = _free_gaps(notes, number, segment.fd, pages * PAGE)
+        if end < size:
+            os.ftruncate(segment.fd, end)
+    finally:
+        segments.give_back(segment)
 
 
 def _free_gaps(notes: Notes, number: int, fd: int, live_bytes: int) -> int:

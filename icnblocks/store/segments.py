@@ -102,6 +102,10 @@ class Segments:
                 if len(entry.name) == 10 and entry.name.isdecimal()
             }
 
+    def allocated(self, number: int) -> int:
+        """Bytes of disk that a segment takes."""
+        return self.path(number).stat().st_blocks * 512
+
     def create(self, number: int) -> None:
         """Make an empty segment."""
         os.close(os.open(self.path(number), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644))

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -349,3 +350,83 @@ def test_a_segment_cut_short_is_an_error_at_the_block_that_is_read(tmp_path):
         os.truncate(segment, 100)
         with pytest.raises(ChangedError):
             store.read(digest, len(block(1)))
+
+
+def five(path):
+    """A store of five blocks, closed."""
+    with DiskStore(path) as store:
+        return [put(store, block(n, 5000)) for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE state SET flushed_to = NULL, clean = 0",
+        "UPDATE state SET flushed_to = 'x', clean = 0",
+        "DELETE FROM state",
+        "DROP TABLE state",
+        "DROP TABLE blocks",
+        "UPDATE blocks SET digest = 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'",
+        "UPDATE blocks SET digest = NULL",
+        "UPDATE blocks SET length = 1.5",
+        "UPDATE blocks SET length = NULL",
+        "PRAGMA user_version = -2147483647",
+        "PRAGMA user_version = 0",
+    ],
+)
+def test_rotten_notes_are_refused_or_given_up_but_never_a_traceback(tmp_path, sql):
+    five(tmp_path / "store")
+    with sqlite3.connect(tmp_path / "store" / "index.sqlite") as db:
+        db.execute(sql)
+    db.close()
+    with pytest.raises(DamagedError):
+        DiskStore(tmp_path / "store")
+    with DiskStore(tmp_path / "store", on_damage="empty") as store:
+        assert list(store.blocks()) == []
+        assert Digest.of(fetch(store, put(store, block(1, 5000)))) == Digest.of(block(1, 5000))
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_blocks_without_notes_are_not_taken_for_rubbish(tmp_path, left):
+    """Catches: an origin whose index is gone removes all that was published, without a word."""
+    five(tmp_path / "store")
+    index = tmp_path / "store" / "index.sqlite"
+    notes = index.read_bytes()
+    index.unlink()
+    if left is not None:
+        index.write_bytes(left)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="missing") as refused:
+            DiskStore(tmp_path / "store")
+        assert "bring it back" in refused.value.hint
+    index.write_bytes(notes)
+    with DiskStore(tmp_path / "store") as store:
+        assert len(store) == 5
+    index.unlink()
+    with DiskStore(tmp_path / "store", on_damage="empty") as store:
+        assert len(store) == 0
+
+
+def test_a_store_is_locked_also_without_its_lock_file(tmp_path):
+    """Catches: two daemons write one store, each over what the other one noted."""
+    with DiskStore(tmp_path / "store"):
+        (tmp_path / "store" / "lock").unlink()
+        with pytest.raises(BusyError):
+            DiskStore(tmp_path / "store")
+
+
+def test_what_was_copied_without_its_holes_is_punched_again(tmp_path):
+    """Catches: a store that was moved by tar takes far more disk than its budget, for good."""
+    with DiskStore(tmp_path / "store") as store:
+        digests = [put(store, block(n, 1 << 20)) for n in range(8)]
+        for digest in digests[:6]:
+            store.erase(digest)
+    (segment,) = (tmp_path / "store" / "segments").iterdir()
+    if segment.stat().st_blocks * 512 > 4 << 20:
+        pytest.skip("this file system has no holes")
+    whole = segment.read_bytes()
+    segment.write_bytes(whole)
+    assert segment.stat().st_blocks * 512 >= 8 << 20
+    with DiskStore(tmp_path / "store") as store:
+        assert segment.stat().st_blocks * 512 < 4 << 20
+        assert all(Digest.of(fetch(store, digest)) == digest for digest in digests[6:])
