@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.planning import Remembering
 from icnblocks.cache.policy import make_policy
-from icnblocks.errors import FormatError, StorageError
+from icnblocks.errors import FormatError, IcnError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
@@ -98,6 +98,8 @@ class Node:
         damage: Literal["empty", "refuse"] = "empty" if self.fib.has_default else "refuse"
         self.store = DiskStore(config.store / BLOCKS, on_damage=damage)
         self.places = InPlaceStore(config.store / PLACES)
+        if damage == "refuse" and len(self.store):
+            _refuse_lost(config.store / CATALOG)
         self.catalog = Catalog(config.store / CATALOG)
         evicts = bool(self.fib.upstreams) and config.capacity is not None
         order = kept_order(config.store / PREFETCH_FILE)
@@ -181,7 +183,14 @@ class Node:
     def _published(self) -> Iterator[Digest]:
         """Manifests of the models whose origin this daemon is, and of the bases they stand on."""
         for stored in self.catalog.records():
-            record = open_record(stored.raw)
+            try:
+                record = open_record(stored.raw)
+            except IcnError as error:
+                _LOG.error(
+                    "a record in %s has rotted, publish its model again: %s",
+                    self.config.store / CATALOG, error,
+                )  # fmt: skip
+                continue
             digest, name = record.manifest, record.name
             while digest is not None and not self.fib.route(name):
                 yield digest
@@ -266,6 +275,7 @@ class Node:
                 await self.holdings.flush()
                 if not surveyed:
                     await self.uploads.find_unnamed()
+                    await asyncio.to_thread(self._tell_missing)
                     surveyed = True
                 if self.clock() - saved > SAVE_S:
                     saved = self.clock()
@@ -278,6 +288,20 @@ class Node:
             except Exception:
                 _LOG.exception("keeping house failed; it is tried again")
             await asyncio.sleep(min(FLUSH_S, self.config.upload_ttl))
+
+    def _tell_missing(self) -> None:
+        """Say which of the models that were published here lost blocks: nobody else has them."""
+        for digest in self._published():
+            manifest = self._manifest(digest)
+            if manifest is None or self.places.roots_of(digest):
+                continue
+            blocks = manifest.lengths()
+            missing = sum(not self.holdings.contains(block) for block in blocks)
+            if missing:
+                _LOG.error(
+                    "of manifest %s, %d of %d blocks are missing: publish its model again",
+                    digest, missing, len(blocks),
+                )  # fmt: skip
 
     def reload(self, config: Config) -> tuple[str, ...]:
         """Take over what may change while running (config.RELOADED).
@@ -439,3 +463,12 @@ class Node:
             await asyncio.to_thread(self.trace.close)
         await asyncio.to_thread(self.holdings.close)
         self.catalog.close()
+
+
+def _refuse_lost(catalog: Path) -> None:
+    """Refuse to begin a new catalog beside blocks: what it no longer names would be erased."""
+    if not catalog.exists() or not catalog.stat().st_size:
+        raise StorageError(
+            f"{catalog} is missing beside the blocks that it names",
+            hint="bring it back, or begin with an empty store and publish again",
+        )

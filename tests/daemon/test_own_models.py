@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from icnblocks.testing.exchange import bundle, call, make_model, missing, publish
-from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.testing.processes import launch_edge, poll_until, start_edge
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 
@@ -89,3 +89,41 @@ def test_a_segment_cut_short_under_an_edge_is_fetched_again(origin, tmp_path, bl
 
         poll_until(whole, what="the blocks to come again")
         assert edge.metric("icn_corrupt_blocks_total") > 0
+
+
+def test_an_origin_without_its_catalog_does_not_begin_a_new_one(tmp_path):
+    """Catches: what the lost catalog named is unnamed now, and erased after a while."""
+    model = make_model("mine/m")
+    with start_edge(tmp_path / "store") as origin:
+        publish(origin, model)
+    for file in (tmp_path / "store").glob("catalog.sqlite*"):
+        file.rename(tmp_path / file.name)
+    with pytest.raises(RuntimeError, match="missing beside the blocks"):
+        launch_edge(tmp_path / "store")
+    (tmp_path / "catalog.sqlite").rename(tmp_path / "store" / "catalog.sqlite")
+    with start_edge(tmp_path / "store") as origin:
+        assert not missing(origin, model.wants)
+
+
+def test_an_origin_says_which_models_lost_blocks(tmp_path):
+    model = make_model("mine/m")
+    with start_edge(tmp_path / "store") as origin:
+        publish(origin, model)
+    (segment,) = (tmp_path / "store" / "blocks" / "segments").iterdir()
+    os.truncate(segment, 100_000)
+    with start_edge(tmp_path / "store") as origin:
+        poll_until(lambda: f"{model.digest}, 4 of 5 blocks are missing" in origin.logged())
+
+
+def test_a_record_that_rotted_does_not_keep_an_edge_from_starting(origin, tmp_path):
+    mine, other = make_model("mine/m", seed=3), make_model("mine/other", seed=4)
+    options = ("--upstream", f"acme={origin.url}", "--capacity", "100MB")
+    with start_edge(tmp_path / "mixed", *options) as mixed:
+        publish(mixed, mine)
+        publish(mixed, other)
+    with sqlite3.connect(tmp_path / "mixed" / "catalog.sqlite") as db:
+        db.execute("UPDATE records SET raw = x'00' WHERE model = 'other'")
+    db.close()
+    with start_edge(tmp_path / "mixed", *options) as mixed:
+        assert "has rotted, publish its model again" in mixed.logged()
+        assert call(mixed, "GET", f"/v1/manifests/{mine.digest}").status == 200
