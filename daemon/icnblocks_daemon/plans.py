@@ -61,11 +61,6 @@ class Plans:
         if now >= self._not_before and policy.plan_due(now):
             self._task = asyncio.create_task(self._plan(policy, policy), name="plan")
 
-    async def settled(self) -> None:
-        """Return when no plan is under way."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
-
     async def close(self) -> None:
         """Throw away what is under way."""
         if self._task is not None:

@@ -276,6 +276,12 @@ class Planning(Lru):
         self.plan = plan
 
 
+async def settled(plans):
+    """Return when no plan is under way."""
+    while plans._task is not None:
+        await asyncio.wait([plans._task])
+
+
 @pytest.fixture
 def solvers(monkeypatch):
     """Processes that were begun for a plan: stopped before they have read what to solve."""
@@ -310,7 +316,7 @@ async def test_requests_are_answered_while_a_plan_is_solved(tmp_path, caplog, so
                 if answered > 3 and solvers:
                     solvers.pop().send_signal(signal.SIGCONT)
         await runner.cleanup()
-        await node.plans.settled()
+        await settled(node.plans)
         assert answered > 3
         assert "a thread solves it" not in caplog.text
         assert (policy.asked, node.plans.made) == (1, 1)
@@ -323,7 +329,7 @@ async def test_a_plan_that_fails_is_logged_and_not_tried_again_at_once(tmp_path,
         node.holdings.content.set_policy(policy, node.clock())
         for _ in range(3):
             node.plans.look()
-            await node.plans.settled()
+            await settled(node.plans)
         assert (policy.asked, node.plans.failed, node.plans.made) == (1, 1, 0)
     assert caplog.text.count("a plan failed") == 1
 
@@ -334,7 +340,7 @@ async def test_a_plan_for_a_policy_that_was_changed_is_thrown_away(tmp_path):
         node.holdings.content.set_policy(policy, node.clock())
         node.plans.look()
         node.reload(replace(node.config, policy="lru"))
-        await node.plans.settled()
+        await settled(node.plans)
         assert (policy.plan, node.plans.made) == (None, 0)
 
 

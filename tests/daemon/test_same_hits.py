@@ -149,7 +149,8 @@ async def lived(tmp_path, policy, capacity, models, asked):
                 lacking = await asyncio.to_thread(client.pull, model)
                 missed.append(sum(footprint(want.length) for want in lacking))
                 node.plans.look()
-                await node.plans.settled()
+                while node.plans._task is not None:
+                    await asyncio.wait([node.plans._task])
             client.close()
             plans = node.plans.made
     return missed, plans
