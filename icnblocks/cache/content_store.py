@@ -242,8 +242,6 @@ class ContentStore:
             reservation.footprint = 0
             footprint = self._store.footprint(length)
             self._held += footprint
-            self._counts["inserted"] += 1
-            self._counts["inserted_bytes"] += footprint
             if digest in self._pinned:
                 self._pinned_bytes += footprint
             self._tell_inserted(digest, footprint, self._time(now))
@@ -523,7 +521,6 @@ class ContentStore:
         """Figures for metrics and status; O(1)."""
         counts = self._counts
         return Stats(
-            policy=self._policy.name,
             capacity=self._capacity,
             blocks=len(self._store),
             used_bytes=self._held + self._erased_open,
@@ -533,8 +530,6 @@ class ContentStore:
             hits=counts["hits"],
             hit_bytes=counts["hit_bytes"],
             misses=counts["misses"],
-            inserted=counts["inserted"],
-            inserted_bytes=counts["inserted_bytes"],
             evicted=counts["evicted"],
             evicted_bytes=counts["evicted_bytes"],
             refused=counts["refused"],

@@ -10,7 +10,6 @@ class Stats:
     """Figures of a content store since it was opened; bytes are footprints but for `hit_bytes`.
 
     Attributes:
-        policy: name of the eviction policy.
         capacity: the budget in bytes, or None.
         blocks: blocks in the store.
         used_bytes: what they take, with what is erased but still being sent.
@@ -19,13 +18,11 @@ class Stats:
         erased_open_bytes: the part of `used_bytes` that is erased but still being sent.
         hits: blocks asked for that were here, and `hit_bytes`, their lengths.
         misses: blocks asked for that were not.
-        inserted: blocks that came in, and `inserted_bytes`.
         evicted: blocks that were evicted, and `evicted_bytes`.
         refused: reservations that could not be given.
         erase_errors: evictions that the disk refused.
     """
 
-    policy: str
     capacity: int | None
     blocks: int
     used_bytes: int
@@ -35,8 +32,6 @@ class Stats:
     hits: int
     hit_bytes: int
     misses: int
-    inserted: int
-    inserted_bytes: int
     evicted: int
     evicted_bytes: int
     refused: int

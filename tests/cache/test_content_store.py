@@ -70,7 +70,7 @@ def test_evicts_only_when_the_budget_is_spent(store, unit):
     assert content.contains(third)
     assert store.used_bytes == 2 * unit
     stats = content.stats()
-    assert (stats.inserted, stats.evicted, stats.evicted_bytes) == (3, 1, unit)
+    assert (stats.blocks, stats.evicted, stats.evicted_bytes) == (2, 1, unit)
 
 
 def test_room_for_blocks_in_flight_is_counted(store, unit):
@@ -100,7 +100,7 @@ def test_two_who_bring_one_block_share_a_reservation(store, unit):
     store.put(verify(digest, data))
     content.commit(two, 0)
     stats = content.stats()
-    assert (stats.reserved_bytes, stats.used_bytes, stats.inserted) == (0, unit, 1)
+    assert (stats.reserved_bytes, stats.used_bytes, stats.blocks) == (0, unit, 1)
 
 
 def test_who_is_wrong_about_a_length_moves_no_books(store, unit):
@@ -129,7 +129,7 @@ def test_what_was_withdrawn_before_it_was_committed_is_not_here(store, unit):
     content.release(one)
     content.commit(two, 0)
     stats = content.stats()
-    assert (stats.reserved_bytes, stats.used_bytes, stats.inserted) == (0, 0, 0)
+    assert (stats.reserved_bytes, stats.used_bytes, stats.blocks) == (0, 0, 0)
     assert bring(content, 1, 1) == digest
 
 
