@@ -162,7 +162,7 @@ class Scheduler(Generic[HintT]):
             return None
         if state.retry_at > now:
             return state.retry_at
-        if state.failures and state.busy:
+        if (state.failures or state.late) and state.busy:
             return now + _PROBE_S  # one lane probes; the others look how it went
         if queue is None:
             return self._steal(source, now)
@@ -193,10 +193,12 @@ class Scheduler(Generic[HintT]):
         if state.failures:
             return None  # it must not gather what it may fail with
         under_way = ((each, self.sources[each.source].lane_rate) for each in self._bundles)
-        lacking, tries = self._lacked_by(source), len(self.sources) - 1
-        step = choose(source, state.lane_rate, under_way, now, lacking, tries)
+        lacking = self._lacked_by(source)
+        step = choose(source, state.lane_rate, under_way, now, lacking, late=state.late)
         if not isinstance(step, Theft):
             return step
+        if step.rescues:
+            self.sources[step.victim.source].late = True
         for want in step.wants:
             del step.victim.left[want.digest]
             step.victim.taken.add(want.digest)
@@ -320,6 +322,7 @@ class Scheduler(Generic[HintT]):
             came from another source before.
         """
         state = self.sources[bundle.source]
+        state.late = False
         if state.failing_since is not None or not state.good or state.given_up:
             state.well()
         holder = self._flying.get(digest)

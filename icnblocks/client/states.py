@@ -65,6 +65,7 @@ class SourceState:
         failing_since: time of the first failure in the row.
         given_up: it failed for too long, or in a way that does not pass.
         good: it has given a block or a proper refusal.
+        late: what it had begun was taken from it, and no block came since.
         last_error: the last failure.
         lane_rate: bytes of blocks a second, of one lane; None until a bundle has ended.
         held_since: since when it has been leaving the last wants to faster sources.
@@ -81,6 +82,7 @@ class SourceState:
     failing_since: float | None = None
     given_up: bool = False
     good: bool = False
+    late: bool = False
     last_error: IcnError | None = None
     lane_rate: float | None = None
     held_since: float | None = None

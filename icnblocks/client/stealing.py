@@ -35,8 +35,8 @@ LATE: Final = 2.0
 LATE_S: Final = 0.5
 """Nothing that has begun is late before: a busy machine may do nothing else for so long."""
 _AGAIN: Final = 2.0
-"""Each further time it must be so many times later: two slow sources must not play it back and
-forth."""
+"""For a source that was late itself it must be so many times later, each time that it changed
+hands: slow sources must not play it back and forth, and others need not wait for them."""
 _LEAST_S: Final = 0.001
 SENT_BYTES: Final = 512 * KIB
 """What may lie in the buffers of a connection behind the block that is being received."""
@@ -132,7 +132,8 @@ def choose(
     bundles: Iterable[tuple[Bundle[HintT], float | None]],
     now: float,
     lacking: Collection[Digest] = (),
-    tries: int = 0,
+    *,
+    late: bool = False,
 ) -> Theft[HintT] | float | None:
     """What an idle source should take over.
 
@@ -142,7 +143,7 @@ def choose(
         bundles: those under way, each with what a lane of its source receives.
         now: the time.
         lacking: what the idle source does not hold.
-        tries: how often what has begun may change hands before it must be later each time.
+        late: what had begun was taken from the idle source, and nothing came of it since.
 
     Returns:
         What to take; or when to look again; or None if nothing can be taken from anybody.
@@ -164,8 +165,8 @@ def choose(
         if begun == len(left):
             wants = tuple(want for want in left if want.digest not in lacking)
             takes = UNKNOWN_S if usual is None else REQUEST_S + _bytes(wants) / usual
-            late = (LATE * takes + LATE_S) * _AGAIN ** max(bundle.rescues - tries, 0)
-            if wants and due > late:
+            patience = (LATE * takes + LATE_S) * (_AGAIN**bundle.rescues if late else 1.0)
+            if wants and due > patience:
                 return Theft(bundle, wants, bundle.rescues + 1)
     return now + min(max(behind[0][0] / 2, REQUEST_S), 1.0) if behind else None
 

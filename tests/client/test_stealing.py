@@ -229,6 +229,17 @@ def test_a_source_that_stalls_costs_a_second_not_its_time_limit() -> None:
     assert seconds <= 1 + (200 * MIB - 50e6) / 25e6 + 1.5
 
 
+@pytest.mark.parametrize(
+    ("count", "at"), [(30, 0.3), (60, 0.7), (100, 1.2), (100, 1.3), (200, 0.1)]
+)
+def test_two_of_three_that_stall_do_not_play_a_block_back_and_forth(count: int, at: float) -> None:
+    """Catches: each time the third one had to wait twice as long for it, 44 s in the end."""
+    stalls = fast_then(12.5e6, at, 0.0)
+    exchange = Exchange([stalls, stalls, steady(12.5e6)])
+    seconds = checked(exchange, wants(count))
+    assert seconds <= max(at + (count * MIB - at * 75e6) / 25e6, count * MIB / 75e6) + 2.5
+
+
 def test_a_source_that_becomes_slow_is_relieved() -> None:
     exchange = Exchange([steady(12.5e6), fast_then(12.5e6, 1.0, 0.05e6)])
     seconds = checked(exchange, wants(200))
@@ -319,7 +330,8 @@ def test_a_begun_block_changes_hands_again_only_when_it_is_later_each_time() -> 
     first_s = []
     for rescues in range(4):
         now = 0.0
-        while not isinstance(choose(1, None, [(under_way(rescues=rescues), None)], now), Theft):
+        bundle = under_way(rescues=rescues)
+        while not isinstance(choose(1, None, [(bundle, None)], now, late=True), Theft):
             now += 0.05
         first_s.append(now)
     assert all(later >= 1.8 * sooner for sooner, later in itertools.pairwise(first_s))
