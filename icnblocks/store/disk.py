@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from icnblocks.errors import ChangedError, IcnError, StorageError, UsageError
 from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import Digest
+from icnblocks.store.boot import boot_id
 from icnblocks.store.changes import Changes
 from icnblocks.store.database import DamagedError, storage_error, storage_errors
 from icnblocks.store.extents import write_all
 from icnblocks.store.layout import Layout
 from icnblocks.store.lease import ExtentLease, read_extent
 from icnblocks.store.notes import Notes, State
-from icnblocks.store.recovery import boot_id, recover
+from icnblocks.store.recovery import recover
 from icnblocks.store.segments import (
     PAGE,
     SEGMENT_BYTES,

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Found", "boot_id", "recover"]
 
 
 @dataclass(slots=True)

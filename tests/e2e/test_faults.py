@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,6 +200,32 @@ def test_verify_finds_a_flipped_bit_and_repair_fetches_one_block(published, orig
     assert repaired.code == 0
     assert 0 < repaired.events[-2]["bytes_network"] <= 1024 * 1024
     assert same(published, path)
+
+
+@pytest.mark.parametrize("lost", ["blocks", "manifest", "record"])
+def test_verify_misses_what_an_origin_lost(published, tmp_path, publisher, device, lost):
+    """Catches: an origin without a block, of which every check says that it is right."""
+    store = tmp_path / "lossy"
+    with start_edge(store) as origin:
+        publisher.publish(published, "acme/model", origin.url)
+    assert device.run("verify", store, "--complete").code == 0
+    if lost == "blocks":
+        for segment in (store / "blocks" / "segments").iterdir():
+            os.truncate(segment, 1_000_000)
+    else:
+        with sqlite3.connect(store / "catalog.sqlite") as db:
+            change = {
+                "manifest": "DELETE FROM manifests",
+                "record": "UPDATE records SET raw = x'00'",
+            }
+            db.execute(change[lost])
+        db.close()
+    if lost == "blocks":  # as at a cache
+        assert device.run("verify", store).code == 0
+    found = device.run("verify", store, "--complete")
+    assert (found.code, found.last["error"]) == (6, "corrupt")
+    told = next(event for event in found.events if event["event"] in {"incomplete", "wrong"})
+    assert told["name"] == "acme/model"
 
 
 def test_ctrl_c_ends_in_one_line_and_the_pull_goes_on_later(published, origin, device, same):

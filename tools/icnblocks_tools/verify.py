@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ from icnblocks_tools.output import make_output
 
 if TYPE_CHECKING:
     from icnblocks.manifest.model import Manifest
+    from icnblocks.naming import Digest
     from icnblocks.puller import Puller
+    from icnblocks.store.base import ReadableStore
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
 
-_RESULTS = ("wrong", "repaired", "checked", "forgotten", "done")
+_RESULTS = ("wrong", "incomplete", "repaired", "checked", "forgotten", "done")
 
 
 def _directory(root: Path, output: Output) -> int:
@@ -70,7 +73,11 @@ def _blocks(path: Path, output: Output, repair: bool) -> tuple[int, int]:
             if repair:
                 store.erase(digest)
         if bad and repair:
-            output.say("repaired", f"removed {len(bad)} blocks; they are fetched again when wanted")
+            output.say(
+                "repaired",
+                f"removed {len(bad)} blocks; a cache fetches them again when they are wanted,"
+                " at an origin their models must be published again",
+            )
         return len(store), 0 if repair else len(bad)
     finally:
         store.close()
@@ -78,14 +85,13 @@ def _blocks(path: Path, output: Output, repair: bool) -> tuple[int, int]:
 
 def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
     """Recheck everything that a store holds or knows the place of; how much is wrong."""
+    from icnblocks.store.home import BLOCKS
+
     count = 0
-    if (path / "blocks").is_dir():
-        checked, count = _blocks(path / "blocks", output, repair)
+    if (path / BLOCKS).is_dir():
+        checked, count = _blocks(path / BLOCKS, output, repair)
         output.say("checked", f"{path}: {checked} blocks", path=str(path), blocks=checked)
-    for digest, _ in puller.catalog.manifests():
-        if puller.catalog.manifest(digest) is None:
-            count += 1
-            output.say("wrong", f"wrong: manifest {digest}", digest=str(digest))
+    count += _catalog(puller, output)
     for entry in puller.places.directories():
         if repair and _is_gone(puller, entry):
             puller.places.remove_directory(entry.root)
@@ -101,11 +107,63 @@ def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
     return count
 
 
-def _manifest(puller: Puller, entry: Directory) -> Manifest | None:
-    """What shall lie in a listed directory, or None if nobody here knows."""
+def _catalog(puller: Puller, output: Output) -> int:
+    """Recheck the manifests and records that a store has; how many are wrong."""
+    from icnblocks.errors import IcnError
+    from icnblocks.manifest.record import open_record
+
+    count = 0
+    for digest, _ in puller.catalog.manifests():
+        if puller.catalog.manifest(digest) is None:
+            count += 1
+            output.say("wrong", f"wrong: manifest {digest}", digest=str(digest))
+    for stored in puller.catalog.records():
+        try:
+            open_record(stored.raw)
+        except IcnError as error:
+            count += 1
+            output.say(
+                "wrong", f"wrong: the record of {stored.name}: {error}", name=str(stored.name)
+            )
+    return count
+
+
+def _incomplete(path: Path, puller: Puller, output: Output) -> int:
+    """Look for all that records name, as at an origin; how many models are not whole."""
+    from icnblocks.errors import IcnError
+    from icnblocks.manifest.record import open_record
+    from icnblocks.store.disk import DiskStore
+    from icnblocks.store.home import BLOCKS
+
+    count = 0
+    with ExitStack() as stack:
+        stores: list[ReadableStore] = [puller.places]
+        if (path / BLOCKS).is_dir():
+            stores.append(stack.enter_context(DiskStore(path / BLOCKS, create=False)))
+        for stored in puller.catalog.records():
+            try:
+                digest = open_record(stored.raw).manifest
+            except IcnError:
+                continue  # said already
+            manifest = None if digest is None else _manifest(puller, digest)
+            blocks = manifest.lengths() if manifest else {}
+            missing = sum(not any(block in store for store in stores) for block in blocks)
+            if missing or (digest is not None and manifest is None):
+                what = f"{missing} of its {len(blocks)} blocks" if manifest else "its manifest"
+                count += 1
+                output.say(
+                    "incomplete",
+                    f"incomplete: {stored.name}: {what} missing; publish it again",
+                    name=str(stored.name), missing=missing, blocks=len(blocks),
+                )  # fmt: skip
+    return count
+
+
+def _manifest(puller: Puller, digest: Digest) -> Manifest | None:
+    """A manifest, or None if nobody here has it."""
     from icnblocks.manifest.codec import decode
 
-    data = puller.catalog.manifest(entry.manifest)
+    data = puller.catalog.manifest(digest)
     return None if data is None else decode(data)
 
 
@@ -113,7 +171,7 @@ def _changed(puller: Puller, entry: Directory) -> list[str]:
     """Hash a listed directory; its files that are not right."""
     from icnblocks.assembly.recheck import recheck_in_place
 
-    manifest = _manifest(puller, entry)
+    manifest = _manifest(puller, entry.manifest)
     if manifest is None:
         return puller.places.check(entry.root)
     return recheck_in_place(puller.places, entry.root, manifest)
@@ -123,7 +181,7 @@ def _is_gone(puller: Puller, entry: Directory) -> bool:
     """Whether nothing is left of what is listed of a directory."""
     if not entry.root.exists():
         return True
-    manifest = _manifest(puller, entry)
+    manifest = _manifest(puller, entry.manifest)
     return manifest is not None and not any(
         os.path.lexists(entry.root / file.path) for file in manifest.files
     )
@@ -147,16 +205,22 @@ def _was_pulled(entry: Directory) -> bool:
 @click.option(
     "--repair", is_flag=True, help="Fetch again just what is wrong (or drop it from a cache)."
 )
+@click.option(
+    "--complete", is_flag=True, help="Miss what a store lacks of published models: an origin's."
+)
 @click.option("--from", "sources", multiple=True, metavar="URL", help="Where to fetch from.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line, ending with the summary."
 )
-def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    path: Path, repair: bool, complete: bool, sources: tuple[str, ...], as_json: bool
+) -> None:
     """Recheck a pulled directory, or a store with all that it holds.
 
     Every block is read and hashed again. With --repair what is wrong is fetched again into new
     files, which replace the old ones when they are whole; nothing else is touched. What a store
-    knows of directories that are gone is forgotten.
+    knows of directories that are gone is forgotten. A cache need not hold all of a model; with
+    --complete, a store that does not is wrong.
     """
     from icnblocks.client.settings import load_settings
     from icnblocks.errors import CorruptError, UsageError
@@ -177,6 +241,8 @@ def verify(path: Path, repair: bool, sources: tuple[str, ...], as_json: bool) ->
     ):
         if is_ours:
             wrong = _store(path, puller, output, repair)
+            if complete:
+                wrong += _incomplete(path, puller, output)
         else:
             wrong = _directory(path, output)
             if wrong and repair:
