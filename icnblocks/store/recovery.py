@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from icnblocks.errors import IcnError
 from icnblocks.limits import MAX_BLOCK_BYTES, MIB
 from icnblocks.naming import DIGEST_BYTES, Digest
-from icnblocks.store.boot import boot_id
 from icnblocks.store.database import DamagedError, storage_errors
 from icnblocks.store.lease import read_extent
 from icnblocks.store.notes import NEW
