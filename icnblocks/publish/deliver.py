@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.resolve import record_of
 from icnblocks.errors import NotFoundError, TrustError
-from icnblocks.limits import DEFAULT_LIFETIME_S
+from icnblocks.limits import DEFAULT_LIFETIME_S, MAX_CLOCK_SKEW_S
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.record import (
     Record,
     check_follows,
+    check_time,
     fingerprint,
     open_record,
     sign_record,
@@ -76,6 +77,9 @@ def next_record(
 ) -> Record | None:
     """The record that shall follow `known`, or None if `known` says the same already.
 
+    One that was made while a clock was ahead is followed in any case, by one of `now`: until its
+    own time comes, it is refused by everybody, as one that were no older would be.
+
     Args:
         name: what is published.
         manifest: what it stands for from now on; None withdraws it.
@@ -97,10 +101,11 @@ def next_record(
         goes_on = known is not None and None not in {known.manifest, manifest}
         lifetime = known.lifetime if known is not None and goes_on else DEFAULT_LIFETIME_S
     says = manifest, key.public, lifetime
-    if known is not None and (known.manifest, known.key, known.lifetime) == says:
+    ahead = known is not None and known.time - now > MAX_CLOCK_SKEW_S
+    if known is not None and not ahead and (known.manifest, known.key, known.lifetime) == says:
         return None
     seq = 1 if known is None else known.seq + 1
-    time = now if known is None else max(now, known.time)
+    time = now if known is None or ahead else max(now, known.time)
     record = Record(name, manifest, seq, time, key.public, lifetime, key.rotations)
     if known is not None:
         check_follows(known, record)
@@ -253,7 +258,8 @@ def place(
     """Publish a scanned directory in place, for a daemon that serves this store.
 
     Raises:
-        TrustError: if the name is published with another key.
+        TrustError: if the name is published with another key, or a rotation that leads to this one
+            is of the future: nobody would take the record.
         StorageError: if the store cannot be written.
     """
     data = encode(scan.manifest)
@@ -261,6 +267,8 @@ def place(
     stored = catalog.record(name)
     known = open_record(stored.raw) if stored else None
     record = next_record(name, digest, key, known, now, lifetime=lifetime)
+    if record is not None:
+        check_time(record, now)  # as an origin does with what is sent to it
     scan.check()
     places.add_directory(scan.root.absolute(), digest, scan.manifest, scan.facts)
     catalog.put_manifest(digest, data)
