@@ -278,7 +278,9 @@ class Source:
         )
         found = Digest.of(data)
         if found != digest:
-            raise CorruptError(f"{what}: its {len(data)} bytes hash to {found}")
+            length = len(data)
+            del data  # the error's traceback keeps this frame
+            raise CorruptError(f"{what}: its {length} bytes hash to {found}")
         return data
 
     def missing(self, wants: Sequence[Want]) -> list[int]:
