@@ -10,7 +10,7 @@ import os
 from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from icnblocks.errors import UsageError
@@ -117,6 +117,10 @@ class Proxy:
     host: str
     port: int
     headers: dict[str, str]
+    advice: ClassVar[str] = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def address(self) -> tuple[str, int]:

@@ -189,7 +189,7 @@ class Answer:
             FormatError: if it has more than `most` bytes.
             SourceError: as `readinto`.
         """
-        # Given out without a copy, and closed by a failure: tracebacks keep this frame, not the body.
+        # Given out without a copy; closed by a failure, since its traceback keeps this frame.
         with io.BytesIO() as body:
             piece = memoryview(bytearray(min(most + 1, 256 * KIB)))
             too_long = self._left is not None and self._left > most
@@ -331,10 +331,8 @@ class Connection:
         options, end = self._options, self.endpoint
         proxy = proxy_for(end) if options.environment else None
         self._proxy = None if end.secure else proxy
-        sock, until = self._open_socket((end.host, end.port) if proxy is None else proxy.address)
+        sock, until = self._reach(proxy)
         if end.secure:
-            if proxy is not None:
-                self._tunnel(sock, proxy, until)
             sock.settimeout(max(until - time.monotonic(), _LEAST_S))
             context = self._context or ssl_context(options.ca_file)
             secure = context.wrap_socket(
@@ -343,6 +341,19 @@ class Connection:
             sock = self._held(secure)
             secure.do_handshake()
         return TimedSocket(sock, options.stall_s, options.floor_bytes, tls=end.secure)
+
+    def _reach(self, proxy: Proxy | None) -> tuple[socket.socket, float]:
+        """A way to the server, its proxy's where there is one; and until when TLS must be there."""
+        end = self.endpoint
+        if proxy is None:
+            return self._open_socket((end.host, end.port))
+        try:
+            sock, until = self._open_socket(proxy.address)
+            if end.secure:
+                self._tunnel(sock, proxy, until)
+        except (OSError, ValueError, ForeignError) as error:  # not the server's, as others are
+            raise _no_way(str(self), proxy, error) from None
+        return sock, until
 
     def _tunnel(self, sock: socket.socket, proxy: Proxy, until: float) -> None:
         """Ask a proxy for the way to the server."""
@@ -447,6 +458,22 @@ def _is_closing(error: BaseException) -> bool:
 
 def _no_http(where: str, why: str) -> ForeignError:
     return ForeignError(f"{where} does not speak HTTP: {why}")
+
+
+def _no_way(where: str, proxy: Proxy, error: BaseException) -> SourceError:
+    match error:
+        case TimeoutError():
+            why = "no answer"
+        case socket.gaierror() | ValueError():
+            why = "unknown host name"
+        case ConnectionResetError() | BrokenPipeError():
+            why = "it closed the connection"
+        case OSError():
+            why = error.strerror or str(error)
+        case _:
+            why = "it does not speak HTTP"
+    told = f"{where} cannot be reached through the proxy {proxy}: {why}"
+    return SourceError(told, hint=Proxy.advice)
 
 
 def _explain(where: str, error: BaseException) -> IcnError:
