@@ -104,6 +104,21 @@ def test_policies_are_told_what_neighbours_hold():
     assert told == {("x", 0): 1.0, ("y", 1): pytest.approx(5 / 8), ("y", 2): pytest.approx(1 / 4)}
 
 
+def test_policies_are_told_the_links_that_they_are_scored_by(monkeypatch):
+    """Else `sharing` would weigh round trips by 50 ms and 200 Mbit/s whatever `--rtt` says."""
+    told, make = [], POLICIES["sharing"]
+    monkeypatch.setitem(
+        POLICIES, "sharing", lambda capacity, **given: told.append(given) or make(capacity, **given)
+    )
+    links = Links(backhaul=100.0, rtt=9.0)
+    for policy in ("sharing:plan_requests=5", "sharing:rtt=20ms"):
+        Replay(small("ab"), policy, 300, links=links)
+    assert told == [
+        {"rtt_s": 9.0, "backhaul": 100.0, "plan_requests": 5},
+        {"rtt_s": 0.02, "backhaul": 100.0},
+    ]
+
+
 def test_a_model_is_known_from_its_line_on_and_not_before():
     known = []
     builder = TraceBuilder()

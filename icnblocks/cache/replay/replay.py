@@ -13,18 +13,22 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from icnblocks.cache.options import arguments, split
 from icnblocks.cache.planning import Planner, Priced, solve
-from icnblocks.cache.policy import make_policy
+from icnblocks.cache.policy import POLICIES, policy_options
 from icnblocks.cache.replay.content import VirtualContent
 from icnblocks.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from icnblocks.cache.policy import Policy
     from icnblocks.cache.replay.trace import Trace, TraceModel
     from icnblocks.naming import Digest
 
 _PROGRESS_EVERY: Final = 4096
+_TOLD: Final = ("rtt", "backhaul")
+"""Options that policies are told from the links: seconds, and bytes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,18 @@ class Result:
     edges: dict[str, dict[str, Any]]
 
 
+def _policy(spec: str, capacity: int, links: Links) -> Policy:
+    """A fresh policy that knows the links it is scored by, where its spec does not say else."""
+    declared = policy_options(split(spec)[0])
+    told = {declared[key].argument: getattr(links, key) for key in _TOLD if key in declared}
+    return POLICIES[split(spec)[0]](capacity, **told | arguments(spec, declared))
+
+
 class _Edge:
     """One edge: its content, and what it did."""
 
-    def __init__(self, spec: str, capacity: int, now: float) -> None:
-        self.policy = make_policy(spec, capacity)
+    def __init__(self, policy: Policy, capacity: int, now: float) -> None:
+        self.policy = policy
         self.content = VirtualContent(self.policy, capacity, now=now)
         self.planner = self.policy if isinstance(self.policy, Planner) else None
         self.priced = self.policy if isinstance(self.policy, Priced) else None
@@ -127,7 +138,8 @@ class Replay:
         trace: what is asked for.
         policy: as `make_policy` takes it.
         capacity: bytes of each edge.
-        links: for the pull times.
+        links: for the pull times; a policy with options `rtt` and `backhaul` is told them too,
+            unless they stand in `policy`.
         warmup: the share of the requests, from the first, that is not counted.
 
     Raises:
@@ -154,7 +166,9 @@ class Replay:
         self._capacity = capacity
         self._links = links or Links()
         start = trace.times[0]
-        self._edges = [_Edge(policy, capacity, start) for _ in trace.edge_names]
+        self._edges = [
+            _Edge(_policy(policy, capacity, self._links), capacity, start) for _ in trace.edge_names
+        ]
         self._missing = array("q")
         self._near = array("q")
         self._plans: list[float] = []

@@ -61,7 +61,8 @@ def link_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.FloatRange(0, 3600),
             default=0.05,
             show_default=True,
-            help="Seconds lost once when anything has to be fetched from beyond the edge.",
+            help="Seconds lost once when anything has to be fetched from beyond the edge. Policies"
+            " with an option rtt or backhaul have this, and --backhaul, unless theirs is given.",
         ),
         click.option(
             "--edge",
