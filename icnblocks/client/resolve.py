@@ -30,6 +30,7 @@ from icnblocks.manifest.record import (
     open_record,
     trusted_via,
 )
+from icnblocks.wire.headers import NAME_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -223,6 +224,8 @@ class Resolver:
     def manifest(self, name: Name, digest: Digest) -> Resolved:
         """A manifest by its digest: from this machine, else from the sources.
 
+        They are told the name, so that edges look for it where that leads only.
+
         Raises:
             NotFoundError: if nobody has it.
             FormatError: if it is not a valid manifest.
@@ -233,7 +236,7 @@ class Resolver:
         failures: list[IcnError] = []
         waited, began = 0.0, time.monotonic()
         while True:
-            for answer in answers(self._sources, lambda source: source.manifest(digest)):
+            for answer in answers(self._sources, lambda source: _manifest_of(source, name, digest)):
                 try:
                     data = answer()
                 except IcnError as error:
@@ -271,3 +274,11 @@ def record_of(source: Source, name: Name) -> tuple[bytes, Record]:
         raise SourceError(
             f"{source.url} gave no valid record of {name}: {error}", hint=ForeignError.advice
         ) from error
+
+
+def _manifest_of(source: Source, name: Name, digest: Digest) -> bytes:
+    """A source's manifest of that digest, looked for under the name first."""
+    try:
+        return source.manifest(digest, headers={NAME_HEADER: str(name)})
+    except NotFoundError:  # the digest may be all that is known, and the name lead elsewhere
+        return source.manifest(digest)

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from icnblocks.client import resolve
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.resolve import Resolver
-from icnblocks.client.source import RecordAnswer
+from icnblocks.client.source import RecordAnswer, Source
 from icnblocks.client.trust import KnownPublishers, Trust
 from icnblocks.errors import IcnError, SourceError, TrustError
 from icnblocks.manifest.codec import digest_of, encode
@@ -24,6 +24,7 @@ from icnblocks.manifest.record import (
 )
 from icnblocks.naming import Name
 from icnblocks.store.catalog import Catalog
+from icnblocks.testing.lying import LyingServer, Reply
 
 OLD, NEW = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
 NAME = Name("acme", "m")
@@ -52,7 +53,7 @@ class Origin:
             raise SourceError("gone")
         return RecordAnswer(self.raw, 0.0, stale=False)
 
-    def manifest(self, digest):
+    def manifest(self, digest, **_):
         return MANIFESTS[digest]
 
 
@@ -125,7 +126,7 @@ class Busy(Origin):
         self._refuse("record")
         return super().record(name)
 
-    def manifest(self, digest):
+    def manifest(self, digest, **_):
         self._refuse("manifest")
         return super().manifest(digest)
 
@@ -207,3 +208,28 @@ def test_another_record_of_the_same_number_is_refused_also_if_it_was_kept_meanwh
     origin = Overtaken(signed(ONE, 5), tmp_path / "c.sqlite", signed(TWO, 5))
     with pytest.raises(TrustError, match="two different"):
         follow(origin)
+
+
+def test_a_source_is_told_under_which_name_to_look_for_a_manifest(catalog, tmp_path):
+    """Catches: an edge that asks upstreams of other names, of which one may be silent."""
+
+    def respond(request):
+        return Reply(200, signed(ONE, 5) if "/records/" in request.path else MANIFESTS[ONE])
+
+    judge = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    with LyingServer({}, respond=respond) as server, Source(server.url) as source:
+        Resolver([source], catalog, judge, lambda: 100.0).resolve(NAME)
+        asked = [request.headers.get("icn-name") for request in server.requests]
+    assert asked == [None, str(NAME)]
+
+
+def test_a_manifest_that_is_not_found_under_a_name_may_be_without_it(catalog, tmp_path):
+    """A digest alone is what `icn-show` may be given."""
+
+    def respond(request):
+        return Reply(404 if "icn-name" in request.headers else 200, MANIFESTS[ONE])
+
+    judge = Trust(KnownPublishers(tmp_path / "known"))
+    with LyingServer({}, respond=respond) as server, Source(server.url) as source:
+        found = Resolver([source], catalog, judge, lambda: 100.0).manifest(NAME, ONE)
+    assert found.encoded == MANIFESTS[ONE]
