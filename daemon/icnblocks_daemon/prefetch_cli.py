@@ -197,13 +197,16 @@ def _conclude(told: dict[str, Any], *, wait: bool) -> None:
     """
     if told["state"] == "cancelled":
         raise IncompleteError("the plan was cancelled")
-    failures = [one for one in told["failures"] if wait or not one["again"]]
-    if not failures:
+    models = told["models"]
+    count = models["failed"] + (models["left"] if wait else 0)
+    if not count:
         return
+    # Of many only some are told, but of each kind of failure one.
+    failures = [one for one in told["failures"] if wait or not one["again"]]
     names = ", ".join(one["model"] for one in failures[:_NAMED])
-    more = ", ..." if len(failures) > _NAMED else ""
-    text = f"{len(failures)} of {told['models']['planned']} models cannot be had: {names}{more}"
-    if any(one["again"] for one in failures):
+    more = ", ..." if count > _NAMED else ""
+    text = f"{count} of {models['planned']} models cannot be had: {names}{more}"
+    if wait and models["left"]:
         raise IncompleteError(text, hint="the daemon tries again by itself; look with --status")
     if all(one["error"] in {"not-found", "withdrawn"} for one in failures):
         raise NotFoundError(text, hint="the rest is taken care of; correct the plan")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from icnblocks_daemon.prefetch_order import Order
+    from icnblocks_daemon.prefetch_order import Entry, Order
 
 TOLD_FAILURES: Final = 100
+"""More than there are kinds of failures: of each kind, one is among those that are told."""
 
 
 def report(
@@ -22,7 +23,7 @@ def report(
         planned: bytes that all of it comes to, each block once.
         waits_for: `window`, `room`, `retry`, or nothing.
         working: something is still to be done for it.
-        failures: name the models that are not here, and why.
+        failures: name models that are not here, and why; of many, TOLD_FAILURES.
     """
     if order is None:
         return {"state": "none"}
@@ -38,7 +39,7 @@ def report(
         "window": None if order.window is None else str(order.window),
         "models": {
             "planned": len(order.entries),
-            "pinned": sum(entry.pin for entry in order.entries),
+            "pinned": sum(entry.pin and entry.progress != "failed" for entry in order.entries),
             "done": count["done"],
             "left": count["todo"],
             "failed": count["failed"],
@@ -57,10 +58,16 @@ def report(
                 "message": entry.error,
                 "again": entry.progress == "todo",
             }
-            for entry in order.entries
-            if entry.error
-        ][:TOLD_FAILURES]
+            for entry in _to_tell([entry for entry in order.entries if entry.error])
+        ]
     return told
+
+
+def _to_tell(failed: list[Entry]) -> list[Entry]:
+    """The first of each kind of failure and the first of all, in the order of the plan."""
+    kinds = {(entry.code, entry.progress): entry for entry in reversed(failed)}
+    told = set(sorted(failed, key=lambda entry: entry not in kinds.values())[:TOLD_FAILURES])
+    return [entry for entry in failed if entry in told]
 
 
 def gauges(told: dict[str, Any]) -> Iterator[tuple[str, str, float]]:

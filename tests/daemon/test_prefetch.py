@@ -94,7 +94,7 @@ def test_a_block_that_a_device_asks_for_meanwhile_crosses_once(fresh_origin, tmp
 
 
 def test_an_unknown_model_does_not_hold_up_the_rest(edge, models):
-    put(edge, "acme/nobody", str(models[0].name))
+    put(edge, ("acme/nobody", True), str(models[0].name))
     told = finished(edge)
     assert told["models"] == {"planned": 2, "pinned": 0, "done": 1, "left": 0, "failed": 1}
     (failure,) = told["failures"]
