@@ -16,6 +16,7 @@ from aiohttp import web
 
 from icnblocks.errors import IcnError, UsageError
 from icnblocks.store.whole import write_whole
+from icnblocks_daemon.floods import quiet_accepts
 from icnblocks_daemon.http.app import make_app
 from icnblocks_daemon.http.connections import Connections, most_connections
 from icnblocks_daemon.logs import set_up_logs
@@ -65,6 +66,7 @@ class _Daemon:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
+        quiet_accepts(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         sock = _listen(self._config)
