@@ -61,11 +61,13 @@ class Blocks:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD; with `?length=N` a missing block is pulled from upstream."""
         digest = Digest.parse(request.match_info["digest"])
-        if request.headers.get("If-None-Match", "") in {f'"{digest}"', "*"}:
-            self._open_or_raise(digest).close()
+        known = {tag.value for tag in request.if_none_match or ()}
+        if str(digest) in known:  # whether it is here or not: under its name there is no other
             return web.Response(status=304, headers=_headers(digest))
         lease = await self._lease(request, digest)
         with lease:
+            if "*" in known:
+                return web.Response(status=304, headers=_headers(digest))
             return await self._serve(request, digest, lease)
 
     async def _lease(self, request: web.Request, digest: Digest) -> Lease:

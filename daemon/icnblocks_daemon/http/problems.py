@@ -71,7 +71,8 @@ def problem(error: IcnError, headers: Mapping[str, str] | None = None) -> web.Re
 def http_problem(error: web.HTTPException) -> web.Response:
     """The same for what the HTTP layer refuses (no such path, method or header)."""
     code = "not-found" if error.status == 404 else "usage" if error.status < 500 else "error"
-    headers = {key: error.headers[key] for key in ("Allow",) if key in error.headers}
+    kept = ("Allow", "Content-Range")
+    headers = {key: error.headers[key] for key in kept if key in error.headers}
     return _answer(error.status, code, error.reason, "", False, headers)
 
 
