@@ -1,10 +1,11 @@
-"""What publishers send, when they leave in the middle of it."""
+"""What publishers send, when they leave in the middle of it or mix up its parts."""
 
 import asyncio
 import threading
 from types import SimpleNamespace
 
 from icnblocks.naming import Digest
+from icnblocks.testing.exchange import call
 from icnblocks_daemon.http.writes import Writes
 
 
@@ -31,3 +32,16 @@ async def test_whoever_leaves_while_a_part_is_written_lets_nobody_into_the_file(
     assert writes._appending.locked()
     gate.opened.set()
     assert await writes._append(Digest.of(data), "bytes 4-7/8", data[4:]) == data
+
+
+def test_parts_of_a_manifest_out_of_order_are_told_what_to_send(origin, model):
+    """They were told to use another directory, or --overwrite."""
+    path, raw = f"/v1/manifests/{model.digest}", model.raw
+    last = {"Content_Range": f"bytes 200-{len(raw) - 1}/{len(raw)}"}
+    first = {"Content_Range": f"bytes 0-99/{len(raw)}"}
+    for before in ({}, first):
+        if before:
+            assert call(origin, "PUT", path, raw[:100], **before).status == 202
+        reply = call(origin, "PUT", path, raw[200:], **last)
+        assert (reply.status, reply.json["error"]) == (409, "conflict")
+        assert "from the first one on" in reply.json["hint"]

@@ -150,12 +150,19 @@ class Writes:
         growing = self._growing.get(digest)
         if growing is None:
             if first:
-                raise ConflictError(f"part {first} of {digest} without those before")
+                raise ConflictError(
+                    f"part {first} of {digest} without those before",
+                    hint="send the parts in order, from the first one on",
+                )
             if len(self._growing) >= OPEN_MANIFESTS:
                 raise BusyError("too many manifests at once", hint="try again in a minute")
             growing = self._growing[digest] = _Growing(total, self._node.spool, now)
         if growing.total != total or first > growing.size:
-            raise ConflictError(f"the next part of {digest} begins at {growing.size}, not {first}")
+            raise ConflictError(
+                f"the next part of {digest} begins at {growing.size} of {growing.total},"
+                f" not {first} of {total}",
+                hint="go on from there, or send all parts again, from the first one on",
+            )
         growing.touched = now
         growing.file.seek(first)
         growing.file.write(body)
