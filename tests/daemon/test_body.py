@@ -1,11 +1,14 @@
-"""The body of a request: how slowly it may come."""
+"""The body of a request: how slowly it may come, and what is none."""
 
 import asyncio
+from types import SimpleNamespace
 
-from aiohttp import web
+import pytest
+from aiohttp import StreamReader, web
 
-from icnblocks.errors import SourceError
+from icnblocks.errors import FormatError
 from icnblocks_daemon.http import body
+from icnblocks_daemon.http.problems import SlowError
 
 
 def test_a_body_that_comes_byte_by_byte_is_given_up(monkeypatch):
@@ -16,7 +19,7 @@ def test_a_body_that_comes_byte_by_byte_is_given_up(monkeypatch):
     async def handle(request):
         try:
             await body.read_body(request, 100_000)
-        except SourceError as error:
+        except SlowError as error:
             outcomes.append(str(error))
             raise
         return web.Response()
@@ -38,3 +41,12 @@ def test_a_body_that_comes_byte_by_byte_is_given_up(monkeypatch):
 
     asyncio.run(run())
     assert outcomes == ["the request's body stalled"]
+
+
+async def test_a_body_that_cannot_be_unpacked_is_its_sender_s_mistake():
+    """It was an internal error. aiohttp's parser in Python says so of chunks."""
+    content = StreamReader(SimpleNamespace(), 1024, loop=asyncio.get_running_loop())
+    content.set_exception(web.RequestPayloadError("no chunk"))
+    request = SimpleNamespace(headers={}, content_length=None, content=content)
+    with pytest.raises(FormatError):
+        await body.read_body(request, 100)

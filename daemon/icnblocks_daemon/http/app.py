@@ -16,6 +16,7 @@ from icnblocks_daemon.http.blocks import Blocks
 from icnblocks_daemon.http.bundles import Bundles
 from icnblocks_daemon.http.connections import Connections
 from icnblocks_daemon.http.have import Have
+from icnblocks_daemon.http.marks import SPOKEN, VERSION_HEADER, mark
 from icnblocks_daemon.http.names import Names
 from icnblocks_daemon.http.neighbours import NeighbourFace
 from icnblocks_daemon.http.prefetches import Prefetches
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from icnblocks_daemon.node import Node
 
 _LOG = logging.getLogger(__name__)
-VERSION_HEADER: Final = "ICN-Version"
-SPOKEN: Final = "1"
 _RETRY_AFTER: Final = {"Retry-After": "1"}
 _CLIENT_LEFT: Final = 499
 """What proxies write into their logs for this."""
@@ -75,8 +74,7 @@ class _Manners:
     async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say on every answer who speaks, and which version."""
         del request
-        response.headers[VERSION_HEADER] = SPOKEN
-        response.headers["Server"] = "icn-edge"
+        mark(response)
 
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request, within the limits, and count it."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import SourceError
-from icnblocks_daemon.http.problems import TooLargeError
+from aiohttp.web import RequestPayloadError
+
+from icnblocks.errors import FormatError
+from icnblocks_daemon.http.problems import CodedError, SlowError, TooLargeError
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -20,9 +22,14 @@ async def read_body(request: web.BaseRequest, most: int) -> bytes:
     """The body, of at most `most` bytes.
 
     Raises:
+        CodedError: if it has a content coding; nothing is read.
         TooLargeError: if it is longer; the rest is not read.
-        SourceError: if it comes too slowly, or stalls: its sender holds a place that others want.
+        FormatError: if its chunks are malformed.
+        SlowError: if it comes too slowly, or stalls: its sender holds a place that others want.
     """
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise CodedError("a body with a content coding is not taken")
     announced = request.content_length
     if announced is not None and announced > most:
         raise TooLargeError(f"a body of {announced} bytes; at most {most} are taken")
@@ -39,4 +46,6 @@ async def read_body(request: web.BaseRequest, most: int) -> bytes:
             if len(data) > most:
                 raise TooLargeError(f"a body of more than {most} bytes")
     except TimeoutError:
-        raise SourceError("the request's body stalled") from None
+        raise SlowError("the request's body stalled") from None
+    except RequestPayloadError:
+        raise FormatError("the request's body is not as its head says") from None

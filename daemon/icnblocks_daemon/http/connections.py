@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from icnblocks_daemon.floods import Flood
+from icnblocks_daemon.http.reader import Reader
+
 if TYPE_CHECKING:
     from asyncio import BaseTransport
     from collections.abc import Callable, Iterator, Sequence
@@ -74,10 +77,11 @@ class Connections:
 
     def guarded(self, server: Server) -> Callable[[], RequestHandler]:
         """What makes a connection of `server`, and room for it."""
+        malformed = Flood(self._clock)
 
         def make() -> RequestHandler:
             self.make_room(server.connections)
-            return server()
+            return Reader(server, malformed)
 
         return make
 

@@ -12,6 +12,7 @@ from icnblocks.errors import (
     ChangedError,
     ConflictError,
     CorruptError,
+    Fault,
     FormatError,
     IcnError,
     LoopError,
@@ -37,6 +38,19 @@ class TooLargeError(RefusedError):
     advice = "send it in parts; docs/protocol.md has the limits"
 
 
+class CodedError(UsageError):
+    """A body with a content coding: nobody may pack what is compared byte for byte."""
+
+    advice = "send the body as it is, without Content-Encoding"
+
+
+class SlowError(IcnError):
+    """A body that comes too slowly, or not at all."""
+
+    code, fault, retry = "slow", Fault.NETWORK, True
+    advice = "try again; where the network is slow, in smaller parts"
+
+
 class BusyServerError(BusyError):
     """More requests than this daemon takes at once."""
 
@@ -45,6 +59,8 @@ class BusyServerError(BusyError):
 
 _STATUS: Final[tuple[tuple[type[IcnError], int], ...]] = (
     (TooLargeError, 413),
+    (CodedError, 415),
+    (SlowError, 408),
     (NotFoundError, 404),
     (TrustError, 409),
     (CorruptError, 422),

@@ -1,0 +1,17 @@
+"""What every answer says of who speaks, and in which version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+VERSION_HEADER: Final = "ICN-Version"
+SPOKEN: Final = "1"
+
+
+def mark(response: web.StreamResponse) -> None:
+    """Write it on an answer."""
+    response.headers[VERSION_HEADER] = SPOKEN
+    response.headers["Server"] = "icn-edge"
