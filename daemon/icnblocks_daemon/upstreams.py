@@ -19,6 +19,8 @@ from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Hint as EngineHint
 from icnblocks.client.source import Source
 from icnblocks.errors import (
+    ConflictError,
+    FormatError,
     IcnError,
     LoopError,
     NotFoundError,
@@ -169,6 +171,7 @@ class Upstreams:
 
         Raises:
             NotFoundError: if every upstream of the route says so.
+            SourceError: if none could be asked, or gave an answer that makes sense.
             IcnError: as the upstream that might have had it.
         """
         headers = self._passed_on(via)
@@ -285,7 +288,7 @@ class Upstreams:
                 self.strategy.answered(url, self._clock())
             except IcnError as error:
                 if worst is None or isinstance(worst, NotFoundError):
-                    worst = error  # whoever could not be asked might have had it
+                    worst = _told(error, what)  # it could not be asked, and might have had it
                 self._errors[url] = str(error)
                 self._metrics.upstream_errors.labels(url, error.code).inc()
                 # An upstream may have other things that are to be believed.
@@ -323,3 +326,13 @@ class Upstreams:
         if len(self._pulls) > _PULLS:
             self._pulls.popitem(last=False)
         return pull
+
+
+def _told(error: IcnError, what: str) -> IcnError:
+    """An upstream's failure, as whoever asked here is told: it is no mistake of theirs."""
+    if not isinstance(error, FormatError | RefusedError | ConflictError):
+        return error
+    return SourceError(
+        f"no {what} from upstream: {error}",
+        hint="try again later; the operator of this daemon must see to its upstream",
+    )

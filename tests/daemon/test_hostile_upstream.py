@@ -78,8 +78,8 @@ OUTSIDE = MODEL.raw.replace(b"weights.bin", b"../evil.bin")
 RECORDS = {
     "signature": (_broken_signature(), 409, "trust"),
     "name": (make_model("acme/other").record(), 409, "trust"),
-    "page": (b"<html>please log in</html>", 400, "format"),
-    "endless": (MODEL.record() + bytes(1 << 20), 400, "format"),
+    "page": (b"<html>please log in</html>", 502, "source"),
+    "endless": (MODEL.record() + bytes(1 << 20), 502, "source"),
 }
 MANIFESTS = {
     "other": (MODEL.digest, MODEL.raw[:-1] + b"?", "corrupt"),
@@ -98,6 +98,30 @@ def test_a_record_that_lies_is_not_passed_on_nor_kept(what, tmp_path):
             assert (reply.status, reply.json["error"]) == (status, error)
     with start_edge(tmp_path / "edge") as edge:  # without upstreams: what was kept
         assert call(edge, "GET", path).status == 404
+
+
+CHUNKED = {"Transfer-Encoding": "chunked"}
+NONSENSE = {
+    "chunks": Reply(200, b"zz\r\nhello\r\n", CHUNKED),
+    "length": Reply(200, b"", {"Content-Length": "abc"}),
+    "nothing": Reply(204),
+    "credentials": Reply(401),
+    "too-large": Reply(413),
+    "conflict": Reply(409),
+    "version": Reply(400, b'{"error": "version"}'),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_of_an_upstream_is_not_told_as_the_client_s_mistake(what, tmp_path):
+    """It was 400 or 403, and nothing that the client could have mended."""
+    manifest = f"/v1/manifests/{MODEL.digest}"
+    with LyingServer({}, respond=lambda request: NONSENSE[what]) as liar:
+        with start_edge(tmp_path / "edge", "--upstream", liar.url, *QUICK) as edge:
+            for path in (record_path(MODEL.name), manifest, f"{manifest}/have"):
+                reply = call(edge, "GET", path)
+                assert reply.status == 502, reply
+                assert reply.json["error"] in {"source", "foreign"}
 
 
 @pytest.mark.parametrize("what", MANIFESTS)
