@@ -1,6 +1,7 @@
 """docs/states/record.toml, row by row, against the records of an edge."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -83,14 +84,19 @@ class Scene:
     async def in_expired(self):
         await self.in_fresh()
         self.now += LIFETIME_S
-        if self.condition == "failed-just-now":
-            self.origin.says = "gone"
-            await self.records.get(MODEL.name)
-            self.now += 1.9
+        await self.fail_just_now()
 
     async def in_old(self):
         await self.in_fresh()
         self.now += STALE_MAX_S + 1
+        await self.fail_just_now()
+
+    async def fail_just_now(self):
+        if self.condition == "failed-just-now":
+            self.origin.says = "gone"
+            with contextlib.suppress(SourceError):
+                await self.records.get(MODEL.name)
+            self.now += 1.9
 
     async def on_asked(self):
         if self.condition:
@@ -101,7 +107,8 @@ class Scene:
         except NotFoundError:
             self.done.append("not-found")
         except SourceError:
-            self.done.append("no-source")
+            again = self.condition == "failed-just-now"
+            self.done.append("refuse-again" if again else "no-source")
         except TrustError:
             self.done.append("trust")
         else:
