@@ -39,7 +39,7 @@ def test_what_fails_otherwise_is_not_hidden_behind_many_unknown_ones(other):
 
 def test_who_does_not_wait_hears_of_what_is_given_up_only():
     _conclude(told(SourceError("away")), wait=False)
-    with pytest.raises(NotFoundError, match="^1 of 2 "):
+    with pytest.raises(NotFoundError, match=r"^1 of 2 "):
         _conclude(told(SourceError("away"), NotFoundError("unknown")), wait=False)
 
 
