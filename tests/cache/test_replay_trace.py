@@ -39,8 +39,8 @@ BAD = {
     "time that is a word": ('{"t":"2","get":"m"}\n', "not a number of seconds: '2'"),
     "time that is a truth": ('{"t":true,"get":"m"}\n', "not a number of seconds"),
     "no time": ('{"get":"m"}\n', 'has no time ("t")'),
-    "NaN": ('{"t":NaN,"get":"m"}\n', "NaN is not a number"),
-    "NaN as a size": ('{"model":"n","blocks":[["x",NaN]]}\n', "NaN is not a number"),
+    "NaN": ('{"t":NaN,"get":"m"}\n', "the time must be from 0"),
+    "NaN as a size": ('{"model":"n","blocks":[["x",NaN]]}\n', "must have 1 to"),
     "cut off": ('{"t":2,"ge', "is cut off"),
     "not JSON": ("hello\n", "is not JSON"),
     "not an object": ("[1]\n", "is not a JSON object"),
@@ -57,6 +57,8 @@ BAD = {
     "empty id": (get_line(2, ""), "has 0 characters"),
     "endless id": (get_line(2, "x" * 1025), "has 1025 characters"),
     "edge that is a list": ('{"t":2,"get":"m","edge":[]}\n', "the id of an edge"),
+    "edge that is half a character": (get_line(2, "m", "\ud800"), "not Unicode text: '\\ud800'"),
+    "blocks beyond 64 bits": (model_line("n", [(f"x{n}", 1 << 50) for n in range(8192)]), "2^63"),
     "base that is a list": ('{"model":"n","blocks":[],"base":[]}\n', "the id of a base"),
     "other blocks": (model_line("m", [("b", 10)]), "before with other blocks"),
     "other order": (model_line("m", [("c", 20), ("b", 10)]), "before with other blocks"),
@@ -77,7 +79,7 @@ def test_a_bad_line_is_told_with_its_number_in_one_sentence(what):
 
 
 def test_a_trace_without_requests_is_refused():
-    for text in ("", "\n", model_line("m", [("b", 1)])):
+    for text in ("", "\n", "\ufeff", model_line("m", [("b", 1)])):
         with pytest.raises(FormatError, match="asks for a model"):
             parse(text)
 
@@ -112,6 +114,22 @@ def test_what_a_trace_says_is_what_is_read():
     assert (list(trace.times), list(trace.wanted)) == ([0, 2], [0, 1])
     assert trace.edge_names == ("", "paris")
     assert list(trace.edges) == [0, 1]
+
+
+def test_requests_are_bounded_by_what_figures_can_hold():
+    """Sums beyond 64 bits were nonsense without a word: byte hits of 2.6, and -6.6 EB."""
+    builder = TraceBuilder()
+    builder.model("m", [(n, 1 << 50) for n in range(4096)])
+    builder.get(0, "m")
+    with pytest.raises(FormatError, match=r"requests come to more than 2\^63 bytes"):
+        builder.get(0, "m")
+    assert len(builder.build()) == 1
+
+
+def test_a_byte_order_mark_and_nan_where_nobody_reads_it_are_passed_over():
+    noted = get_line(2, "m").replace("}", ',"note":NaN,"most":-Infinity}')
+    for text in ("\ufeff" + GOOD + noted, "\ufeff\n" + GOOD + noted):
+        assert len(parse(text)) == len(parse(gzip.compress(text.encode()))) == 2
 
 
 def test_a_model_may_have_no_blocks():

@@ -12,8 +12,9 @@ import gzip
 import json
 import sys
 import zlib
+from codecs import BOM_UTF8
 from io import BufferedReader
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from icnblocks.cache.replay.trace import TraceBuilder
 from icnblocks.errors import FormatError
@@ -88,7 +89,7 @@ def parse_trace(file: IO[bytes], called: str) -> Trace:
     try:
         while line := lines.readline(MAX_LINE_BYTES):
             number += 1
-            _tell(builder, line)
+            _tell(builder, line if number > 1 else line.removeprefix(BOM_UTF8))
     except FormatError as error:
         raise FormatError(f"{called}, line {number}: {error}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -142,8 +143,5 @@ def _fields(line: bytes) -> dict[str, Any] | None:
     return fields
 
 
-def _no_number(name: str) -> NoReturn:
-    raise FormatError(f"{name} is not a number")
-
-
-_decode: Final = json.JSONDecoder(parse_constant=_no_number).decode
+_decode: Final = json.JSONDecoder().decode
+"""NaN too, in fields that nobody reads; where a number is read, what is none is refused."""

@@ -23,6 +23,8 @@ Id: TypeAlias = str | int
 """What a trace calls a model, a block or an edge; 7 and "7" are the same."""
 
 MAX_SIZE: Final = MAX_FILE_BYTES
+MAX_TOTAL: Final = (1 << 63) - 1
+"""Of all distinct blocks, and of all requests: figures are 64-bit numbers."""
 MAX_TIME_S: Final = 1e11
 """Some 3,000 years: milliseconds since 1970 are above it, and noticed."""
 MAX_ID_CHARS: Final = 1024
@@ -137,6 +139,7 @@ class TraceBuilder:
         self._by_digest: dict[Digest, int] = {}
         self._digests: dict[Id, Digest] = {}
         self._sizes: dict[Digest, int] = {}
+        self._unique_bytes = self._requested_bytes = 0
         self._published = array("q")
         self._times = array("d")
         self._wanted = array("i")
@@ -148,8 +151,9 @@ class TraceBuilder:
         """A model is published.
 
         Raises:
-            FormatError: for bad ids and sizes, a block that had another size before, and a
-                model that had other blocks or another base before. Nothing is kept of it.
+            FormatError: for bad ids and sizes, a block that had another size before, a model that
+                had other blocks or another base before, and more than MAX_TOTAL bytes of blocks.
+                Nothing is kept of it.
         """
         text = text_of(name, "a model")
         digest = digest_of(text)
@@ -160,6 +164,10 @@ class TraceBuilder:
         found = TraceModel(text, digest, tuple(sizes), base_digest, sum(sizes.values()))
         known = self._by_digest.get(digest)
         if known is None:
+            unique = self._unique_bytes + _new_bytes(sizes, self._sizes)
+            if unique > MAX_TOTAL:
+                raise FormatError(f"with model {text!r} the blocks come to more than 2^63 bytes")
+            self._unique_bytes = unique
             self._sizes.update(sizes)
             self._by_digest[digest] = self._numbers[text] = len(self._models)
             self._models.append(found)
@@ -191,7 +199,8 @@ class TraceBuilder:
 
         Raises:
             FormatError: for a model that is not known yet, a time that runs backward or is no
-                time, and more than MAX_EDGES edges.
+                time, an edge whose id is no text, and more than MAX_EDGES edges or MAX_TOTAL
+                bytes.
         """
         wanted = self._numbers.get(name) if type(name) is str else None
         if wanted is None:
@@ -203,8 +212,12 @@ class TraceBuilder:
             raise FormatError(f"the time is not a number of seconds: {t!r:.40}")
         if not (self._last <= t <= MAX_TIME_S):
             raise FormatError(self._wrong_time(t))
+        requested = self._requested_bytes + self._models[wanted].size
+        if requested > MAX_TOTAL:
+            raise FormatError("the requests come to more than 2^63 bytes")
         number = 0 if edge is None and self._edge_numbers.get("") == 0 else self._edge(edge)
         self._last = t
+        self._requested_bytes = requested
         self._times.append(t)
         self._wanted.append(wanted)
         self._edges.append(number)
@@ -216,10 +229,13 @@ class TraceBuilder:
 
     def _edge(self, edge: Id | None) -> int:
         text = "" if edge is None else text_of(edge, "an edge")
-        number = self._edge_numbers.setdefault(text, len(self._edge_numbers))
-        if number >= MAX_EDGES:
-            del self._edge_numbers[text]
-            raise FormatError(f"there are more than {MAX_EDGES} edges")
+        number = self._edge_numbers.get(text)
+        if number is None:
+            _check_text(text)
+            number = len(self._edge_numbers)
+            if number >= MAX_EDGES:
+                raise FormatError(f"there are more than {MAX_EDGES} edges")
+            self._edge_numbers[text] = number
         return number
 
     def build(self) -> Trace:
@@ -232,5 +248,18 @@ class TraceBuilder:
             edges=self._edges,
             edge_names=tuple(self._edge_numbers),
             lengths=self._sizes,
-            unique_bytes=sum(self._sizes.values()),
+            unique_bytes=self._unique_bytes,
         )
+
+
+def _check_text(text: str) -> None:
+    """Edges are told to people: refuse what JSON can say and no output can, half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"the id of an edge is not Unicode text: {text!r:.80}") from None
+
+
+def _new_bytes(sizes: Mapping[Digest, int], known: Mapping[Digest, int]) -> int:
+    """Bytes of the blocks that are not known."""
+    return sum(size for digest, size in sizes.items() if digest not in known)
