@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from icnblocks.client.source import Source
     from icnblocks.naming import Digest, Name
 
+_LEAVE_S: Final = 2.0
+"""For so long edges are told that this device ends, however many they are: somebody waits."""
 _FIRST_S: Final = 0.3
 """After so long more neighbours are asked for, then after twice that, while there are too few."""
 _LONGEST_S: Final = 5.0
@@ -65,6 +67,30 @@ class _Model:
     met: dict[str, Source] = field(default_factory=dict)  # neighbours of the pull under way
     away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
     joined: int = 0
+
+
+class _Leave:
+    """Takes leave of one edge, in a thread: others are not to wait for one that is gone."""
+
+    def __init__(self, source: Source, manifests: Sequence[Digest], port: int) -> None:
+        self._connection = source.connect()
+        self._manifests = manifests
+        self._port = port
+        self._thread = threading.Thread(target=self._run, name="icn-leave", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for manifest in self._manifests:
+                withdraw(self._connection, manifest, self._port)
+        except IcnError:
+            pass  # it will forget this device by itself
+        self._connection.drop()
+
+    def end(self, until: float) -> None:
+        """Wait for it until then, and leave it to itself if it only looks up a host name."""
+        self._thread.join(max(0.0, until - time.monotonic()))
+        self._connection.abort()
 
 
 class Neighbourhood:
@@ -125,30 +151,26 @@ class Neighbourhood:
             source.close()
 
     def close(self) -> None:
-        """Take leave, and wait for the thread."""
+        """Take leave of all edges at once; `_LEAVE_S` later at most it is over."""
+        until = time.monotonic() + _LEAVE_S
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            for model in self._models.values():
-                for edge in model.edges:
-                    edge.connection.abort()
+            edges = [(model, edge) for model in self._models.values() for edge in model.edges]
+            for _, edge in edges:
+                edge.connection.abort()
             self._changed.notify_all()
-        self._thread.join()
-        silent: set[Source] = set()  # one that cannot be reached is not waited for once a model
-        for model in self._models.values():
-            for edge in model.edges:
-                edge.connection.revive()
-                if edge.told and edge.source not in silent and not self._withdraw(edge, model):
-                    silent.add(edge.source)
-                edge.connection.drop()
-
-    def _withdraw(self, edge: _Edge, model: _Model) -> bool:
-        try:
-            withdraw(edge.connection, model.manifest, self._port)
-        except IcnError:
-            return False  # it will forget this device by itself
-        return True
+        told: dict[Source, list[Digest]] = {}
+        for model, edge in edges:
+            if edge.told:
+                told.setdefault(edge.source, []).append(model.manifest)
+        leaves = [_Leave(source, manifests, self._port) for source, manifests in told.items()]
+        self._thread.join(_LEAVE_S)
+        for leave in leaves:
+            leave.end(until)
+        for _, edge in edges:
+            edge.connection.drop()
 
     def _run(self) -> None:
         while True:

@@ -141,6 +141,9 @@ def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
         until = "until interrupted" if seconds is None else f"for {seconds:g} s"
         output.say("sharing", f"sharing at port {port} {until}", port=port, seconds=seconds)
         over.wait(seconds)
+        # Taking leave may last two seconds; who cannot wait for it says so once more.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     shared = sharer.shared()
     output.say(
         "shared",
