@@ -1,8 +1,11 @@
 """The commands as programs: fast help, errors of one line, output for people and scripts."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -196,3 +199,36 @@ def test_no_new_key_is_made_where_the_publisher_is_known_by_another(tmp_path):
         assert (ran.code, ran.last["error"]) == (5, "trust")
     assert not (tmp_path / "typo.pem").exists()
     assert not (device.root / "keys").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("fetch", "acme/x", "--from"), ("publish", ".", "acme/x", "--to")]
+)
+def test_scripts_are_told_of_an_interrupt_too(tmp_path, words):
+    """Catches: a pull that ends with 130 and no last line, so that a script finds half a story."""
+    asked, stop = threading.Event(), threading.Event()
+
+    def respond(_):
+        asked.set()
+        stop.wait(30)
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_bytes(b"weights")
+    with LyingServer({}, respond=respond) as silent:
+        words = [str(tmp_path / "model") if word == "." else word for word in words]
+        process = Device(tmp_path / "device").start(*words, silent.url)
+        assert asked.wait(30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        stop.set()
+    assert process.returncode == 130
+    assert json.loads(out.splitlines()[-1]) == {
+        "event": "error",
+        "error": "interrupted",
+        "message": "interrupted; what arrived is kept",
+        "hint": "run it again to go on",
+        "fault": "user",
+        "retry": True,
+        "exit_code": 130,
+    }
+    assert b"Traceback" not in err
