@@ -178,8 +178,23 @@ def test_advice_is_the_best_policy_and_the_smallest_size_that_is_enough():
     trace = small(*["ab", "bc", "ab", "de"] * 30)
     links = Links(backhaul=100, edge=1000, rtt=0.5)
     jobs = [Job(name, size) for name in ("lru", "sharing") for size in (1, 300, 500, 5000)]
-    advice = advise(list(replay_all(trace, jobs, links=links, processes=1)), links)
+    advice = advise(list(replay_all(trace, jobs, links=links, processes=1)), trace, links)
     assert (advice.capacity, advice.largest) == (500, 5000)
     assert advice.policy == "sharing"
     assert advice.uncached_pull_time == pytest.approx(2.7)
     assert advice.mean_pull_time == advice.largest_pull_time
+    assert advice.all_fits
+
+
+def test_a_pull_of_nothing_goes_nowhere_without_a_cache_either():
+    """Only models with bytes wait for the origin, also in what a cache is compared with."""
+    builder = TraceBuilder()
+    builder.model("empty", [])
+    builder.model("a", blocks("a"))
+    for t, name in enumerate(["empty", "empty", "a", "a", "empty", "empty"]):
+        builder.get(t, name)
+    trace, links = builder.build(), Links(backhaul=100, edge=1000, rtt=0.5)
+    results = list(replay_all(trace, [Job("lru", 99)], links=links, warmup=0.5))
+    advice = advise(results, trace, links)
+    assert advice.uncached_pull_time == advice.mean_pull_time == pytest.approx(1.6 / 3)
+    assert not advice.all_fits

@@ -85,6 +85,31 @@ def test_a_table_and_a_chart_for_people(trace, tmp_path):
     assert b"</svg>" in chart.read_bytes()
 
 
+@pytest.mark.parametrize("command", ["replay", "advise"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_chart_that_cannot_be_written_leaves_the_figures(trace, tmp_path, command, as_json):
+    """Minutes of replays were lost, and the one line there was did not name the file."""
+    pytest.importorskip("matplotlib")
+    chart = tmp_path / "c.svg"
+    chart.symlink_to("/dev/full")
+    words = {
+        "replay": ("--policy", "lru", "--capacity", "2kB"),
+        "advise": ("--policies", "lru", "--sizes", "2kB"),
+    }[command]
+    done = sim(command, trace, *words, "--plot", chart, *["--json"] * as_json)
+    assert done.returncode == 11
+    text = done.stdout.decode()
+    assert f"cannot write {chart}: " in (text.splitlines()[-1] if as_json else done.stderr.decode())
+    assert ('"policy": "lru"' if as_json else "\nlru ") in text
+    assert ("Take lru" in text) == (command == "advise")
+
+
+def test_advice_does_not_recommend_more_disk_than_there_are_models(trace):
+    words = ("--policies", "lru", "--sizes")
+    assert b"; all models fit, and more" in sim("advise", trace, *words, "1kB,100%").stdout
+    assert b"; more disk than was tried" in sim("advise", trace, *words, "1kB,99%").stdout
+
+
 def test_advice_names_a_policy_and_a_size(trace):
     done = sim("advise", trace, "--policies", "lru,sharing:objective=hits;plan_requests=5",
                "--sizes", "1kB,3kB,100kB")  # fmt: skip

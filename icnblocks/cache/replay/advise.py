@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icnblocks.cache.replay.replay import Links, Result
+    from icnblocks.cache.replay.trace import Trace
 
 ENOUGH: Final = 0.9
 """Of what the largest size gains."""
@@ -31,6 +32,7 @@ class Advice:
         model_hit_ratio, mean_pull_time: of both together.
         uncached_pull_time: seconds that a mean pull takes if nothing is ever at the edge.
         largest: the largest size that was tried, and `largest_pull_time`, with this policy.
+        all_fits: the largest size has room for all models of the trace.
     """
 
     policy: str
@@ -40,10 +42,16 @@ class Advice:
     uncached_pull_time: float
     largest: int
     largest_pull_time: float
+    all_fits: bool
 
 
-def advise(results: Sequence[Result], links: Links) -> Advice:
+def advise(results: Sequence[Result], trace: Trace, links: Links) -> Advice:
     """Advice from results of every policy at every size.
+
+    Args:
+        results: all after the same warm-up.
+        trace: what was replayed.
+        links: by which.
 
     Raises:
         ValueError: if there are none.
@@ -53,8 +61,7 @@ def advise(results: Sequence[Result], links: Links) -> Advice:
     best = min(scores.values())
     policy = next(one for one in policies if scores[one] <= best * _TIE)
     mine = sorted((one for one in results if one.policy == policy), key=lambda one: one.capacity)
-    most, asked = mine[-1], mine[0].requested_bytes / mine[0].requests
-    uncached = links.rtt + asked / links.backhaul + asked / links.edge
+    most, uncached = mine[-1], _uncached(mine[0], trace, links)
     enough = uncached - ENOUGH * (uncached - most.mean_pull_time)
     chosen = next(one for one in mine if one.mean_pull_time <= enough or one is most)
     return Advice(
@@ -65,7 +72,16 @@ def advise(results: Sequence[Result], links: Links) -> Advice:
         uncached_pull_time=uncached,
         largest=most.capacity,
         largest_pull_time=most.mean_pull_time,
+        all_fits=most.capacity >= trace.unique_bytes,
     )
+
+
+def _uncached(result: Result, trace: Trace, links: Links) -> float:
+    """Seconds of a mean pull of which all is missing; a model without bytes misses nothing."""
+    has_bytes = [model.size > 0 for model in trace.models]
+    fetched = sum(map(has_bytes.__getitem__, trace.wanted[-result.requests :]))
+    asked = result.requested_bytes * (1 / links.backhaul + 1 / links.edge)
+    return (links.rtt * fetched + asked) / result.requests
 
 
 def _score(results: Sequence[Result], policy: str) -> float:

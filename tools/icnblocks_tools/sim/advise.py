@@ -86,12 +86,15 @@ def advise(
     from icnblocks_tools.sim.running import Run
 
     links = Links(backhaul, edge, rtt, neighbour)
-    results = Run(trace, policies, sizes, links, warmup, plot, jobs, as_json).results()
-    advice = advice_of(results, links)
+    run = Run(trace, policies, sizes, links, warmup, plot, jobs, as_json)
+    requests = run.read()
+    results = run.results(requests)
+    advice = advice_of(results, requests, links)
     if as_json:
         click.echo(json.dumps({"advice": asdict(advice) | {"text": _sentence(advice)}}))
     else:
         click.echo(f"{table(results)}\n\n{_sentence(advice)}")
+    run.draw(results)
 
 
 def _sentence(advice: Advice) -> str:
@@ -102,6 +105,8 @@ def _sentence(advice: Advice) -> str:
         f" the pulls find all at the edge, and the mean pull takes {advice.mean_pull_time:.2f} s"
         f" instead of {advice.uncached_pull_time:.2f} s without a cache"
     )
+    if advice.capacity == advice.largest and advice.all_fits:
+        return f"{text}; all models fit, and more disk would change nothing."
     if advice.capacity == advice.largest:
         return f"{text}; more disk than was tried here might be better still."
     return (

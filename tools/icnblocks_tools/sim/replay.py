@@ -69,6 +69,8 @@ def replay(
     from icnblocks_tools.sim.running import Run
 
     links = Links(backhaul, edge, rtt, neighbour)
-    results = Run(trace, policies, capacities, links, warmup, plot, jobs, as_json).results()
+    run = Run(trace, policies, capacities, links, warmup, plot, jobs, as_json)
+    results = run.results(run.read())
     if not as_json:
         click.echo(table(results))
+    run.draw(results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from icnblocks.errors import UsageError
+from icnblocks.errors import StorageError, UsageError
 from icnblocks.quantities import human_bytes
 
 if TYPE_CHECKING:
@@ -82,7 +82,11 @@ def check_plot(path: Path | None) -> None:
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """Hit ratios and pull time over capacity, a line for each policy."""
+    """Hit ratios and pull time over capacity, a line for each policy.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -102,4 +106,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    try:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

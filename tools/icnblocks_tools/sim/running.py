@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from icnblocks.cache.replay.replay import Links, Result
+    from icnblocks.cache.replay.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,25 @@ class Run:
     jobs: int | None
     as_json: bool
 
-    def results(self) -> list[Result]:
-        """Replay everything; policy by policy, and for each the capacities in their order.
+    def read(self) -> Trace:
+        """The trace.
 
         Raises:
-            UsageError: for a policy, capacity or chart that cannot be, before anything is read.
+            UsageError: for a policy or chart that cannot be, before anything is read.
             IcnError: for the trace.
         """
         from icnblocks.cache.policy import make_policy
-        from icnblocks.cache.replay.parallel import Job, replay_all
-        from icnblocks_tools.sim.report import check_plot, plot
+        from icnblocks_tools.sim.report import check_plot
 
         for policy in self.policies:
             make_policy(policy)
         check_plot(self.plot)
-        trace = load_trace(self.trace)
+        return load_trace(self.trace)
+
+    def results(self, trace: Trace) -> list[Result]:
+        """Replay everything; policy by policy, and for each the capacities in their order."""
+        from icnblocks.cache.replay.parallel import Job, replay_all
+
         sizes = [capacity_bytes(capacity, trace) for capacity in self.capacities]
         wanted = [Job(policy, size) for policy in self.policies for size in sizes]
         results = []
@@ -70,9 +75,18 @@ class Run:
                 results.append(result)
                 if self.as_json:
                     click.echo(json.dumps(asdict(result)))
+        return results
+
+    def draw(self, results: list[Result]) -> None:
+        """Draw the chart, if one is wanted; to be called when the figures are out.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        from icnblocks_tools.sim.report import plot
+
         if self.plot is not None:
             plot(results, self.plot)
-        return results
 
 
 @contextmanager
