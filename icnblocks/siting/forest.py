@@ -43,16 +43,21 @@ class Forest:
 
 
 def grow(library: Library) -> Forest | None:
-    """The library's forest, or None if its sharing is not one (or a model has no bytes)."""
+    """The library's forest, or None if its sharing is not one.
+
+    Models without pieces end at a root of their own, which has no bytes.
+    """
     owners = library.membership
     groups: dict[bytes, list[int]] = {}
     for piece, column in enumerate(np.packbits(owners, axis=0).T):
         groups.setdefault(column.tobytes(), []).append(piece)
     members = [pieces for pieces in groups.values() if owners[:, pieces[0]].any()]
     rows = owners[:, [pieces[0] for pieces in members]]
+    sums = [library.piece_bytes[pieces].sum() for pieces in members]
+    if (empty := ~owners.any(axis=1)).any():
+        rows, sums = np.column_stack([rows, empty]), [*sums, 0]
     order = np.argsort(-rows.sum(axis=0), kind="stable")
-    sizes = np.array([library.piece_bytes[members[group]].sum() for group in order], dtype=np.int64)
-    return _preorder(rows[:, order], sizes)
+    return _preorder(rows[:, order], np.array(sums, dtype=np.int64)[order])
 
 
 def _preorder(rows: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Forest | None:
@@ -65,8 +70,6 @@ def _preorder(rows: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Forest | Non
             return None
         parent[group] = above[0]
         last[rows[:, group]] = group
-    if (last == ROOT).any():
-        return None
     below: dict[int, list[int]] = {}
     for group, above in enumerate(parent.tolist()):
         below.setdefault(above, []).append(group)

@@ -149,10 +149,19 @@ def _object(value: object, what: str, known: set[str]) -> dict[str, Any]:
     return value
 
 
-def _edge(edge: str, value: object) -> tuple[PlannedModel, ...]:
+def check_edge(edge: str) -> None:
+    """See that a plan can name an edge so.
+
+    Raises:
+        FormatError: if it cannot.
+    """
     if not 0 < len(edge) <= MAX_EDGE_CHARS or not edge.isprintable():
         text = f"the name of an edge has 1 to {MAX_EDGE_CHARS} printable characters"
         raise FormatError(f"{text}, not {edge[:80]!r}")
+
+
+def _edge(edge: str, value: object) -> tuple[PlannedModel, ...]:
+    check_edge(edge)
     what = f"edge {edge!r}"
     models = _object(value, what, {"models"}).get("models")
     if not isinstance(models, list):

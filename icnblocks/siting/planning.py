@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icnblocks.errors import UsageError
-from icnblocks.siting.planfile import PlanFile, PlannedModel, parse_ref
+from icnblocks.siting.planfile import PlanFile, PlannedModel, check_edge, parse_ref
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,10 @@ def plan_of(
 
     Raises:
         UsageError: if a model's name is neither `publisher/model[@tag]` nor a manifest's digest.
+        FormatError: if a plan cannot name an edge so.
     """
+    for name in names:
+        check_edge(name)
     refs = [parse_ref(model.name) for model in instance.library.models]
     return PlanFile(
         {
@@ -65,10 +68,13 @@ def edge_names(count: int, given: Sequence[str] = ()) -> tuple[str, ...]:
     """Names for edges: those given, or `edge-0` and so on.
 
     Raises:
-        UsageError: if names are given, but not one for each edge.
+        UsageError: if names are given, but not one for each edge, or one is no text.
     """
     if not given:
         return tuple(f"edge-{number}" for number in range(count))
     if len(given) != count or len(set(given)) != count:
         raise UsageError(f"{count} edges need {count} different names, not {', '.join(given)}")
+    for name in given:
+        if not name.isprintable():
+            raise UsageError(f"the name of an edge has printable characters, not {name[:80]!r}")
     return tuple(given)

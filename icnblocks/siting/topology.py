@@ -53,7 +53,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         low, high = self.budget_s
-        if self.edges < 1 or self.users < 1 or not 0 <= low <= high:
+        if self.edges < 1 or self.users < 1 or not 0 <= low <= high < np.inf:
             raise UsageError("a set-up has at least one edge and one user, and budgets LOW <= HIGH")
 
 
@@ -104,11 +104,11 @@ def in_time(
     """Which edge (first axis) can serve which user (second) which model (third) in time.
 
     Directly, if it covers the user; else, or if that is too slow, over the backhaul to the edge
-    from which the user receives fastest.
+    from which the user receives fastest. Also a model without bytes needs an edge that covers him.
     """
     bits = 8.0 * model_bytes[None, :]
     best = speed.max(axis=0)[:, None]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing at rate 0 is NaN: not in time
         relayed = bits / best + bits / backhaul_bits <= budgets
         direct = bits[None, :, :] / speed[:, :, None] <= budgets[None, :, :]
     return np.asarray(direct | relayed[None, :, :])

@@ -106,6 +106,18 @@ def test_spec_refuses_what_it_cannot_do():
             spec(plain, 2, **wrong)
 
 
+@pytest.mark.parametrize("models", [[set(), {0}, set(), {0, 1}], [set(), set()]])
+def test_models_without_bytes_are_held_by_all_algorithms(models):
+    """One such model made spec say that no model shares as a forest."""
+    count = len(models)
+    library = library_from([5, 5], models)
+    instance = Instance(library, np.ones((1, count)) / count, np.ones((1, 1, count), dtype=bool))
+    for algorithm in (spec, _rounded, gen, per_byte):
+        assert algorithm(instance, 10).held.all()
+        held = algorithm(instance, 5).held[0].tolist()
+        assert held == [len(model) < 2 for model in models]
+
+
 def test_spec_is_within_a_few_percent_of_the_integer_program():
     setup = Setup(edges=3, users=6, radius_m=400)
     gaps = []

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icnblocks.errors import UsageError
+from icnblocks.errors import FormatError, UsageError
 from icnblocks.siting.greedy import per_byte
 from icnblocks.siting.instance import Instance, Siting
 from icnblocks.siting.planfile import parse_plan, serialise_plan
@@ -41,6 +41,19 @@ def test_models_that_no_plan_can_name_are_told():
     instance = Instance(library, np.ones((1, 1)), np.ones((1, 1, 1), dtype=bool))
     with pytest.raises(UsageError, match="plain"):
         plan_of(instance, per_byte(instance, 1), ["edge"])
+
+
+@pytest.mark.parametrize("name", ["", "a" * 256, "a\nb"])
+def test_a_plan_that_nobody_could_read_again_is_not_made(name):
+    """A trace may have requests without an edge, or call one as no plan can."""
+    instance = Instance(library_from([1], [{0}]), np.ones((1, 1)), np.ones((1, 1, 1), dtype=bool))
+    with pytest.raises(FormatError, match="name of an edge"):
+        plan_of(instance, per_byte(instance, 1), [name])
+
+
+def test_edges_have_names_that_can_be_printed():
+    with pytest.raises(UsageError, match="printable"):
+        edge_names(1, ["\udcff"])
 
 
 def test_edges_need_as_many_names():

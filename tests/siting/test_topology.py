@@ -54,8 +54,14 @@ def test_a_slow_edge_that_covers_may_relay_over_a_fast_one():
 
 
 def test_a_user_whom_no_edge_covers_is_served_by_none():
-    served = in_time(np.zeros((2, 1)), np.array([1]), np.array([[1e9]]), 1e10)
+    """Not even a model without bytes: 0 / 0 was a warning of numpy."""
+    served = in_time(np.zeros((2, 1)), np.array([1, 0]), np.full((1, 2), 1e9), 1e10)
     assert not served.any()
+
+
+def test_a_model_without_bytes_is_served_by_all_edges_at_once():
+    served = in_time(np.array([[8e6], [0.0]]), np.array([0]), np.array([[0.0]]), 1e10)
+    assert served.all()
 
 
 def test_demand_is_zipf_by_user_and_comes_to_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def _budget(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
     """Read LOW,HIGH seconds."""
     try:
         low, high = (float(part) for part in value.split(","))
-        if not 0 <= low <= high:
+        if not 0 <= low <= high < math.inf:
             raise ValueError
     except ValueError:
         raise click.BadParameter("two numbers of seconds: LOW,HIGH", ctx, param) from None
