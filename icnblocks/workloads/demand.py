@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from icnblocks.cache.replay.trace import MAX_TIME_S
 from icnblocks.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class Demand:
                 raise UsageError(f"{name} is a share from 0 to 1, not {value}")
         if self.requests < 1 or self.edges < 1 or not self.rate > 0:
             raise UsageError("demand has at least one request and one edge, and a rate above 0")
+        if self.requests / self.rate > MAX_TIME_S / 2:  # half of it: arrivals are drawn by chance
+            text = f"{self.requests} requests take too long at {self.rate:g} a second"
+            raise UsageError(f"{text}: at most {MAX_TIME_S / 2:.0e} seconds are told")
         rest = (self.zipf, self.drift, self.flashes, self.flash_s, self.users, self.moves)
         if not min(rest) >= 0 or not np.isfinite(rest).all():
             raise UsageError("what demand is given must be 0 or more")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icnblocks.cache.replay.trace import MAX_SIZE, MAX_TOTAL
 from icnblocks.errors import UsageError
 from icnblocks.limits import MAX_BLOCKS
 
@@ -105,11 +106,11 @@ class Library:
         may come to nothing; it is dropped.
 
         Raises:
-            UsageError: if the unit is not positive, or makes more blocks than MAX_BLOCKS.
+            UsageError: if no block may have that many bytes, or there were more than MAX_BLOCKS.
         """
         unit = self.unit if unit is None else unit
-        if unit < 1:
-            raise UsageError(f"a block has at least one byte, not {unit}")
+        if not 0 < unit <= MAX_SIZE:
+            raise UsageError(f"a block has 1 to {MAX_SIZE} bytes, not {unit}")
         if self.unique_bytes // unit > MAX_BLOCKS:
             text = f"blocks of {unit} bytes are too small for a library of {self.unique_bytes}"
             raise UsageError(f"{text}: more than {MAX_BLOCKS}")
@@ -181,5 +182,11 @@ class Pieces:
         return len(self._models) - 1
 
     def library(self, name: str, unit: int) -> Library:
-        """What was collected."""
+        """What was collected.
+
+        Raises:
+            UsageError: if the pieces come to more than MAX_TOTAL bytes.
+        """
+        if sum(piece.size for piece in self._pieces) > MAX_TOTAL:
+            raise UsageError(f"the library {name!r} comes to 2^63 bytes or more")
         return Library(name, tuple(self._pieces), tuple(self._models), unit)

@@ -110,10 +110,16 @@ def test_the_seams_of_a_run_add_no_bytes(parts, unit):
     assert (cut.piece_bytes > 0).all()
 
 
-@pytest.mark.parametrize("unit", [0, -1, 1])
+@pytest.mark.parametrize("unit", [0, -1, 1, 1 << 51])
 def test_a_unit_that_cannot_be_meant_is_refused(unit):
     with pytest.raises(UsageError):
         llm_library(0).in_units(unit)
+
+
+def test_a_library_beyond_64_bits_is_refused():
+    """Its sums were an OverflowError of numpy."""
+    with pytest.raises(UsageError, match=r"2\^63"):
+        llm_library(0, bases=[1 << 61])
 
 
 def test_blocks_of_uneven_pieces_end_with_a_short_one():

@@ -54,6 +54,10 @@ def test_the_same_options_give_the_same_bytes_also_compressed(tmp_path):
         ("place", "resnet", "--capacity", "0"),
         ("place", "resnet", "--capacity", "1GB", "--budget", "2,1"),
         ("place", "resnet", "--capacity", "1GB", "--epsilon", "0"),
+        ("place", "resnet", "--capacity", "1GB", "--budget", "1,inf"),
+        ("place", "resnet", "--capacity", "99999999999TB"),
+        ("place", "resnet", "--capacity", "1GB", "--cell", "99999999999TB"),
+        ("make", "lora", "--bases", "99999999999TB"),
         ("make", "lora", "--adapter-share", "nan"),
         ("place", "resnet", "--capacity", "1GB", "--radius", "nan"),
         ("place", "resnet", "--capacity", "1GB", "--zipf", "nan"),
@@ -62,6 +66,19 @@ def test_the_same_options_give_the_same_bytes_also_compressed(tmp_path):
 )
 def test_what_cannot_be_meant_is_a_usage_error(words):
     assert _run(*words).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--rate", "1e-6", "--requests", 200_000), "too long"),
+        (("--unit", "9999TB"), "a block has"),
+    ],
+)
+def test_a_trace_that_nobody_reads_is_not_begun(tmp_path, words, says):
+    with pytest.raises(UsageError, match=says):
+        _run("make", "lora", *words, "-o", tmp_path / "t")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_grid_that_no_memory_holds_is_refused():

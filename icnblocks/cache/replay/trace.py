@@ -166,7 +166,7 @@ class TraceBuilder:
         if known is None:
             unique = self._unique_bytes + _new_bytes(sizes, self._sizes)
             if unique > MAX_TOTAL:
-                raise FormatError(f"with model {text!r} the blocks come to more than 2^63 bytes")
+                raise FormatError(f"with model {text!r} the blocks come to 2^63 bytes or more")
             self._unique_bytes = unique
             self._sizes.update(sizes)
             self._by_digest[digest] = self._numbers[text] = len(self._models)
@@ -214,7 +214,7 @@ class TraceBuilder:
             raise FormatError(self._wrong_time(t))
         requested = self._requested_bytes + self._models[wanted].size
         if requested > MAX_TOTAL:
-            raise FormatError("the requests come to more than 2^63 bytes")
+            raise FormatError("the requests come to 2^63 bytes or more")
         number = 0 if edge is None and self._edge_numbers.get("") == 0 else self._edge(edge)
         self._last = t
         self._requested_bytes = requested

@@ -18,13 +18,14 @@ LIBRARIES = ("resnet", "lora", "llm")
 
 
 def size_option(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Callback: read a size such as 64MiB; not 0."""
+    """Callback: read a size such as 64MiB; not 0, and within the 64 bits of all sums."""
     try:
         size = None if value is None else parse_size(value)
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from None
-    if size == 0:
-        raise click.BadParameter("there is at least one byte", ctx, param)
+    if size is not None and not 0 < size < 2**63:
+        text = "there is at least one byte" if not size else f"{value} is 2^63 bytes or more"
+        raise click.BadParameter(text, ctx, param)
     return size
 
 

@@ -125,6 +125,6 @@ def make(library: str, output: str, unit: int | None, flash_hours: float, **give
     names = ("variants", "bases", "adapter_share", "equal_layers")
     seed: int = given.pop("seed")
     made = make_library(library, seed=seed, **{name: given.pop(name) for name in names})
-    demand = Demand(flash_s=flash_hours * 3600, **given)
+    made, demand = made.in_units(unit), Demand(flash_s=flash_hours * 3600, **given)
     with _opened(output) as file:
-        emit(made.in_units(unit), demand, seed, TraceWriter(file))
+        emit(made, demand, seed, TraceWriter(file))
