@@ -173,6 +173,13 @@ def test_what_cannot_be_meant_is_exit_code_2(trace, args):
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("share", ["%", "1001%", "0%", "x%"])
+def test_a_share_that_cannot_be_meant_is_told_with_its_range(trace, share):
+    done = sim("replay", trace, "--policy", "lru", "--capacity", share)
+    text = f"'{share}' is not a percentage above 0%, and up to 1000%"
+    assert text in " ".join(done.stderr.decode().split())
+
+
 def test_a_trace_that_is_not_there_is_said():
     done = sim("replay", "/nowhere/t", "--policy", "lru", "--capacity", "1kB")
     assert done.returncode == 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from icnblocks.cache.replay.trace import Trace
+
+MAX_PERCENT: Final = 1000
 
 
 def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -30,20 +33,32 @@ def check_capacities(
     """Callback of options with capacities: bytes (20GB), or a share of the unique bytes (15%)."""
     for text in value:
         try:
-            if text.endswith("%"):
-                if not 0 < float(text[:-1]) <= 1000:
-                    raise ValueError(f"{text!r} is not a percentage above 0")
-            elif not parse_size(text):
+            if not (_percent(text) if text.endswith("%") else parse_size(text)):
                 raise ValueError("a capacity has at least one byte")
         except ValueError as error:
             raise click.BadParameter(str(error), ctx, param) from None
     return value
 
 
+def _percent(text: str) -> float:
+    """The number before `%`.
+
+    Raises:
+        ValueError: if it is none, or out of range.
+    """
+    try:
+        percent = float(text[:-1])
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent <= MAX_PERCENT:
+        raise ValueError(f"{text!r} is not a percentage above 0%, and up to {MAX_PERCENT}%")
+    return percent
+
+
 def capacity_bytes(text: str, trace: Trace) -> int:
     """Bytes of a capacity that `check_capacities` let pass."""
     if text.endswith("%"):
-        return max(int(trace.unique_bytes * float(text[:-1]) / 100), 1)
+        return max(int(trace.unique_bytes * _percent(text) / 100), 1)
     return parse_size(text)
 
 
