@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-
 @dataclass(slots=True)
 class Found:
     """What a store holds.

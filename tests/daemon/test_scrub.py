@@ -79,6 +79,7 @@ async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(m
         memory=SimpleNamespace(save=nothing),
         config=SimpleNamespace(upload_ttl=1.0),
         clock=lambda: next(clock),
+        _tell_missing=lambda: None,
     )
     task = asyncio.create_task(node_module.Node.keep_house(node))
     async with asyncio.timeout(20):

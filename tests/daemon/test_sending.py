@@ -171,7 +171,7 @@ async def test_small_blocks_wait_for_their_turn_too(size):
     node = SimpleNamespace(sending=sending, metrics=Metrics(), config=config)
     reader, tally = Reader(), _Tally(node.metrics)
     outlet = Outlet(reader, reader, chunked=True, floor=1000, grace_s=60)
-    bundle = asyncio.create_task(Bundles(node)._run(Here(size), outlet, 4, tally, "a"))
+    bundle = asyncio.create_task(Bundles(node)._run(Here(size), outlet, [None] * 4, tally, "a"))
     async with asyncio.timeout(20):
         while not sending.waits:
             await asyncio.sleep(0)
