@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,26 @@ def test_a_trace_that_is_not_there_is_said():
     done = sim("replay", "/nowhere/t", "--policy", "lru", "--capacity", "1kB")
     assert done.returncode == 2
     assert done.stderr == b"error: cannot read /nowhere/t: No such file or directory\n"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupt_promises_nothing(as_json):
+    """It said that what arrived is kept, as a pull does."""
+    words = ["sim", "replay", "-", "--policy", "lru", "--capacity", "1kB", *["--json"] * as_json]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "icnblocks_tools", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdin.write(TRACE.encode() + b"\n" * (1 << 20))  # more than a pipe holds: it reads
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    if as_json:
+        assert json.loads(out)["error"] == "interrupted"
+    else:
+        assert err == b"error: interrupted (nothing is kept for another run)\n"
 
 
 def test_standard_input_that_is_closed_is_said():

@@ -7,10 +7,11 @@ nothing heavy, so that `--help` is fast.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from icnblocks.errors import Fault, IcnError
 from icnblocks_tools.lazy import LazyGroup
 
 COMMANDS: Final = {
@@ -27,7 +28,24 @@ COMMANDS: Final = {
 }
 
 
-@click.group(cls=LazyGroup, table=COMMANDS)
+class Interrupted(IcnError):
+    """Ctrl-C. Unlike pulls, what these commands did by then is of no use to the next run."""
+
+    code, exit_code, fault, retry = "interrupted", 130, Fault.USER, True
+
+
+class _Simulations(LazyGroup):
+    """Says what an interrupt means here."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            hint = "nothing is kept for another run"
+            raise Interrupted("interrupted", hint=hint) from None
+
+
+@click.group(cls=_Simulations, table=COMMANDS)
 def sim() -> None:
     """Which eviction policy, and how much disk? Traces of model requests, replayed.
 
