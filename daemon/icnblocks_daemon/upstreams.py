@@ -1,8 +1,8 @@
 """Upstreams: who fetches records, manifests and blocks for an edge.
 
-Records and manifests are asked for on a few threads, one upstream of the route after the other,
-as the strategy says. Blocks are left to a courier for each upstream. This module must not decide
-what is kept, or who is told.
+Records and manifests are asked of one upstream of the route after the other, as the strategy says,
+and while one is slow of the next one as well. Blocks are left to a courier for each upstream. This
+module must not decide what is kept, or who is told.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Hint as EngineHint
+from icnblocks.client.hedged import SLOW_S
 from icnblocks.client.source import Source
 from icnblocks.errors import (
     ConflictError,
@@ -34,7 +34,9 @@ from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
 from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.forwarder import Hint
+from icnblocks_daemon.questions import Questions, Race
 from icnblocks_daemon.reasons import failure_of
+from icnblocks_daemon.strategies import Failure
 from icnblocks_daemon.via import format_via
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 _CONTROL_THREADS: Final = 8
+"""For each upstream."""
+_TURN_STALLS: Final = 4
+"""A question waits for its turn as many `upstream_timeout` as for the answer (client.source)."""
 _PULL_IDLE_S: Final = 30.0
 """After so long without a miss of a model, the next one counts upstream as another request."""
 _PULLS: Final = 1024
@@ -102,9 +107,11 @@ class Upstreams:
         self._couriers: dict[str, Courier] = {}
         self._errors: dict[str, str] = {}
         self._pulls: OrderedDict[tuple[Name | None, Digest], tuple[bytes, float]] = OrderedDict()
-        self._threads: ThreadPoolExecutor | None = None
-        if self._sources:
-            self._threads = ThreadPoolExecutor(_CONTROL_THREADS, "icn-upstream")
+        self._questions = Questions(
+            {url: self._sources[url] for url in fib.upstreams},
+            at_once=_CONTROL_THREADS,
+            turn_s=_TURN_STALLS * config.upstream_timeout,
+        )
 
     def attach(self, desk: Desk, store: Store, overflow: Overflow) -> None:
         """Say where blocks go and who is told; before the first `begin`."""
@@ -262,8 +269,7 @@ class Upstreams:
             source.close()
         for courier in self._couriers.values():
             await asyncio.to_thread(courier.close)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._questions.close()
 
     async def _ask(
         self,
@@ -272,33 +278,54 @@ class Upstreams:
         question: Callable[[Source], S],
         keep: Callable[[S], Awaitable[T]],
     ) -> T:
-        """Ask the upstreams of a route in turn until one gives an answer that may be kept."""
-        loop, tried = asyncio.get_running_loop(), set[str]()
+        """Ask the upstreams of a route in turn until one gives an answer that may be kept.
+
+        While one is slow the next one is asked as well; who was slow and overtaken rests.
+        """
         worst: IcnError | None = None
-        while (url := self.strategy.choose(route, tried, self._clock())) is not None:
-            tried.add(url)
-            try:
-                answer = await loop.run_in_executor(self._threads, question, self._sources[url])
-                kept = await keep(answer)
-            except StorageError:
-                raise  # that is ours
-            except NotFoundError:
-                # In words of our own, or each daemon on the way would put its line before it.
-                worst = worst or NotFoundError(f"no {what} here or upstream")
-                self.strategy.answered(url, self._clock())
-            except IcnError as error:
-                if worst is None or isinstance(worst, NotFoundError):
-                    worst = _told(error, what)  # it could not be asked, and might have had it
-                self._errors[url] = str(error)
-                self._metrics.upstream_errors.labels(url, error.code).inc()
-                # An upstream may have other things that are to be believed.
-                if not isinstance(error, RefusedError | LoopError | TrustError):
-                    least_s = error.after_s if isinstance(error, ThrottledError) else 0.0
-                    self.strategy.failed(url, failure_of(error), self._clock(), least_s=least_s)
-            else:
-                self.strategy.answered(url, self._clock())
-                return kept
+        async with Race[S]() as race:
+            while (told := await self._next(route, race, question)) is not None:
+                url, answer = told
+                try:
+                    kept = await keep(answer.result())
+                except StorageError:
+                    raise  # that is ours
+                except NotFoundError:
+                    # In words of our own, or each daemon on the way would put its line before it.
+                    worst = worst or NotFoundError(f"no {what} here or upstream")
+                    self.strategy.answered(url, self._clock())
+                except IcnError as error:
+                    if worst is None or isinstance(worst, NotFoundError):
+                        worst = _told(error, what)  # it could not be asked, and might have had it
+                    self._note_failure(url, error)
+                else:
+                    self.strategy.answered(url, self._clock())
+                    for overtaken in race.slow:
+                        self.strategy.failed(overtaken, Failure.SLOW, self._clock())
+                    return kept
         raise worst or SourceError("there is no upstream to ask")
+
+    async def _next(
+        self, route: Route, race: Race[S], question: Callable[[Source], S]
+    ) -> tuple[str, asyncio.Task[S]] | None:
+        """What an upstream answers that none has before; None if all of the route have."""
+        while True:
+            url = self.strategy.choose(route, race.asked, self._clock())
+            if url is not None:
+                race.begin(url, self._questions.ask(url, question))
+            elif not race.waiting:
+                return None
+            told = await race.next(None if url is None else SLOW_S)
+            if told is not None:
+                return told
+
+    def _note_failure(self, url: str, error: IcnError) -> None:
+        self._errors[url] = str(error)
+        self._metrics.upstream_errors.labels(url, error.code).inc()
+        # An upstream may have other things that are to be believed.
+        if not isinstance(error, RefusedError | LoopError | TrustError):
+            least_s = error.after_s if isinstance(error, ThrottledError) else 0.0
+            self.strategy.failed(url, failure_of(error), self._clock(), least_s=least_s)
 
     def _engine_hint(self, fetch: Fetch) -> EngineHint:
         """What the upstream is told: the requester's hint, one hop on, and this daemon's id."""
