@@ -6,6 +6,7 @@ The plain asyncio loop is used: uvloop has no sendfile (docs/decisions/pit-and-f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -184,7 +185,9 @@ def _listen(config: Config) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            with contextlib.suppress(OSError):  # some systems have none for both families
+                # `[::]` is for everybody, IPv4 included, whatever the system's default.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, place[0] != "::")
         sock.bind(place)
     except OSError as error:
         sock.close()
