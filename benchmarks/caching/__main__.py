@@ -25,7 +25,7 @@ from benchmarks.suite.marks import fill
 if TYPE_CHECKING:
     from benchmarks.caching.context import Scenario
 
-SCENARIOS = ("online", "dial", "placement", "gaps", "multicast", "speed")
+SCENARIOS = ("online", "surges", "dial", "placement", "gaps", "multicast", "speed")
 
 
 def main() -> None:

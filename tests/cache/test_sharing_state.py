@@ -62,7 +62,8 @@ def test_a_restart_changes_no_plan(order):
         ask(policy, demand(100, seed=4))
     plans = [solve(policy.problem(600.0)) for policy in (before, after)]
     assert (plans[0].kept == plans[1].kept).all()
-    assert plans[0].value == pytest.approx(plans[1].value)
+    # What was asked for just before the restart is not told apart any more.
+    assert plans[0].value == pytest.approx(plans[1].value, rel=1e-3)
 
 
 def test_a_plan_is_due_at_once_after_a_restart():

@@ -69,6 +69,8 @@ class Plan:
         kept: bytes to keep of each.
         rank: what it costs to lose a little of each, such as one block: all the prizes that need
             it. What has the least rank leaves first, and goes on leaving.
+        loss: what it costs to lose all that is kept of each. A prize is shared out evenly among
+            the groups that it needs.
         models: how many models are kept whole.
         value: what it is all worth, in the problem's terms.
     """
@@ -76,5 +78,6 @@ class Plan:
     numbers: NDArray[np.int64]
     kept: NDArray[np.int64]
     rank: NDArray[np.float64]
+    loss: NDArray[np.float64]
     models: int
     value: float

@@ -4,7 +4,8 @@ Requests are counted with several half-lives side by side, measured in requests,
 the pace of the clock nor a quiet night matters. Each count predicts the next request, and is
 trusted by how well it did of late: where demand stands still the longest memory wins, where it
 drifts a shorter one. A model without requests yet is given a prior: what its kin has, or an equal
-share, which weighs less as its own requests come or fail to come.
+share, which weighs less as its own requests come or fail to come. Requests for what was asked for
+just now are told apart (`recency`), and count less for what is usual.
 
 Pure: it knows rows, not models, and no clock.
 """
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from icnblocks.cache.planning.recency import Recency
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +33,8 @@ _KIN: Final = 1.0
 """The same, with kin: the prior is their mean rate."""
 _LEAST: Final = 1e-12
 """A lower rate of the kin is none."""
+_LITTLE: Final = 1e-3
+"""Less trust is none."""
 _RESCALE: Final = 1e200
 
 
@@ -60,6 +65,7 @@ class Rates:
         self._born: list[int] = []
         self._prior: list[float] = []
         self._free: list[int] = []
+        self._recency = Recency()
         self.requests = 0
 
     def __len__(self) -> int:
@@ -86,17 +92,19 @@ class Rates:
     def drop(self, row: int) -> None:
         """Give the row away."""
         self._free.append(row)
+        self._recency.forget(row)
 
     def asked(self, row: int) -> None:
         """One request."""
         self.requests += 1
+        usual = self._recency.asked(row, self._usual(row))
         even = _PRIOR * len(self)
         keep = 1 - 1 / _TRUST_LIFE
         for life, counts in enumerate(self._counts):
             scale = self._scale[life] * self._growth[life]
             seen = self._seen[life]
             chance = (counts[row] / scale + _PRIOR) / (seen + even)
-            self._trust[life] = keep * self._trust[life] + math.log(chance)
+            self._trust[life] = keep * self._trust[life] + usual * math.log(chance)
             counts[row] += scale
             self._seen[life] = seen / self._growth[life] + 1.0
             self._scale[life] = scale
@@ -147,6 +155,25 @@ class Rates:
             )
         )
 
+    def _usual(self, row: int) -> float:
+        """What `asked` holds of a row, but for what was asked for just now."""
+        even = _PRIOR * len(self)
+        return sum(
+            trust * (counts[row] / scale + _PRIOR) / (seen + even)
+            for trust, counts, scale, seen in zip(
+                self.trusted(), self._counts, self._scale, self._seen, strict=True
+            )
+            if trust >= _LITTLE
+        )
+
+    def now(self, row: int) -> float:
+        """The rate of one row, per request, with what was asked for just now."""
+        return self._recency.rate(row, self._usual(row))
+
+    def turnover(self) -> float:
+        """The part of the rates that is another after one request; 0 if all is as usual."""
+        return self._recency.turnover()
+
     def rates(self) -> NDArray[np.float64]:
         """The rate of each row, per request."""
         age = self.requests - np.asarray(self._born, dtype=np.float64)
@@ -156,10 +183,10 @@ class Rates:
         longer = np.where(kin, _KIN / np.where(kin, prior, 1.0), _PRIOR * max(len(self), 1))
         rates = np.zeros(len(age))
         for life, trust in enumerate(self.trusted()):
-            if trust < 1e-3:
+            if trust < _LITTLE:
                 continue
             counts = np.asarray(self._counts[life]) / self._scale[life]
             growth = math.log(self._growth[life])
             seen = -np.expm1(-age * growth) / growth
             rates += trust * (counts + weight) / (seen + longer)
-        return rates
+        return self._recency.mixed(rates)

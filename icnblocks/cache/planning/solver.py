@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_CELLS: Final = 1024
+CELLS: Final = 1024
 """Cells of the knapsack's grid, at most."""
 _WORK: Final = 4 << 20
 """Cells of all nodes together, at most: it bounds time and memory (about 40 MB)."""
@@ -58,9 +58,11 @@ def _plan(problem: Problem, whole: NDArray[np.bool_]) -> Plan:
     alive = complete | problem.complete(problem.here >= problem.sizes)
     owners = problem.owners()
     prizes = np.where(alive, problem.prize, 0.0)[owners]
-    little = np.minimum(problem.sizes, max(problem.capacity, 0) / _CELLS)
+    little = np.minimum(problem.sizes, max(problem.capacity, 0) / CELLS)
     rank = density * little + np.bincount(problem.members, prizes, len(kept))
-    return Plan(problem.numbers, kept, rank, int(complete.sum()), problem.value(kept))
+    shares = prizes / np.maximum(np.diff(problem.starts), 1)[owners]
+    loss = density * kept + np.bincount(problem.members, shares, len(kept))
+    return Plan(problem.numbers, kept, rank, loss, int(complete.sum()), problem.value(kept))
 
 
 class _Search:
@@ -196,7 +198,7 @@ class _Search:
         Else the error of one node is made good by the next, and `_fill` by what does not fit.
         """
         capacity, sizes = self._problem.capacity, self._problem.sizes
-        most = min(_CELLS, _WORK // max(len(walk), 1))
+        most = min(CELLS, _WORK // max(len(walk), 1))
         unit = int(np.gcd.reduce(sizes)) if len(sizes) else 1
         exact = self._is_tree and capacity // max(unit, 1) <= most
         if not exact and most < _LEAST:

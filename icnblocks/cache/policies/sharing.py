@@ -10,6 +10,9 @@ this order:
    replaces it comes, since nothing is fetched ahead;
 3. what the plan keeps, the least worth first.
 
+Where what was asked for just now is asked for again, plans are made more often, and between them a
+model takes room as soon as it is asked for, if it is worth more than what has to leave.
+
 Plans are made by whoever drives the policy (see `Planner`), or, if nobody does, by the policy
 itself when room has to be made.
 """
@@ -21,9 +24,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from icnblocks.cache.options import Option, number
 from icnblocks.cache.planning.rates import History, Rates
-from icnblocks.cache.planning.solver import solve
+from icnblocks.cache.planning.solver import CELLS, solve
 from icnblocks.cache.policies import sharing_state
 from icnblocks.cache.policies.partition import Partition
+from icnblocks.cache.policies.sharing_admission import Admission
 from icnblocks.cache.policies.sharing_objective import Objective, parse_objective
 from icnblocks.cache.policies.sharing_problem import Outline
 from icnblocks.cache.policy import Policy, register
@@ -33,13 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from icnblocks.cache.planning.problem import Plan, Problem
-    from icnblocks.cache.policies.groups import Group
+    from icnblocks.cache.policies.groups import Group, Model
     from icnblocks.naming import Digest
 
 _KIN_PART: Final = 0.1
 """A new model is kin to those with which it shares at least this part of its bytes."""
 _KIN: Final = 64
 """At most so many of them are asked."""
+_CALM: Final = 1e-6
+"""A lower turnover is none."""
 _SLACK_BLOCKS: Final = 64
 _SLACK_PART: Final = 256
 """The plan leaves room for so many blocks to pass through, but at most this part of the capacity:
@@ -96,6 +102,7 @@ class Sharing(Policy):
         self._heap: list[tuple[bool, float, int, int, Group]] = []
         self._remembered: dict[Digest, History] = {}
         self._driven = False
+        self._admission = Admission()
         self._planned_at = (0, 0.0)
         self._changed = False
 
@@ -169,6 +176,8 @@ class Sharing(Policy):
         if model is not None:
             self._rates.asked(model.row)
             self._changed = True
+            if self._rates.turnover():
+                self._admit(model)
             if not self._driven and self._due(now):
                 self.adopt(solve(self._problem()), now)
 
@@ -239,12 +248,13 @@ class Sharing(Policy):
         return self._due(now)
 
     def _due(self, now: float) -> bool:
-        """Often at first, then every `plan_requests` or `plan_s`."""
+        """Often at first, then every `plan_requests` or `plan_s`, or when demand is another."""
         requests, at = self._planned_at
         if self._capacity is None or not self._changed:
             return False
-        fresh = self._rates.requests - requests
-        return fresh >= min(self._plan_requests, 1 + requests // 4) or now - at >= self._plan_s
+        fresh, turnover = self._rates.requests - requests, self._rates.turnover()
+        most = min(self._plan_requests, 1 + requests // 4)
+        return fresh >= most or fresh >= 1 + 1 / max(turnover, _CALM) or now - at >= self._plan_s
 
     def problem(self, now: float) -> Problem:  # noqa: ARG002
         """A snapshot."""
@@ -254,6 +264,7 @@ class Sharing(Policy):
         """Carry this plan out from now on. Groups that are new since keep what they had."""
         self._planned_at = (self._rates.requests, now)
         self._changed = False
+        self._admission = Admission(plan, self._room())
         groups = self._blocks.groups
         for name, kept, rank in zip(
             plan.numbers.tolist(), plan.kept.tolist(), plan.rank.tolist(), strict=True
@@ -261,6 +272,20 @@ class Sharing(Policy):
             group = groups.get(name)
             if group is not None:
                 self._blocks.grant(group, kept, rank)
+
+    def _admit(self, model: Model) -> None:
+        """Give a model room until the next plan, if it is worth what it costs."""
+        assert self._capacity is not None
+        rate = self._rates.now(model.row) * model.price
+        upstream, byte = self._outline.costs
+        groups = model.groups.values()
+        need = sum(max(0, group.known_bytes - group.quota) for group in groups)
+        if need and not self._admission.admits(need, rate * (upstream + byte * need)):
+            return
+        for group in groups:
+            little = min(group.known_bytes, self._capacity / CELLS)
+            worth = rate * (upstream + byte * little)
+            self._blocks.grant(group, group.known_bytes, max(worth, group.rank))
 
     def _problem(self) -> Problem:
         return self._outline.problem(self._rates, self._objective, self._room())

@@ -34,6 +34,8 @@ class Outline:
 
     def __init__(self, blocks: Partition) -> None:
         self._blocks = blocks
+        self.costs = (0.0, 0.0)
+        """What going upstream at all costs, and a byte from there, in the last problem."""
         self._shape = -1
         self._models: list[Model] = []
         self._groups: list[Group] = []
@@ -66,7 +68,7 @@ class Outline:
         later = np.maximum(weight - spent, _FLOOR * weight)
 
         typical = float(rate @ self._bytes / max(float(rate.sum()), 1e-300))
-        upstream, byte = objective.costs(typical)
+        self.costs = upstream, byte = objective.costs(typical)
         starts, members = self._with_bases(rate)
         return Problem(
             capacity=max(0, capacity),
