@@ -24,6 +24,7 @@ def _processes_with(text):
     return found
 
 
+@pytest.mark.slow
 def test_the_demo_shows_what_it_says_and_leaves_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, DEMO],

@@ -134,6 +134,7 @@ def test_a_base_crosses_once_for_different_adapters(place, model):
     place.same(2, "acme/model", model)
 
 
+@pytest.mark.slow
 def test_it_crosses_once_through_a_cache_that_is_smaller_than_the_model(place, tmp_path):
     """What is evicted before everybody has it is fetched again, and counted; a sweep keeps that
     far below one transfer for each device, also on a machine that is busy with other things."""

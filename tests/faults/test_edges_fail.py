@@ -46,6 +46,7 @@ def kill_in_a_sweep(readers, origin, size, tmp_path, right):
     assert before + after <= size + 5_500_000, "what was stored before was fetched again"
 
 
+@pytest.mark.slow
 def test_an_edge_killed_in_a_sweep_goes_on_with_what_it_had(origin, size, tmp_path, right):
     """Catches: a store that after kill -9 has lost its blocks, or serves a torn one."""
     kill_in_a_sweep(3, origin, size, tmp_path, right)
