@@ -197,7 +197,7 @@ def test_an_interrupt_promises_nothing(as_json):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    process.stdin.write(TRACE.encode() + b"\n" * (1 << 20))  # more than a pipe holds: it reads
+    process.stdin.write(TRACE.encode() + b"\n" * (1 << 17))  # more than a pipe holds: it reads
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
