@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.caching.cells import Setting, make
 from benchmarks.caching.context import short, table
+from benchmarks.caching.dial import OTHERS
 from benchmarks.caching.jobs import Failure, Job, run_all
 from benchmarks.caching.online import METRICS, SHARING, replayed, shown
 from icnblocks.cache.replay.trace import TraceBuilder
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from icnblocks.cache.replay.trace import Trace
     from icnblocks.workloads.library import Library
 
-OTHERS: Final = ("lru", "lfu", "gdsf", "sieve", "s3fifo", "wtinylfu", "score")
 SHARES: Final = (0.08, 0.35)
 """Sizes of the cache, of the unique bytes."""
 METRICS_OF: Final = ("model_hit_ratio", "mean_pull_time", "byte_hit_ratio")

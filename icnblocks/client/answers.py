@@ -26,6 +26,7 @@ from icnblocks.errors import (
 )
 from icnblocks.limits import MAX_ERROR_BYTES, MAX_NACK_TEXT_BYTES
 from icnblocks.wire.frames import Reason
+from icnblocks.wire.headers import VERSION_HEADER
 
 if TYPE_CHECKING:
     from icnblocks.client.http import Answer
@@ -81,7 +82,7 @@ def check_answer(answer: Answer, what: str) -> Answer:
     """
     if 200 <= answer.status < 300:
         return answer
-    speaks_icn = answer.headers.get("icn-version") is not None
+    speaks_icn = answer.headers.get(VERSION_HEADER.lower()) is not None
     told = _told(answer)
     message, hint = one_line(told.get("message")), one_line(told.get("hint"))
     text = f"{what}: {message or f'status {answer.status}'}"

@@ -20,6 +20,7 @@ from icnblocks.client.head import decode_head, encode_head, find_end
 from icnblocks.client.timed import TimedSocket
 from icnblocks.errors import ForeignError, FormatError, IcnError, SourceError, UntrustedError
 from icnblocks.limits import KIB
+from icnblocks.wire.headers import VERSION_HEADER
 
 if TYPE_CHECKING:
     import ssl
@@ -261,7 +262,7 @@ class Connection:
             UntrustedError: if its certificate is not trusted.
             ForeignError: if what answers does not speak HTTP.
         """
-        head = {"User-Agent": self._options.user_agent, "ICN-Version": PROTOCOL, **(headers or {})}
+        head = {"User-Agent": self._options.user_agent, VERSION_HEADER: PROTOCOL, **(headers or {})}
         wait = self._options.stall_s if answer_s is None else answer_s
         if self._unread:
             self.drop()

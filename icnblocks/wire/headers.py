@@ -1,9 +1,11 @@
-"""Headers that clients and daemons both write on requests."""
+"""Headers that clients and daemons both know."""
 
 from __future__ import annotations
 
 from typing import Final
 
+VERSION_HEADER: Final = "ICN-Version"
+"""The protocol that is spoken, on every request and answer."""
 VIA_HEADER: Final = "ICN-Via"
 """The ids of the daemons that it came through."""
 NAME_HEADER: Final = "ICN-Name"

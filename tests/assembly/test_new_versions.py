@@ -12,12 +12,9 @@ import icnblocks.puller as puller_module
 from icnblocks.errors import ConflictError
 from icnblocks.limits import MIB
 from tests.assembly.test_puller import pull, puller, put, settings
+from tests.assembly.test_puller_states import Killed
 
 __all__ = ["pull", "puller", "put", "settings"]  # fixtures
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def tree(root):

@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 
 import icnblocks
-from icnblocks.client.settings import load_settings
 from icnblocks.errors import ConflictError, UsageError
 from icnblocks.manifest.model import Kind
 from icnblocks.publish.facade import publish
+from tests.assembly.test_puller import settings
 
-
-@pytest.fixture
-def settings(tmp_path):
-    keys = ("models", "store", "keys", "trust_file", "known_publishers")
-    return load_settings({f"ICN_{key.upper()}": str(tmp_path / "m" / key) for key in keys})
+__all__ = ["settings"]  # a fixture
 
 
 @pytest.fixture

@@ -13,14 +13,11 @@ from icnblocks.loader import opened, steady
 from icnblocks.manifest.model import Tensor
 from icnblocks.testing.models import Part, write_safetensors
 from tests.assembly.test_puller import pull, puller, put, settings
+from tests.assembly.test_puller_states import Killed
 
 __all__ = ["pull", "puller", "put", "settings"]  # fixtures
 
 SHARDS = 8
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def die(*_):

@@ -14,10 +14,13 @@ from icnblocks.quantities import human_bytes
 from icnblocks_tools.output import make_output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks.puller import Puller
     from icnblocks.store.base import ReadableStore
+    from icnblocks.store.disk import DiskStore
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
 
@@ -60,38 +63,45 @@ def _repair(puller: Puller, root: Path, output: Output) -> None:
     )
 
 
-def _blocks(path: Path, output: Output, repair: bool) -> tuple[int, int]:
-    """Recheck a daemon's block store. Returns (checked, wrong and not removed)."""
+def _blocks(store: DiskStore, output: Output, repair: bool) -> int:
+    """Recheck a daemon's block store; how much is wrong and not removed."""
     from icnblocks.assembly.recheck import recheck_store
-    from icnblocks.store.disk import DiskStore
 
-    store = DiskStore(path, create=False)
-    try:
-        bad = list(recheck_store(store))
-        for digest, what in bad:
-            output.say("wrong", f"wrong: {what}", digest=str(digest), what=what)
-            if repair:
-                store.erase(digest)
-        if bad and repair:
-            output.say(
-                "repaired",
-                f"removed {len(bad)} blocks; a cache fetches them again when they are wanted,"
-                " at an origin their models must be published again",
-            )
-        return len(store), 0 if repair else len(bad)
-    finally:
-        store.close()
+    bad = list(recheck_store(store))
+    for digest, what in bad:
+        output.say("wrong", f"wrong: {what}", digest=str(digest), what=what)
+        if repair:
+            store.erase(digest)
+    if bad and repair:
+        output.say(
+            "repaired",
+            f"removed {len(bad)} blocks; a cache fetches them again when they are wanted,"
+            " at an origin their models must be published again",
+        )
+    return 0 if repair else len(bad)
 
 
-def _store(path: Path, puller: Puller, output: Output, repair: bool) -> int:
+def _store(path: Path, puller: Puller, output: Output, *, repair: bool, complete: bool) -> int:
     """Recheck everything that a store holds or knows the place of; how much is wrong."""
+    from icnblocks.store.disk import DiskStore
     from icnblocks.store.home import BLOCKS
 
     count = 0
-    if (path / BLOCKS).is_dir():
-        checked, count = _blocks(path / BLOCKS, output, repair)
-        output.say("checked", f"{path}: {checked} blocks", path=str(path), blocks=checked)
-    count += _catalog(puller, output)
+    stores: list[ReadableStore] = [puller.places]
+    with ExitStack() as stack:
+        if (path / BLOCKS).is_dir():
+            store = stack.enter_context(DiskStore(path / BLOCKS, create=False))
+            count += _blocks(store, output, repair)
+            checked = len(store)
+            output.say("checked", f"{path}: {checked} blocks", path=str(path), blocks=checked)
+            stores.append(store)
+        count += _catalog(puller, output) + _directories(puller, output, repair)
+        return count + (_incomplete(stores, puller, output) if complete else 0)
+
+
+def _directories(puller: Puller, output: Output, repair: bool) -> int:
+    """Recheck the directories that a store knows; how many files are wrong and not repaired."""
+    count = 0
     for entry in puller.places.directories():
         if repair and _is_gone(puller, entry):
             puller.places.remove_directory(entry.root)
@@ -128,34 +138,28 @@ def _catalog(puller: Puller, output: Output) -> int:
     return count
 
 
-def _incomplete(path: Path, puller: Puller, output: Output) -> int:
+def _incomplete(stores: Sequence[ReadableStore], puller: Puller, output: Output) -> int:
     """Look for all that records name, as at an origin; how many models are not whole."""
     from icnblocks.errors import IcnError
     from icnblocks.manifest.record import open_record
-    from icnblocks.store.disk import DiskStore
-    from icnblocks.store.home import BLOCKS
 
     count = 0
-    with ExitStack() as stack:
-        stores: list[ReadableStore] = [puller.places]
-        if (path / BLOCKS).is_dir():
-            stores.append(stack.enter_context(DiskStore(path / BLOCKS, create=False)))
-        for stored in puller.catalog.records():
-            try:
-                digest = open_record(stored.raw).manifest
-            except IcnError:
-                continue  # said already
-            manifest = None if digest is None else _manifest(puller, digest)
-            blocks = manifest.lengths() if manifest else {}
-            missing = sum(not any(block in store for store in stores) for block in blocks)
-            if missing or (digest is not None and manifest is None):
-                what = f"{missing} of its {len(blocks)} blocks" if manifest else "its manifest"
-                count += 1
-                output.say(
-                    "incomplete",
-                    f"incomplete: {stored.name}: {what} missing; publish it again",
-                    name=str(stored.name), missing=missing, blocks=len(blocks),
-                )  # fmt: skip
+    for stored in puller.catalog.records():
+        try:
+            digest = open_record(stored.raw).manifest
+        except IcnError:
+            continue  # said already
+        manifest = None if digest is None else _manifest(puller, digest)
+        blocks = manifest.lengths() if manifest else {}
+        missing = sum(not any(block in store for store in stores) for block in blocks)
+        if missing or (digest is not None and manifest is None):
+            what = f"{missing} of its {len(blocks)} blocks" if manifest else "its manifest"
+            count += 1
+            output.say(
+                "incomplete",
+                f"incomplete: {stored.name}: {what} missing; publish it again",
+                name=str(stored.name), missing=missing, blocks=len(blocks),
+            )  # fmt: skip
     return count
 
 
@@ -240,9 +244,7 @@ def verify(
         Puller(settings, make_trust(settings), overwrite=True) as puller,
     ):
         if is_ours:
-            wrong = _store(path, puller, output, repair)
-            if complete:
-                wrong += _incomplete(path, puller, output)
+            wrong = _store(path, puller, output, repair=repair, complete=complete)
         else:
             wrong = _directory(path, output)
             if wrong and repair:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from icnblocks.errors import BusyError, IcnError, StorageError, VersionError
+from icnblocks.wire.headers import VERSION_HEADER
 from icnblocks_daemon.access import Quota
 from icnblocks_daemon.http.admin import Admin
 from icnblocks_daemon.http.blocks import Blocks
 from icnblocks_daemon.http.bundles import Bundles
 from icnblocks_daemon.http.connections import Connections
 from icnblocks_daemon.http.have import Have
-from icnblocks_daemon.http.marks import SPOKEN, VERSION_HEADER, mark
+from icnblocks_daemon.http.marks import SPOKEN, mark
 from icnblocks_daemon.http.names import Names
 from icnblocks_daemon.http.neighbours import NeighbourFace
 from icnblocks_daemon.http.prefetches import Prefetches

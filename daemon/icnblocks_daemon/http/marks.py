@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.wire.headers import VERSION_HEADER
+
 if TYPE_CHECKING:
     from aiohttp import web
 
-VERSION_HEADER: Final = "ICN-Version"
 SPOKEN: Final = "1"
 
 
