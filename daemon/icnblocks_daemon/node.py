@@ -423,6 +423,7 @@ class Node:
         yield "icn_in_place_blocks", "Blocks in model directories", len(self.places)
         yield "icn_evicted_blocks_total", "Blocks evicted", stats.evicted
         yield "icn_evicted_bytes_total", "Bytes evicted", stats.evicted_bytes
+        yield "icn_erase_errors_total", "Evictions that the disk refused", stats.erase_errors
         yield "icn_manifests", "Manifests kept", len(self.manifests)
         yield "icn_manifest_bytes", "Bytes of manifests kept", self.manifests.cached_bytes
         yield "icn_pit_blocks", "Blocks pending", self.forwarder.pending
