@@ -342,6 +342,7 @@ def test_a_tiny_pull_from_beginning_to_end(tmp_path):
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
 
 
+@pytest.mark.slow
 def test_a_tiny_download_by_huggingface_hub_is_right(tmp_path):
     """The small Hub must be enough of one: else that peer would be timed failing."""
     reason = lacking(["nginx", "huggingface_hub"])

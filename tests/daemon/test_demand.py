@@ -125,6 +125,7 @@ def test_a_damaged_state_of_the_policy_costs_a_warning(origin, library, tmp_path
         assert pull(edge, library[0])
 
 
+@pytest.mark.slow
 def test_cold_pulls_at_once_pass_through_and_leave_planned_models_whole(origin, tmp_path):
     """All that eight pulls want at once used to be reserved, and pushed everything else out."""
     planned, cold = (

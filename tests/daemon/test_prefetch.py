@@ -237,7 +237,8 @@ def test_nothing_moves_while_the_window_is_closed(edge, models):
     assert finished(edge)["bytes"]["fetched"] == 0
 
 
-@pytest.mark.parametrize("end", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["kill", "stop"])
 def test_a_plan_goes_on_where_it_was(tmp_path, fresh_origin, end):
     """kill -9 in the middle: the order is kept, what came is not fetched again, pins hold."""
     sizes = (2_000_000, 2_000_000, 3_500_000)

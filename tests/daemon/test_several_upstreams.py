@@ -140,6 +140,7 @@ def test_an_upstream_that_is_killed_is_left_for_the_other_at_once(origins, tmp_p
         doomed.kill()
 
 
+@pytest.mark.slow
 def test_a_hedge_is_asked_when_the_first_stalls_and_the_stalled_one_rests(origins, tmp_path):
     with (
         LyingServer(MODEL.blocks, Lie.STALL_MID, after=3) as stalling,
@@ -174,6 +175,7 @@ def test_one_that_sends_corrupt_blocks_rests_and_the_other_gives_them(origins, t
         assert edge.metric("icn_refetched_bytes_total", cause="corrupt") > 0
 
 
+@pytest.mark.slow
 def test_what_is_urgent_overtakes_what_waits(tmp_path):
     """All that is missed used to be handed over at once, first come first served."""
     low, high = MODEL.wants[:-8], MODEL.wants[-8:]

@@ -132,6 +132,7 @@ def test_four_devices_take_little_more_than_one_from_the_edge(
     poll_until(lambda: not neighbours(thin, manifest), what="they took leave")
 
 
+@pytest.mark.slow
 def test_a_device_killed_in_the_middle_holds_nobody_up(start, thin, model, same) -> None:
     sharing = [start(number) for number in range(3)]
     poll_until(lambda: thin.metric("icn_sent_bytes_total") > SIZE / 4, timeout_s=60, what="begun")
@@ -140,6 +141,7 @@ def test_a_device_killed_in_the_middle_holds_nobody_up(start, thin, model, same)
         assert same(model, each.wait_for("done")["path"])
 
 
+@pytest.mark.slow
 def test_what_was_pulled_is_shared_until_the_time_is_over(start, thin, model, same) -> None:
     first = start(0)
     first.wait_for("sharing")

@@ -34,6 +34,7 @@ def test_pulls_through_a_daemon_that_takes_one_request_at_a_time_end_well(store,
     assert all(right(each.root / "models" / "acme" / "model") for each in devices)
 
 
+@pytest.mark.slow
 def test_a_pull_that_finds_every_place_taken_waits_from_the_first_question_on(
     store, tmp_path, device, right
 ):

@@ -31,7 +31,8 @@ def upstream(edge):
     return edge.metric("icn_upstream_received_bytes_total")
 
 
-@pytest.mark.parametrize("capacity", [pytest.param("none", marks=pytest.mark.slow), "16MiB"])
+@pytest.mark.slow
+@pytest.mark.parametrize("capacity", ["none", "16MiB"])
 def test_who_comes_late_rides_on_and_gets_the_rest_afterwards(capacity, honest, big, tmp_path):
     """Catches: a second sweep for whoever comes while one is under way; also where the budget is
     smaller than the model, so that the blocks of the beginning are gone when they come to them.

@@ -48,6 +48,7 @@ def test_an_upstream_killed_within_a_block_and_restarted_costs_that_block_only(
         origin.stop()
 
 
+@pytest.mark.slow
 def test_an_upstream_killed_for_good_hands_over_to_the_second(
     store, honest, size, tmp_path, device, right
 ):
@@ -76,6 +77,7 @@ def test_an_upstream_killed_for_good_hands_over_to_the_second(
         origin.stop()
 
 
+@pytest.mark.slow
 def test_an_upstream_that_stalls_without_closing_is_left_for_the_second(
     honest, tmp_path, device, right
 ):

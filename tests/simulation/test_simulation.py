@@ -16,7 +16,7 @@ from tests.simulation.scenario import DevicePlan, FaultPlan, ModelPlan, NodePlan
 from tests.simulation.virtual import StuckError, Threads, VirtualLoop
 from tests.simulation.world import FailedError, run
 
-FEW = 20
+FEW = 15
 MANY = 100
 
 

@@ -236,6 +236,7 @@ def test_help_of_every_command_is_fast_to_import():
         assert done.stdout.endswith(b"HEAVY []\n"), (words, done.stdout)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_document_run(tmp_path):
     text = DOCUMENT.read_text()
     commands = re.findall(r"^    icn-sim (.*)$", text.split("## Examples")[1], re.MULTILINE)
