@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,12 @@ def icn_edge(
     if check_config:
         click.echo("the settings are right")
         return
+    early: list[int] = []  # signals that come before the server can obey them
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: early.append(number))
     from icnblocks_daemon.serve import serve
 
-    context.exit(serve(config, read))
+    context.exit(serve(config, read, early))
 
 
 @icn_edge.command("print-unit")

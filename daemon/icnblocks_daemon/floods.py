@@ -40,8 +40,13 @@ class Flood:
         return count
 
 
-def quiet_accepts(loop: asyncio.AbstractEventLoop) -> None:
-    """Log seldom that connections cannot be taken; leave all else to the loop's own handler."""
+def quiet_accepts(loop: asyncio.AbstractEventLoop, relieve: Callable[[], None]) -> None:
+    """Log seldom that connections cannot be taken; leave all else to the loop's own handler.
+
+    Args:
+        loop: that takes them.
+        relieve: makes room for some; called whenever one cannot be taken.
+    """
     flood = Flood()
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -50,7 +55,9 @@ def quiet_accepts(loop: asyncio.AbstractEventLoop) -> None:
             return
         if message != _NO_ACCEPT:
             loop.default_exception_handler(context)
-        elif count := flood.due():
+            return
+        relieve()
+        if count := flood.due():
             _LOG.error(
                 "connections cannot be taken now: %s; raise the limit of open files, or lower"
                 " `max_connections`",

@@ -19,7 +19,7 @@ from icnblocks.errors import IcnError, UsageError
 from icnblocks.store.whole import write_whole
 from icnblocks_daemon.floods import quiet_accepts
 from icnblocks_daemon.http.app import make_app
-from icnblocks_daemon.http.connections import Connections, most_connections
+from icnblocks_daemon.http.connections import AT_ONCE, Connections, most_connections
 from icnblocks_daemon.logs import set_up_logs
 from icnblocks_daemon.node import VERSION, Node
 from icnblocks_daemon.notify import Notifier
@@ -28,7 +28,7 @@ from icnblocks_daemon.scrub import scrub
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from aiohttp.web_server import Server
 
@@ -36,17 +36,20 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG: Final = 1024
+"""Connections that wait to be taken. asyncio takes as many at once as it is told of, before it is
+looked how many there are: `AT_ONCE`."""
 _HANDSHAKE_S: Final = 15.0
 CHORE_AGAIN_S: Final = 60.0
 """After a chore that failed."""
 
 
-def serve(config: Config, reread: Callable[[], Config]) -> int:
+def serve(config: Config, reread: Callable[[], Config], early: Sequence[int] = ()) -> int:
     """Run the daemon until it is told to stop.
 
     Args:
         config: the settings.
         reread: reads them anew, for SIGHUP.
+        early: signals that came so far, and may still come until they are handled here.
 
     Returns:
         The exit code.
@@ -55,29 +58,34 @@ def serve(config: Config, reread: Callable[[], Config]) -> int:
         IcnError: if it cannot start.
     """
     set_up_logs(config.log_level, config.log_format)
-    return asyncio.run(_Daemon(config, reread).run())
+    return asyncio.run(_Daemon(config, reread, early).run())
 
 
 class _Daemon:
-    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
+    def __init__(
+        self, config: Config, reread: Callable[[], Config], early: Sequence[int] = ()
+    ) -> None:
         self._config = config
         self._reread = reread
+        self._early = early
         self._stop = asyncio.Event()
         self._notifier = Notifier()
+        self._node: Node | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        quiet_accepts(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for came in self._early:
+            signal.raise_signal(came)
         sock = _listen(self._config)
         try:
             tls = server_tls(self._config)
-            node = Node(self._config)
+            node = self._node = Node(self._config)
         except BaseException:
             sock.close()
             raise
-        loop.add_signal_handler(signal.SIGHUP, self._reload, node)
         try:
             await self._serve(node, sock, tls)
         finally:
@@ -92,15 +100,18 @@ class _Daemon:
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=self._config.idle_timeout,
-            shutdown_timeout=max(self._config.stop_timeout, 0.01),  # 0 would be for ever
+            # aiohttp waits twice: what goes on after the first time goes on through the second.
+            shutdown_timeout=max(self._config.stop_timeout, 0.01) / 2,  # 0 would be for ever
         )
         await runner.setup()
         server = cast("Server", runner.server)
+        quiet_accepts(asyncio.get_running_loop(), lambda: connections.relieve(server.connections))
         node.metrics.observe(lambda: _figures(server, connections))
         listening = await asyncio.get_running_loop().create_server(
-            connections.guarded(server), sock=sock, ssl=tls, backlog=_BACKLOG,
+            connections.guarded(server), sock=sock, ssl=tls, backlog=AT_ONCE,
             ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
         )  # fmt: skip
+        sock.listen(_BACKLOG)
         content, rate = node.holdings.content, self._config.scrub_rate
         chores = [
             asyncio.create_task(_kept_up(name, work), name=name)
@@ -134,7 +145,10 @@ class _Daemon:
         _LOG.info("ready", extra={"role": role, "host": host, "port": port})
         self._notifier.ready(f"{role} on {host}:{port}")
 
-    def _reload(self, node: Node) -> None:
+    def _reload(self) -> None:
+        node = self._node
+        if node is None or node.stopping:
+            return
         self._notifier.reloading()
         said = "the last reload failed: the log says why"
         try:

@@ -62,10 +62,22 @@ async def test_a_chore_that_fails_is_said_at_once_and_begun_anew(daemon, monkeyp
     assert "the chore's fault" in begun[1]
 
 
+def reload(daemon, node_reload=None, *, stopping=False):
+    daemon._node = SimpleNamespace(reload=node_reload, stopping=stopping)
+    daemon._reload()
+
+
+def test_a_daemon_that_is_stopping_or_not_there_yet_does_not_say_that_it_is_ready(daemon):
+    """systemd was told READY=1 after STOPPING=1."""
+    daemon._reload()
+    reload(daemon, stopping=True)
+    assert daemon._notifier.told == []
+
+
 def test_settings_that_are_in_effect_are_not_said_to_be_refused(daemon, monkeypatch, caplog):
     monkeypatch.setattr(serve, "set_up_logs", fails(OSError("no more files")))
     with pytest.raises(OSError):  # the loop logs it
-        daemon._reload(SimpleNamespace(reload=lambda _: ()))
+        reload(daemon, lambda _: ())
     assert "nothing was reloaded" not in caplog.text
     assert daemon._notifier.told[0] == "reloading"
     assert len(daemon._notifier.told) == 2
@@ -76,7 +88,7 @@ def test_a_reload_that_fails_leaves_nobody_waiting_for_its_end(daemon, monkeypat
     """`systemctl reload` hung until its time was up."""
     monkeypatch.setattr(daemon, "_reread", fails(error))
     try:
-        daemon._reload(SimpleNamespace())
+        reload(daemon)
     except RuntimeError:
         assert not isinstance(error, UsageError)
     assert daemon._notifier.told == ["reloading", "the last reload failed: the log says why"]

@@ -28,7 +28,9 @@ _BUSY: Final = float("inf")
 _NEVER: Final = float("-inf")
 _SPARE_FILES: Final = 256
 """Descriptors that are left for the store and for upstreams."""
-_AT_ONCE: Final = 16
+AT_ONCE: Final = 16
+"""So many may be taken before it is looked how many there are; fewer than are spared."""
+_PART: Final = 16
 """When there are too many, this part of them leaves together: looking for them takes time."""
 
 
@@ -63,15 +65,21 @@ class Connections:
 
         Those on which nothing was asked yet leave before those that were of use.
         """
-        if len(connections) < self._most:
-            return
+        if len(connections) >= self._most:
+            self._close_idle(connections, len(connections) - self._most)
+
+    def relieve(self, connections: Sequence[RequestHandler]) -> None:
+        """There are too many for the process, or the system, whatever the bound is."""
+        self._close_idle(connections, 0)
+
+    def _close_idle(self, connections: Sequence[RequestHandler], count: int) -> None:
+        """Close so many, and a part of the bound more."""
         used: list[tuple[float, int, RequestHandler]] = []
         for number, each in enumerate(connections):
             when = self._used.get(each.transport, _NEVER) if each.transport is not None else _BUSY
             if when != _BUSY:
                 used.append((when, number, each))
-        too_many = len(connections) - self._most + max(1, self._most // _AT_ONCE)
-        for _, _, each in sorted(used)[:too_many]:
+        for _, _, each in sorted(used)[: count + max(1, self._most // _PART)]:
             each.force_close()
             self.closed += 1
 
