@@ -20,7 +20,6 @@ from icnblocks.quantities import (
     format_duration,
     format_size,
     parse_duration,
-    parse_rate,
     parse_size,
 )
 from icnblocks_daemon.addresses import Address, parse_address
@@ -153,13 +152,15 @@ def _siblings(value: Any) -> tuple[str, ...]:
 
 def _limits(value: Any) -> tuple[tuple[str, float], ...]:
     """`[URL=]RATE` pairs; without a URL the rate is for every other upstream."""
+    from icnblocks.client.settings import read_limit
+
     pairs: dict[str, float] = {}
     for text in _words(value):
         url, _, rate = text.rpartition("=")
         place = parse_upstream(url)[1] if url else ""
         if place in pairs:
             raise ValueError(f"two limits for {place or 'all upstreams'}")
-        pairs[place] = parse_rate(rate)
+        pairs[place] = read_limit(rate)
     return tuple(pairs.items())
 
 
@@ -278,7 +279,7 @@ class Config:
         " 0: such blocks are refused.",
     )  # fmt: skip
     ca_file: Path | None = _key(None, _path, "FILE", "PEM file of private CAs for upstreams.")
-    upstream_token: str | None = _key(None, _word, "TOKEN", "Bearer token for upstreams.")
+    upstream_token: str | None = _key(None, check_token, "TOKEN", "Bearer token for upstreams.")
     tls_cert: Path | None = _key(None, _path, "FILE", "PEM certificate chain to serve TLS with.")
     tls_key: Path | None = _key(None, _path, "FILE", "PEM key of the certificate.")
     token: tuple[str, ...] = _key(

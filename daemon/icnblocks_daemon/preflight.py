@@ -34,8 +34,8 @@ def preflight(config: Config) -> None:
     if config.ca_file is not None:
         try:
             ssl_context(config.ca_file)
-        except UsageError:
-            raise UsageError(f"ca_file: {config.ca_file} holds no PEM certificate") from None
+        except UsageError as error:
+            raise UsageError(f"ca_file: {error}") from None
     check_store(config.store)
     if config.port_file is not None:
         _check_port_file(config.port_file)
@@ -80,7 +80,7 @@ def check_store(path: Path) -> None:
         UsageError: if it is no directory, or holds something else.
         StorageError: if it cannot be read, written or made.
     """
-    folder = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    folder = next(place for place in (path, *path.parents) if _is_there("store", place))
     if not os.path.isdir(folder):
         raise UsageError(f"store: {folder} is not a directory")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK if folder == path else os.W_OK | os.X_OK):
@@ -96,11 +96,26 @@ def check_store(path: Path) -> None:
         raise UsageError(f"store: {error}", hint=error.hint) from None
 
 
+def _is_there(setting: str, path: Path) -> bool:
+    """Is anything at this path, a link without its file too?
+
+    Raises:
+        UsageError: if that cannot be told: a start could not use it either.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UsageError(f"{setting}: {str(path)[:120]}: {error.strerror}") from None
+    return True
+
+
 def _check_port_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"port_file: no such directory: {path.parent}")
-    if path.is_dir():
-        raise UsageError(f"port_file: {path} is a directory")
+    if _is_there("port_file", path) and not path.is_file():
+        raise UsageError(f"port_file: {path} is not a plain file")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UsageError(f"port_file: cannot write into {path.parent}")
 
@@ -108,7 +123,7 @@ def _check_port_file(path: Path) -> None:
 def _check_trace(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"trace: no such directory: {path.parent}")
-    if not os.path.lexists(path):
+    if not _is_there("trace", path):
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise UsageError(f"trace: cannot write into {path.parent}")
         return

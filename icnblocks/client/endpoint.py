@@ -182,7 +182,10 @@ def ssl_context(ca_file: Path | None) -> ssl.SSLContext:
 
     try:
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except ssl.SSLError:
+        raise UsageError(f"the CA file {ca_file} holds no PEM certificate") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"the CA file {ca_file} cannot be used: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"the CA file {ca_file} cannot be read: {why}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

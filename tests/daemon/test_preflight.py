@@ -70,6 +70,19 @@ def test_a_file_that_is_none(check, tmp_path, option, kind):
     assert err.count(f"{path}\n") == 1
 
 
+@pytest.mark.parametrize("token", ["abc", "a token of four words", "tokén-tokén-tokén"])
+def test_a_token_for_upstreams_that_is_none(check, token):
+    """The daemon started, and whoever asked it for a record was told of a forbidden header."""
+    code, err = check("--upstream", "http://127.0.0.1:1", "--upstream-token", token)
+    assert (code, "16 printable" in err) == (2, True), err
+
+
+def test_a_limit_that_servers_would_cut_off(check):
+    """Pulls through it hung: icn-fetch refused such a limit, and the daemon did not."""
+    code, err = check("--upstream", "http://127.0.0.1:1", "--upstream-limit", "1kbit")
+    assert (code, "160kbit" in err) == (2, True), err
+
+
 def test_a_certificate_that_is_none(check, tmp_path):
     path = tmp_path / "cert"
     path.write_text("no pem")
@@ -79,6 +92,28 @@ def test_a_certificate_that_is_none(check, tmp_path):
 
 def test_a_port_file_without_a_directory(check, tmp_path):
     assert check("--port-file", tmp_path / "none" / "port")[0] == 2
+
+
+def test_a_port_file_that_would_replace_a_device(check):
+    """`--port-file /dev/null`, as root, left a file of six bytes in its place."""
+    code, err = check("--port-file", "/dev/null")
+    assert (code, "not a plain file" in err) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--port-file", "--trace", "--store"])
+def test_a_name_that_no_file_can_have(check, tmp_path, option):
+    """The start ended with 11: there is nothing of such a name, but there cannot be, either."""
+    path = tmp_path / ("a" * 300)
+    code, err = check(option, path) if option != "--store" else check(store=path)
+    assert (code, "File name too long" in err) == (2, True), err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_authorities_that_may_not_be_read(check, tmp_path):
+    path = tmp_path / "ca.pem"
+    path.touch(0o000)
+    code, err = check("--ca-file", path)
+    assert (code, "cannot read" in err) == (2, True), err
 
 
 @pytest.mark.parametrize("capacity", ["0", "1MiB", "16777215"])
