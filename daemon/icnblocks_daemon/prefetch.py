@@ -415,8 +415,9 @@ class Prefetch:
         await self._let_go(former - self._known if release else set())
 
     async def _release_spare(self, order: Order) -> None:
-        """Let those go that are here and that the plan does not pin."""
-        kept = {entry.digest for entry in order.entries if entry.pin or entry.progress == "todo"}
+        """Let those go that are here and that the plan does not pin, and those that failed."""
+        left = (entry for entry in order.entries if entry.progress != "failed")
+        kept = {entry.digest for entry in left if entry.pin or entry.progress == "todo"}
         await self._let_go({digest for digest in self._held if digest not in kept})
 
     async def _let_go(self, digests: set[Digest]) -> None:

@@ -203,6 +203,23 @@ def test_pins_outlast_what_devices_pull_and_end_with_the_next_plan(tmp_path, ori
         assert not here(edge, kept)
 
 
+def test_pins_that_fit_no_more_after_a_restart_are_let_go(tmp_path, origin):
+    """They took all of the smaller budget until the second restart, and nothing else came in."""
+    large, little, other = (
+        make_model(f"acme/less{size}", size=size, seed=size)
+        for size in (20_000_000, 2_000_000, 3_000_000)
+    )
+    for model in (large, little, other):
+        publish(origin, model)
+    with start_edge(tmp_path / "edge", "--upstream", origin.url, "--capacity", "40MB") as edge:
+        put(edge, (str(large.name), True), (str(little.name), True))
+        finished(edge)
+    with small(tmp_path, origin) as edge:
+        assert [failed["model"] for failed in finished(edge)["failures"]] == [str(large.name)]
+        assert edge.status()["budget"]["pinned_bytes"] < 3_000_000
+        assert bundle(edge, other.wants, name=other.name)[0] == other.blocks
+
+
 def test_a_cancelled_plan_stops_and_releases_its_pins(edge, models):
     put(edge, *[(str(model.name), True) for model in models], rate=200_000)
     poll_until(lambda: edge.metric("icn_prefetched_bytes_total") > 0)
