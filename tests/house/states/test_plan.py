@@ -187,6 +187,8 @@ class Scene:
 
         await self.watched(act)
         self.finished()
+        # Here that is all of them: the pinned one cannot be had either.
+        self.done = ["release-lost" if one == "release" else one for one in self.done]
 
     async def on_failed(self):
         async def act():
