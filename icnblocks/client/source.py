@@ -1,7 +1,8 @@
 """A source: an origin or edge at a URL, and everything that can be asked of it.
 
 Whatever it answers is bounded, and what has a digest is hashed, except blocks: whoever takes
-them from a bundle verifies them. Failures are raised, not retried: that is the engine's choice.
+them from a bundle verifies them. Failures are raised, not retried: that is the engine's choice;
+but control requests wait for a busy source where whoever asks has given a Waiter that does.
 Control requests may come from any thread. This module must not decide which source to use.
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 from icnblocks.client.answers import ThrottledError, check_answer, not_icn
 from icnblocks.client.endpoint import Endpoint, SourceOptions, ssl_context
 from icnblocks.client.http import Connection
+from icnblocks.client.patience import Waiter
 from icnblocks.errors import CorruptError, FormatError, NotFoundError, RefusedError, SourceError
 from icnblocks.limits import (
     MAX_HAVE_BYTES,
@@ -143,14 +145,19 @@ class Source:
     Args:
         url: `http://` or `https://`, a path prefix allowed.
         options: how to talk to it.
+        waiter: control requests are asked again as it says when the source is busy; when None,
+            that is raised at once.
 
     Raises:
         UsageError: if the URL or the CA file cannot be meant.
     """
 
-    def __init__(self, url: str, options: SourceOptions | None = None) -> None:
+    def __init__(
+        self, url: str, options: SourceOptions | None = None, waiter: Waiter | None = None
+    ) -> None:
         self.endpoint = Endpoint.parse(url)
         self.options = options or SourceOptions()
+        self.waiter = waiter or Waiter(0.0)
         self._context: ssl.SSLContext | None = None
         if self.endpoint.secure:
             self._context = ssl_context(self.options.ca_file)
@@ -306,12 +313,15 @@ class Source:
     def upload(self, bodies: Iterable[bytes]) -> None:
         """Send request bodies of parts (icnblocks.wire.upload), one after another.
 
+        It does not wait for a busy source: who sends several at once should send fewer then.
+
         Raises:
+            ThrottledError: if it is busy.
             RefusedError: if one may not write there.
             IcnError: as the source refuses.
         """
         for body in bodies:
-            self._ask("POST", "/v1/uploads", f"upload to {self}", body, writes=True)
+            self._ask_once("POST", "/v1/uploads", f"upload to {self}", body, writes=True)
 
     def put_manifest(self, digest: Digest, data: bytes) -> None:
         """Send a manifest, in parts where it is longer than a request may be.
@@ -349,6 +359,24 @@ class Source:
             connection.drop()
 
     def _ask(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        body: bytes | None = None,
+        *,
+        most: int = MAX_REQUEST_BYTES,
+        writes: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Answer, bytes]:
+        """A control request, asked again while the source is busy and the waiter waits."""
+        return self.waiter.ask(
+            lambda: self._ask_once(
+                method, path, what, body, most=most, writes=writes, headers=headers
+            )
+        )
+
+    def _ask_once(
         self,
         method: str,
         path: str,

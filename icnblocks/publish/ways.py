@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from icnblocks.client.access import sign_access
 from icnblocks.client.endpoint import SourceOptions
+from icnblocks.client.patience import Waiter
 from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, read_trust_file
 from icnblocks.errors import NotFoundError, TrustError
@@ -65,14 +66,17 @@ def publisher_key(
 def open_origin(
     settings: Settings, url: str, publisher: str, key: PublisherKey
 ) -> Iterator[Source]:
-    """The origin at `url`, with the token of the settings or the publisher's key to show."""
+    """The origin at `url`, with the token of the settings or the publisher's key to show.
+
+    While it is busy it is asked again, until `retry_s` have passed in which it took nothing.
+    """
     options = SourceOptions(
         ca_file=settings.ca_file,
         token=settings.token,
         stall_s=settings.stall_s,
         authorize=lambda host: sign_access(publisher, key.private, host, int(time.time())),
     )
-    source = Source(url, options)
+    source = Source(url, options, Waiter(settings.retry_s))
     try:
         yield source
     finally:
