@@ -9,9 +9,8 @@ the store of its blocks and nothing is copied.
 from __future__ import annotations
 
 import os
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from icnblocks.client.resolve import record_of
 from icnblocks.errors import NotFoundError, TrustError
@@ -27,6 +26,7 @@ from icnblocks.manifest.record import (
     trusted_via,
 )
 from icnblocks.placement.plan import Plan
+from icnblocks.publish.uploads import upload
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all
 from icnblocks.wire.bundle import Want
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from icnblocks.publish.scan import Scan
     from icnblocks.store.catalog import Catalog
     from icnblocks.store.inplace import InPlaceStore
-
-
-UPLOADS_AT_ONCE: Final = 8
-"""Request bodies under way at a time, of at most MAX_REQUEST_BYTES each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,40 +159,6 @@ def _bodies(blocks: Iterator[tuple[Digest, bytes]]) -> Iterator[tuple[bytes, int
         yield body, sum(len(part.data) for part in unpack_parts(body))
 
 
-def _upload(
-    source: Source, bodies: Iterator[tuple[bytes, int]], sent: Callable[[int], None]
-) -> None:
-    """Send bodies, several at once; they are drawn, and told as sent, in the calling thread.
-
-    The origin answers each when it is on disk, and flushes once for all that wait for it: sent one
-    by one, a publish would spend most of its time waiting for the disk.
-    """
-    running: dict[Future[None], int] = {}
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="icn-upload") as pool:
-        try:
-            for body, count in bodies:
-                if len(running) == UPLOADS_AT_ONCE:
-                    sent(_some_done(running))
-                running[pool.submit(source.upload, [body])] = count
-            while running:
-                sent(_some_done(running))
-        finally:
-            for one in running:  # after a failure, or an interrupt: what has not begun never does
-                one.cancel()
-
-
-def _some_done(running: dict[Future[None], int]) -> int:
-    """Wait until one has ended, and take out all that have; the sum of their bytes.
-
-    Raises:
-        IcnError: that of one that failed.
-    """
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for one in done:
-        one.result()
-    return sum(map(running.pop, done))
-
-
 def send(
     source: Source,
     name: Name,
@@ -222,6 +184,7 @@ def send(
     Raises:
         TrustError: if the name is published with another key.
         RefusedError: if the origin does not let this publisher write.
+        ThrottledError: if it is busy for longer than the source's waiter waits.
         ChangedError: if a file changed meanwhile; CorruptError: if its disk lies.
     """
     data = encode(scan.manifest)
@@ -235,7 +198,7 @@ def send(
     begun(bytes_sent)
     reader = _Reader(scan, plan)
     try:
-        _upload(source, _bodies(reader.blocks(missing)), sent)
+        upload(source, _bodies(reader.blocks(missing)), sent)
     finally:
         reader.close()
     scan.check()

@@ -1,19 +1,19 @@
 """What an origin says of names is not believed just because it says so."""
 
 import os
-import threading
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from icnblocks.client.patience import Waiter
 from icnblocks.client.settings import load_settings
 from icnblocks.client.source import RecordAnswer
 from icnblocks.client.trust import KnownPublishers
-from icnblocks.errors import NotFoundError, RefusedError, TrustError
+from icnblocks.errors import NotFoundError, TrustError
 from icnblocks.manifest.model import Kind
 from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
 from icnblocks.naming import Digest, Name
-from icnblocks.publish.deliver import UPLOADS_AT_ONCE, _upload, known_record, send
+from icnblocks.publish.deliver import known_record, send
 from icnblocks.publish.keys import PublisherKey
 from icnblocks.publish.scan import scan
 from icnblocks.publish.ways import check_base
@@ -65,64 +65,6 @@ def test_a_base_of_a_publisher_known_here_is_signed_by_the_key_known(settings):
         check_base(record(OTHER), Name("me", "x"), PublisherKey(MINE), settings)
 
 
-class _Sink:
-    """Takes bodies as an origin does, from several threads, and refuses one of them."""
-
-    def __init__(self, refused=None):
-        self.taken = []
-        self._refused = refused
-
-    def upload(self, bodies):
-        for body in bodies:
-            if body == self._refused:
-                raise RefusedError("not this one")
-            self.taken.append(body)
-
-
-def test_bodies_are_sent_by_several_threads_each_once():
-    sink = _Sink()
-    sent = [b"%d" % number for number in range(1000)]
-    counted = []
-    _upload(sink, ((body, len(body)) for body in sent), counted.append)
-    assert sum(counted) == sum(map(len, sent))
-    assert sorted(sink.taken) == sorted(sent)
-
-
-def test_a_refused_body_ends_the_upload_with_its_reason_and_no_more_are_drawn():
-    drawn = []
-
-    def bodies():
-        for number in range(100_000):
-            drawn.append(number)
-            yield b"%d" % number, 1
-
-    with pytest.raises(RefusedError, match="not this one"):
-        _upload(_Sink(refused=b"5"), bodies(), lambda _: None)
-    assert len(drawn) < 100_000
-
-
-def test_no_more_bodies_are_in_memory_than_are_under_way():
-    """Each waits until as many as may be at once have come: so at least that many, and no more."""
-    together = threading.Barrier(UPLOADS_AT_ONCE, timeout=30)
-    drawn = []
-
-    class Slow:
-        def upload(self, bodies):
-            together.wait()
-            assert len(drawn) - len(done) <= UPLOADS_AT_ONCE + 1
-            done.extend(bodies)
-
-    done = []
-
-    def bodies():
-        for number in range(3 * UPLOADS_AT_ONCE):
-            drawn.append(number)
-            yield b"%d" % number, 1
-
-    _upload(Slow(), bodies(), lambda _: None)
-    assert len(done) == 3 * UPLOADS_AT_ONCE
-
-
 def test_what_is_sent_is_told_when_the_origin_has_it(tmp_path, settings):
     """Catches: progress that is at its end while all bodies are still on their way."""
     (tmp_path / "model").mkdir()
@@ -131,6 +73,8 @@ def test_what_is_sent_is_told_when_the_origin_has_it(tmp_path, settings):
 
     class Fresh:
         """An origin that has nothing yet."""
+
+        waiter = Waiter(0.0)
 
         def record(self, name):
             raise NotFoundError("no such name")
