@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from icnblocks.errors import CorruptError, NotFoundError, StorageError
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
+from icnblocks_daemon.floods import Flood
+from icnblocks_daemon.records import MISSING, Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
@@ -39,6 +42,8 @@ class Manifests:
         fib: where to ask.
         upstreams: who asks.
         capacity: bytes that fetched ones may take together.
+        negative_s: how long it is remembered that no upstream has one; 0 for not at all.
+        clock: seconds that never go backward.
     """
 
     def __init__(
@@ -50,6 +55,8 @@ class Manifests:
         upstreams: Upstreams,
         *,
         capacity: int,
+        negative_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._holdings = holdings
@@ -64,6 +71,9 @@ class Manifests:
         for digest, size in catalog.manifests():
             self._count(digest, size)
         self._fetches: Coalesced[Digest, bytes] = Coalesced()
+        self._clock = clock
+        self._missing: Refusals[tuple[Digest, Name | None]] = Refusals(negative_s, MISSING)
+        self._unstored, self._unremoved = Flood(clock), Flood(clock)
 
     @property
     def cached_bytes(self) -> int:
@@ -110,6 +120,7 @@ class Manifests:
         if not route:
             raise NotFoundError(f"no manifest {digest} here")
         self._upstreams.refuse_loop(via, f"manifest {digest}")
+        self._missing.check((digest, name), self._clock())
         return await self._fetches.do(digest, lambda: self._fetch(digest, route, name, via))
 
     async def put(self, digest: Digest, data: bytes) -> Manifest:
@@ -131,16 +142,35 @@ class Manifests:
     async def _fetch(
         self, digest: Digest, route: Route, name: Name | None, via: frozenset[str]
     ) -> bytes:
-        data = await self._upstreams.manifest(route, digest, name, via)
+        data = await self._asked(digest, route, name, via)
         try:
             await self._store(digest, data)
         except StorageError as error:  # its digest and form were checked before
-            _LOG.error("a manifest is passed on, and cannot be stored: %s", error)
+            if times := self._unstored.due():
+                told = {"times": times}
+                _LOG.error("a manifest is passed on, and cannot be stored: %s", error, extra=told)
             return data
         try:
             await self._shrink(digest)
         except StorageError as error:
-            _LOG.error("an unused manifest cannot be removed: %s", error)
+            if times := self._unremoved.due():
+                told = {"times": times}
+                _LOG.error("an unused manifest cannot be removed: %s", error, extra=told)
+        return data
+
+    async def _asked(
+        self, digest: Digest, route: Route, name: Name | None, via: frozenset[str]
+    ) -> bytes:
+        """What upstream says; that it has none under this name is remembered for a while.
+
+        One that is here, by whatever name it came, is served without looking at that.
+        """
+        try:
+            data = await self._upstreams.manifest(route, digest, name, via)
+        except NotFoundError as error:
+            self._missing.note((digest, name), error, self._clock())
+            raise
+        self._missing.forget((digest, name))
         return data
 
     async def _store(self, digest: Digest, data: bytes) -> Manifest:

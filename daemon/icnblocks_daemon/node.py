@@ -140,12 +140,12 @@ class Node:
         )
         self.manifests = Manifests(
             self.catalog, self.holdings, self.uploads, self.fib, self.upstreams,
-            capacity=config.manifest_capacity,
+            capacity=config.manifest_capacity, negative_s=config.negative_ttl, clock=self.clock,
         )  # fmt: skip
         self.records = Records(
             self.catalog, self.fib, self.upstreams, self.metrics,
             lifetime_cap_s=config.record_cap, stale_max_s=config.stale_max,
-            clock=self.clock, wall=wall,
+            clock=self.clock, wall=wall, negative_s=config.negative_ttl,
         )  # fmt: skip
         self.records.trusted = trusted
         for digest in own:

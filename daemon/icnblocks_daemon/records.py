@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from icnblocks.errors import (
     ConflictError,
@@ -30,10 +31,11 @@ from icnblocks.manifest.record import (
     trusted_via,
 )
 from icnblocks_daemon.coalesce import Coalesced
+from icnblocks_daemon.floods import Flood
 from icnblocks_daemon.holdings import shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from icnblocks.client.source import RecordAnswer
     from icnblocks.manifest.record import Record
@@ -43,13 +45,16 @@ if TYPE_CHECKING:
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.upstreams import Upstreams
 
+K = TypeVar("K", bound="Hashable")
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 PATIENCE_S: Final = 3.0
 """How long somebody waits for upstream when there is an old record to serve instead."""
 RETRY_S: Final = 2.0
-"""After upstream failed for a name: serve the old one without asking again for so long."""
+"""After upstream failed for a name, or its record was refused: nobody asks again for so long."""
 _REMEMBERED: Final = 65_536
+MISSING: Final = 16_384
+"""So many names that nobody knows are remembered: anybody can make them up, and each takes 1 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,57 @@ class Served:
     stale: bool
 
 
+class Refusals(Generic[K]):
+    """What questions ended with a moment ago, so that upstream is not asked again at once.
+
+    Args:
+        for_s: how long an error is remembered; 0 for not at all.
+        most: how many are; the oldest is forgotten.
+    """
+
+    def __init__(self, for_s: float, most: int = _REMEMBERED) -> None:
+        self._for_s = for_s
+        self._most = most
+        self._errors: OrderedDict[K, tuple[float, IcnError]] = OrderedDict()  # oldest first
+
+    def __len__(self) -> int:
+        """How many are remembered; some of them may be over."""
+        return len(self._errors)
+
+    def note(self, key: K, error: IcnError, now: float) -> None:
+        """The question for `key` ended with this now."""
+        if self._for_s <= 0:
+            return
+        self._errors[key] = (now + self._for_s, _bare(error))
+        self._errors.move_to_end(key)
+        while len(self._errors) > self._most or self._first() <= now:
+            self._errors.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        """There is an answer."""
+        self._errors.pop(key, None)
+
+    def check(self, key: K, now: float) -> None:
+        """Return if the question may be asked.
+
+        Raises:
+            IcnError: what it ended with a moment ago.
+        """
+        until, error = self._errors.get(key, (now, None))
+        if error is not None and now < until:
+            raise _bare(error)
+
+    def _first(self) -> float:
+        return next(iter(self._errors.values()))[0]
+
+
+def _bare(error: IcnError) -> IcnError:
+    """The same error without what it would keep in memory of the request that met it."""
+    bare = type(error).__new__(type(error), *error.args)
+    vars(bare).update(vars(error))
+    return bare
+
+
 class Records:
     """Gives and takes records.
 
@@ -79,6 +135,7 @@ class Records:
         stale_max_s: how old one may be served while upstream is gone.
         clock: seconds that never go backward.
         wall: Unix seconds, may jump.
+        negative_s: how long it is remembered that no upstream knows a name; 0 for not at all.
     """
 
     def __init__(
@@ -92,6 +149,7 @@ class Records:
         stale_max_s: float,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        negative_s: float = 0.0,
     ) -> None:
         self._catalog = catalog
         self._fib = fib
@@ -102,7 +160,9 @@ class Records:
         self._clock = clock
         self._wall = wall
         self._confirmed: dict[Name, float] = {}
-        self._failed: dict[Name, tuple[float, IcnError]] = {}
+        self._failed: Refusals[Name] = Refusals(RETRY_S)
+        self._missing: Refusals[Name] = Refusals(negative_s, MISSING)
+        self._refused, self._unrenewed, self._unstored = (Flood(clock) for _ in range(3))
         self._asking: Coalesced[Name, Served] = Coalesced()
         self._writing = asyncio.Lock()
         self.trusted: Mapping[str, tuple[str, ...]] = {}
@@ -129,6 +189,8 @@ class Records:
             return Served(stored.raw, 0.0, stale=False)
         if stored is None:
             self._upstreams.refuse_loop(via, f"record of {name}")
+            self._failed.check(name, self._clock())
+            self._missing.check(name, self._clock())
             return await self._asking.do(name, lambda: self._ask(name, route, via, known=False))
         record = open_record(stored.raw)
         age = self._age(name, stored.fetched_at)
@@ -146,31 +208,33 @@ class Records:
 
     async def _renewed(self, name: Name, route: Route, via: frozenset[str]) -> Served:
         self._upstreams.refuse_loop(via, f"record of {name}")
-        failed = self._failed.get(name)
-        if failed is not None and self._clock() - failed[0] < RETRY_S:
-            raise failed[1].with_traceback(None)
+        self._failed.check(name, self._clock())
         return await self._asking.do(
             name, lambda: self._ask(name, route, via, known=True), patience_s=PATIENCE_S
         )
 
     async def _ask(self, name: Name, route: Route, via: frozenset[str], *, known: bool) -> Served:
         """Ask upstream and keep what it says, if it may be kept."""
+        refused: list[IcnError] = []
         try:
             served = await self._upstreams.record(
-                route, name, via, lambda answer: self._served(name, answer)
+                route, name, via, lambda answer: self._served(name, answer, refused)
             )
         except IcnError as error:
-            if known:  # else there is nothing to renew, and anybody could make us remember names
-                if len(self._failed) >= _REMEMBERED:
-                    self._failed.clear()
-                self._failed[name] = (self._clock(), error)
-                _LOG.warning("a record was not renewed: %s", error, extra={"record": str(name)})
+            if known or refused:  # else anybody could make us remember names while upstream is gone
+                self._failed.note(name, error, self._clock())
+            elif isinstance(error, NotFoundError):
+                self._missing.note(name, error, self._clock())
+            if known and (times := self._unrenewed.due()):
+                told = {"record": str(name), "times": times}
+                _LOG.warning("a record was not renewed: %s", error, extra=told)
             raise
-        self._failed.pop(name, None)
+        self._failed.forget(name)
+        self._missing.forget(name)
         return served
 
-    async def _served(self, name: Name, answer: RecordAnswer) -> Served:
-        """Keep what an upstream said, if it may be kept.
+    async def _served(self, name: Name, answer: RecordAnswer, refused: list[IcnError]) -> Served:
+        """Keep what an upstream said, if it may be kept; if not, `refused` has why.
 
         Raises:
             TrustError, FormatError: if it may not.
@@ -178,8 +242,11 @@ class Records:
         try:
             kept = await self._alone(lambda: self._accept(name, answer.raw))
         except (TrustError, FormatError) as error:
+            refused.append(error)
             self._metrics.refused_records.labels(error.code).inc()
-            _LOG.error("a record was refused: %s", error, extra={"record": str(name)})
+            if times := self._refused.due():
+                told = {"record": str(name), "times": times}
+                _LOG.error("a record was refused: %s", error, extra=told)
             raise
         # What upstream itself had stale is as old here as it was there.
         age = max(0.0, answer.age_s)
@@ -204,7 +271,9 @@ class Records:
         try:
             self._keep(record, raw)
         except StorageError as error:
-            _LOG.error("a record is passed on, and cannot be stored: %s", error)
+            if times := self._unstored.due():
+                told = {"times": times}
+                _LOG.error("a record is passed on, and cannot be stored: %s", error, extra=told)
             return False
         return True
 
@@ -246,7 +315,10 @@ class Records:
             self._keep(record, raw)
             return record
 
-        return await self._alone(work)
+        record = await self._alone(work)
+        self._failed.forget(name)
+        self._missing.forget(name)
+        return record
 
     async def _alone(self, work: Callable[[], T]) -> T:
         """Run what writes on a thread, one at a time: to its end, also if the caller leaves."""

@@ -7,25 +7,33 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from icnblocks.client.source import RecordAnswer
-from icnblocks.errors import SourceError, StorageError
+from icnblocks.errors import (
+    LoopError,
+    NotFoundError,
+    SourceError,
+    StorageError,
+    TrustError,
+)
 from icnblocks.manifest.record import fingerprint, public_bytes
 from icnblocks.naming import Name
 from icnblocks.store.catalog import Catalog
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.fib import Fib
+from icnblocks_daemon.floods import EVERY_S
 from icnblocks_daemon.metrics import Metrics
-from icnblocks_daemon.records import Records
+from icnblocks_daemon.records import RETRY_S, Records, Refusals
 
 MODEL = make_model()
 
 
 class Origin:
-    """An upstream in this process; None for what it says means that it is gone."""
+    """An upstream in this process; None for what it says means `error`: that it is gone."""
 
     def __init__(self, raw):
         self.raw, self.asked, self.age_s, self.stale = raw, 0, 0.0, False
         self.gate = None
+        self.error = SourceError("gone")
 
     def refuse_loop(self, via, what):
         assert not via
@@ -35,7 +43,7 @@ class Origin:
         if self.gate is not None:
             await self.gate.wait()
         if self.raw is None:
-            raise SourceError("gone")
+            raise self.error
         return await keep(RecordAnswer(self.raw, self.age_s, self.stale))
 
 
@@ -46,17 +54,22 @@ class World:
         self.catalog = Catalog(path / "catalog.sqlite")
         self.begin()
 
-    def begin(self):
+    def begin(self, negative_s=5.0):
         """As after a start of the process."""
         self.metrics = Metrics()
         self.records = Records(
             self.catalog, Fib([("", "http://o")]), self.origin, self.metrics,
             lifetime_cap_s=60.0, stale_max_s=1000.0,
-            clock=lambda: self.now, wall=lambda: self.wall,
+            clock=lambda: self.now, wall=lambda: self.wall, negative_s=negative_s,
         )  # fmt: skip
 
     async def get(self):
         return await self.records.get(MODEL.name)
+
+    async def fail(self, error, times=1):
+        for _ in range(times):
+            with pytest.raises(error):
+                await self.get()
 
 
 @pytest.fixture
@@ -210,6 +223,96 @@ async def test_names_that_nobody_knows_are_not_remembered(world):
         with pytest.raises(SourceError):
             await world.records.get(Name("acme", f"m{number}"))
     assert not world.records._failed
+    assert not world.records._missing
+
+
+async def test_a_name_that_no_upstream_knows_is_asked_for_once_in_a_while(world):
+    """Each who asked was one question more at the origin."""
+    raw, world.origin.raw = world.origin.raw, None
+    world.origin.error = NotFoundError("no such name")
+    await world.fail(NotFoundError, 5)
+    assert world.origin.asked == 1
+    world.origin.raw = raw
+    world.now += 4.9
+    await world.fail(NotFoundError)
+    world.now += 0.2
+    assert (await world.get()).raw == raw
+    assert (world.origin.asked, len(world.records._missing)) == (2, 0)
+
+
+async def test_with_a_negative_ttl_of_0_each_is_asked_for(world):
+    world.begin(negative_s=0.0)
+    world.origin.raw, world.origin.error = None, NotFoundError("no such name")
+    await world.fail(NotFoundError, 5)
+    assert world.origin.asked == 5
+
+
+@pytest.mark.parametrize("error", [SourceError, LoopError])
+async def test_failures_and_circles_are_not_remembered_as_unknown_names(world, error):
+    world.origin.raw, world.origin.error = None, error("not now")
+    await world.fail(error, 5)
+    assert (world.origin.asked, len(world.records._missing)) == (5, 0)
+
+
+async def test_what_is_published_here_is_not_hidden(world):
+    raw, world.origin.raw = world.origin.raw, None
+    world.origin.error = NotFoundError("no such name")
+    await world.fail(NotFoundError)
+    await world.records.put(MODEL.name, raw)
+    assert (await world.get()).raw == raw
+    assert not world.records._missing
+
+
+async def test_a_refused_record_is_asked_for_seldom_and_logged_more_seldom(world, caplog):
+    """Whoever asked made a question at the origin and an ERROR in the log."""
+    world.records.trusted = {MODEL.name.publisher: ("0" * 64,)}
+    await world.fail(TrustError, 5)
+    assert world.origin.asked == 1
+    world.now += RETRY_S
+    await world.fail(TrustError)
+    assert world.origin.asked == 2
+    world.now += EVERY_S
+    await world.fail(TrustError)
+    lines = [line for line in caplog.records if "was refused" in line.message]
+    assert [line.times for line in lines] == [1, 2]
+
+
+async def test_records_that_a_full_disk_does_not_take_are_one_line(world, caplog, monkeypatch):
+    def refuse(*_):
+        raise StorageError("disk full")
+
+    monkeypatch.setattr(world.catalog, "put_record", refuse)
+    for _ in range(5):
+        assert (await world.get()).raw == world.origin.raw
+    assert [line.times for line in caplog.records] == [1]
+
+
+async def test_records_that_are_not_renewed_are_one_line_a_minute(world, caplog):
+    await world.get()
+    world.now, world.origin.raw = world.now + 61, None
+    for _ in range(5):
+        world.now += RETRY_S
+        assert (await world.get()).stale
+    assert (world.origin.asked, [line.times for line in caplog.records]) == (6, [1])
+
+
+def test_refusals_are_bounded_and_keep_nothing_of_who_met_them():
+    refusals = Refusals(5.0, 3)
+    for number in range(10):
+        try:
+            raise NotFoundError(f"no {number}", hint="look again")
+        except NotFoundError as error:
+            refusals.note(number, error, 1.0)
+    assert len(refusals) == 3
+    refusals.check(6, 1.0)
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="no 7") as told:
+            refusals.check(7, 5.9)
+        assert told.value.hint == "look again"
+    assert all(error.__traceback__ is None for _, error in refusals._errors.values())
+    refusals.check(7, 6.0)
+    refusals.note(1, NotFoundError("no 1"), 6.0)
+    assert len(refusals) == 1, "those that are over are let go"
 
 
 @pytest.mark.parametrize("published", [True, False])
