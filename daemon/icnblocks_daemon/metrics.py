@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -16,6 +17,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from icnblocks_daemon.floods import Flood
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -26,10 +29,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The daemon's counters. Safe to increment from any thread."""
+    """The daemon's counters. Safe to increment from any thread.
 
-    def __init__(self) -> None:
-        self._looped = ""
+    Args:
+        clock: seconds that never go backward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._looped = {kind: Flood(clock) for kind in ("block", "control")}
+        self._cut = {cause: Flood(clock) for cause in ("stalled", "changed")}
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.requests = self._counter("icn_requests", "Requests answered", "endpoint", "status")
@@ -89,13 +97,29 @@ class Metrics:
         return Counter(name, text, labels, registry=self._registry)
 
     def loop(self, kind: str, what: str) -> None:
-        """Count a loop, and say so in the log, but not for each block of a model."""
+        """Count a loop, and say so in the log, but seldom: any client can write what is one."""
         self.loops.labels(kind).inc()
-        if what != self._looped:
-            self._looped = what
+        if times := self._looped[kind].due():
             _LOG.warning(
-                "daemons ask each other in a circle for %s: look at `upstream` of each", what
+                "daemons ask each other in a circle for %s: look at `upstream` of each",
+                what,
+                extra={"times": times},
             )
+
+    def cut(self, what: str, cause: str, why: Exception, peer: str | None) -> None:
+        """Count an answer that was cut off, and say so in the log: that a client left is no fault.
+
+        Args:
+            what: which kind of answer.
+            cause: as a CutOffError has it.
+            why: the error.
+            peer: the client's address.
+        """
+        self.cut_off.labels(cause).inc()
+        if cause == "gone":
+            _LOG.debug("%s was cut off: %s", what, why, extra={"peer": peer})
+        elif times := self._cut[cause].due():
+            _LOG.warning("%s was cut off: %s", what, why, extra={"peer": peer, "times": times})
 
     def observe(self, figures: Callable[[], Iterable[tuple[str, str, float]]]) -> None:
         """Ask `figures` for (name, help, value) at each scrape; `_total` names are counters."""

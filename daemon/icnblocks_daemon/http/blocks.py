@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from icnblocks.store.base import Lease
     from icnblocks_daemon.node import Node
 
-_LOG = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=(\d{0,12})-(\d{0,12})\Z", re.ASCII)
 _ERRORS: Final[dict[Reason, type[IcnError]]] = {
     Reason.NOT_FOUND: NotFoundError,
@@ -140,8 +138,7 @@ class Blocks:
             finally:
                 sending.end(client, turn)
         except CutOffError as cut:
-            node.metrics.cut_off.labels(cut.cause).inc()
-            _LOG.warning("a block was cut off: %s", cut, extra={"peer": request.remote})
+            node.metrics.cut("a block", cut.cause, cut, request.remote)
             if cut.cause == "changed":
                 node.suspect(digest)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import HttpVersion11, web
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.node import Node
 
-_LOG = logging.getLogger(__name__)
 _LITTLE: Final = 1024
 """Bytes that are written without a turn: frames that bring no block, or the smallest."""
 _OF_OURS: Final = frozenset({Reason.CHANGED, Reason.OTHER})
@@ -110,8 +108,7 @@ class Bundles:
             )
             await self._run(answer, outlet, asked.wants, tally, request.remote or "?")
         except CutOffError as cut:
-            node.metrics.cut_off.labels(cut.cause).inc()
-            _LOG.warning("a bundle was cut off: %s", cut, extra={"peer": request.remote})
+            node.metrics.cut("a bundle", cut.cause, cut, request.remote)
         finally:
             tally.tell()
             answer.close()
