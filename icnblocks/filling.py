@@ -153,7 +153,12 @@ class Filling:
         return self._fetch(parts)
 
     def _fetch(self, parts: list[list[Want]]) -> Moved:
-        hint = Hint(self._resolved.name, self._resolved.digest, os.urandom(PULL_BYTES))
+        hint = Hint(
+            self._resolved.name,
+            self._resolved.digest,
+            os.urandom(PULL_BYTES),
+            priority=self._settings.priority,
+        )
         sink = _Sink(self._assembler, self._progress, self._sharing and self._sharing[1])
         with ExitStack() as stack:
             engine = self._engine(sink, hint, stack)

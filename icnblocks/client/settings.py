@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import platformdirs
 
 from icnblocks.errors import UsageError
+from icnblocks.limits import DEFAULT_PRIORITY, MAX_PRIORITY
 from icnblocks.quantities import parse_rate
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Settings:
         retry_s: seconds without progress after which a pull gives up (ICN_RETRY_S).
         durable: flush a pull to disk before calling it done (ICN_DURABLE).
         limit_rate: bytes a second that a pull reads at most; None for no limit (ICN_LIMIT_RATE).
+        priority: of pulls at daemons where not all can be served at once, 0 to 7
+            (ICN_PRIORITY).
     """
 
     sources: tuple[str, ...]
@@ -59,6 +62,7 @@ class Settings:
     retry_s: float = 60.0
     durable: bool = False
     limit_rate: float | None = None
+    priority: int = DEFAULT_PRIORITY
 
 
 def _sources(value: Any) -> tuple[str, ...]:
@@ -126,6 +130,18 @@ def read_limit(value: Any) -> float:
     return rate
 
 
+def read_priority(value: Any) -> int:
+    """A priority, 0 to 7.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    priority = int(value)
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise ValueError(f"a number from 0 to {MAX_PRIORITY} is expected")
+    return priority
+
+
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "sources": _sources,
     "models": _path,
@@ -141,6 +157,7 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "retry_s": _seconds,
     "durable": _flag,
     "limit_rate": read_limit,
+    "priority": read_priority,
 }
 _SPELLED: Final = {"sources": "from"}
 """Keys that people write differently (`from` is a word of Python's)."""

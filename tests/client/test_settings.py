@@ -33,6 +33,8 @@ def test_sources_in_the_environment_may_be_separated_by_blanks_or_commas(tmp_pat
         ('limit_rate = "fast"', {}, "limit_rate"),
         ("limit_rate = 20", {}, "limit_rate"),
         ("", {"ICN_LIMIT_RATE": "64kbit"}, "ICN_LIMIT_RATE"),
+        ("priority = 8", {}, "priority"),
+        ("", {"ICN_PRIORITY": "-1"}, "ICN_PRIORITY"),
         ("", {"ICN_CONNECTIONS": "many"}, "ICN_CONNECTIONS"),
         ("", {"ICN_DURABLE": "perhaps"}, "ICN_DURABLE"),
         ("from = 3", {}, "from"),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from icnblocks.limits import KIB, MAX_BASES
+from icnblocks.limits import DEFAULT_PRIORITY, KIB, MAX_BASES
 from icnblocks.testing.device import Device
-from icnblocks.testing.lying import LyingServer
+from icnblocks.testing.exchange import make_model, record_path
+from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.testing.models import lora, write_llama
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.testing.relay import Relay
@@ -100,6 +101,22 @@ def test_a_limit_is_kept_and_one_that_cannot_be_meant_is_refused(
         assert "--limit-rate" in failed.last["message"]
     other = Device(tmp_path / "other", ICN_LIMIT_RATE="nonsense")
     assert other.run("fetch", "acme/m", "--from", origin.url).code == 2
+
+
+@pytest.mark.parametrize(("words", "environ", "priority"), [
+    (("--priority", "7"), {}, 7), ((), {"ICN_PRIORITY": "0"}, 0), ((), {}, DEFAULT_PRIORITY),
+])  # fmt: skip
+def test_a_pull_says_how_urgent_it_is(tmp_path, words, environ, priority):
+    model = make_model("acme/urgent")
+    told = {record_path(model.name): model.record(), f"/v1/manifests/{model.digest}": model.raw}
+
+    def respond(request):
+        path = request.path.partition("?")[0]
+        return Reply(200, told[path]) if path in told else None
+
+    with LyingServer(model.blocks, respond=respond) as server:
+        Device(tmp_path / "device", **environ).fetch("acme/urgent", server.url, *words)
+    assert {asked.priority for asked in server.bundles} == {priority}
 
 
 def test_several_sources_make_one_model(tmp_path, origin, publisher, device):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from icnblocks.limits import MAX_PRIORITY
 from icnblocks.quantities import human_bytes
 from icnblocks_tools.output import is_terminal, make_output
 
@@ -189,6 +190,12 @@ def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
     help="Read no faster, over all sources: 20Mbit, 2.5MB/s.",
 )
 @click.option(
+    "--priority",
+    type=click.IntRange(0, MAX_PRIORITY),
+    metavar="N",
+    help="0 to 7 [3]: where edges cannot serve all at once, the larger goes first.",
+)
+@click.option(
     "--share",
     "shares",
     is_flag=True,
@@ -218,6 +225,7 @@ def fetch(
     overwrite: bool,
     durable: bool,
     limit_rate: str | None,
+    priority: int | None,
     shares: bool,
     share_for: str | None,
     share_rate: str | None,
@@ -266,6 +274,7 @@ def fetch(
         settings,
         durable=durable or settings.durable,
         limit_rate=settings.limit_rate if limit is None else limit,
+        priority=settings.priority if priority is None else priority,
         trust_first_use=trust_first_use or settings.trust_first_use,
     )
     person = is_terminal(sys.stdin) and is_terminal(sys.stderr) and not as_json
