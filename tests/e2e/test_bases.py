@@ -34,3 +34,20 @@ def test_a_base_that_its_publisher_vouches_for_has_its_own_place(
     publisher.publish(adapter, "acme/adapter", origin.url, "--base", "acme/base")
     done = device.fetch("acme/adapter", origin.url)
     assert done["base_path"] == str(device.root / "models" / "acme" / "base")
+
+
+def test_a_base_does_not_go_among_files_of_the_users_beside_the_adapter(
+    tmp_path, origin, publisher, device, same
+):
+    """A publisher who is trusted for data chose the directory by the base's name: a program's."""
+    base = write_llama(tmp_path / "base", layers=2, hidden=64)
+    adapter = lora(tmp_path / "adapter", layers=2, hidden=64)
+    publisher.publish(base, "acme/app", origin.url)
+    publisher.publish(adapter, "acme/adapter", origin.url, "--base", "acme/app")
+    program = tmp_path / "srv" / "app" / "main.py"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    done = device.fetch("acme/adapter", origin.url, "--to", str(program.parents[1] / "adapter"))
+    assert list(program.parent.iterdir()) == [program]
+    assert same(base, done["base_path"])
+    assert Path(done["base_path"]).name.startswith("app--")
