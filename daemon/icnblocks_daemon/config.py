@@ -244,7 +244,7 @@ class Config:
         5.0,
         _duration,
         "TIME",
-        "How long an upstream's `not found` of a block is remembered; 0: not at all.",
+        "How long an upstream's `not found` is remembered; 0: not at all.",
     )
     record_cap: float = _key(
         60.0, _duration, "TIME", "Ask upstream for a record anew after its lifetime, at most this."
