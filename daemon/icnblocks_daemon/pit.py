@@ -41,6 +41,7 @@ class Fetch:
         upstream: whom to ask.
         hint: what the waiter said whose route this is; the table does not look into it.
         scope: the name under which it is asked for: refusals hold for it alone.
+        path: how the Interest came here: that it goes in a circle holds for this path alone.
         serial: no two fetches of a table have the same.
     """
 
@@ -50,6 +51,7 @@ class Fetch:
     upstream: str
     hint: Hashable = None
     scope: Hashable = None
+    path: Hashable = None
     serial: int = 0
 
 
@@ -65,6 +67,7 @@ class Refusal:
 
 _Asked = tuple[str, int, "Hashable"]
 """An upstream, the length that a block was said to have, and the scope."""
+_ANY_PATH: Final = object()
 
 
 @dataclass(slots=True)
@@ -86,8 +89,8 @@ class Step:
     refused: list[Refusal] = field(default_factory=list)
 
 
-_Kind = tuple[int, "Route", "Hashable"]
-"""A length, a route and a scope: who said the same may ask the same upstreams."""
+_Kind = tuple[int, "Route", "Hashable", "Hashable"]
+"""A length, a route, a scope and a path: who said the same may ask the same upstreams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +101,11 @@ class _Interest:
     route: Route
     hint: Hashable
     scope: Hashable
+    path: Hashable
 
     @property
     def kind(self) -> _Kind:
-        return self.length, self.route, self.scope
+        return self.length, self.route, self.scope, self.path
 
 
 class _Entry:
@@ -110,7 +114,7 @@ class _Entry:
     def __init__(self) -> None:
         self.waiters: dict[Hashable, _Interest] = {}
         self.kinds: dict[_Kind, int] = {}  # how many waiters are of each
-        self.refusals: dict[_Asked, tuple[Reason, str]] = {}
+        self.refusals: dict[tuple[_Asked, Hashable], tuple[Reason, str]] = {}  # and the path
         self.under_way: list[Fetch] = []
 
     def join(self, waiter: Hashable, interest: _Interest) -> None:
@@ -131,10 +135,15 @@ class _Entry:
 
     def left(self, kind: _Kind) -> Iterator[str]:
         """Upstreams of a route that have not refused who waits for it so."""
-        length, route, scope = kind
-        for upstream in route:
-            if (upstream, length, scope) not in self.refusals:
+        for upstream in kind[1]:
+            if self.refusal(upstream, kind) is None:
                 yield upstream
+
+    def refusal(self, upstream: str, kind: _Kind) -> tuple[Reason, str] | None:
+        """What this upstream said to who waits for it so."""
+        length, _, scope, path = kind
+        asked = upstream, length, scope
+        return self.refusals.get((asked, _ANY_PATH)) or self.refusals.get((asked, path))
 
 
 class Pit:
@@ -180,20 +189,21 @@ class Pit:
         *,
         hint: Hashable = None,
         scope: Hashable = None,
+        path: Hashable = None,
     ) -> Step:
         """`waiter` wants a block of `length` bytes, which `route` may have.
 
         A waiter waits once for a block: wanting it again replaces the earlier Interest. See Fetch
-        for `hint` and `scope`.
+        for `hint`, `scope` and `path`.
         """
         key = self._key(waiter, digest)
         entry = self._entries.setdefault(key, _Entry())
-        entry.join(waiter, _Interest(length, route, hint, scope))
+        entry.join(waiter, _Interest(length, route, hint, scope, path))
         for upstream in route:
             asked = (upstream, length, scope)
             known = self._recall(digest, upstream, length, now, scope)
             if known is not None and not self._asks(entry, asked):
-                entry.refusals.setdefault(asked, known)
+                entry.refusals.setdefault((asked, _ANY_PATH), known)
         joined = entry.under_way[0] if entry.under_way else None
         step = self._advance(key, digest, entry, now, new=waiter)
         step.joined = joined
@@ -272,9 +282,14 @@ class Pit:
         return step
 
     def refused(self, fetch: Fetch, reason: Reason, text: str, now: float) -> Step:
-        """The upstream will not or cannot give it. Only reasons that say "never" are remembered."""
+        """The upstream will not or cannot give it.
+
+        Only reasons that say "never" are remembered, and no circle: whoever says that it came a
+        long way, or through that upstream, would else keep the block from everybody.
+        """
         asked = (fetch.upstream, fetch.length, fetch.scope)
-        if self._negative_s > 0 and reason in _GRAVITY:
+        circle = reason is Reason.LOOP
+        if self._negative_s > 0 and reason in _GRAVITY and not circle:
             place = (fetch.digest, asked)
             self._negative[place] = (now + self._negative_s, (reason, text))
             self._negative.move_to_end(place)
@@ -284,7 +299,7 @@ class Pit:
         if entry is None or fetch not in entry.under_way:
             return Step()
         entry.under_way.remove(fetch)
-        entry.refusals[asked] = (reason, text)
+        entry.refusals[asked, fetch.path if circle else _ANY_PATH] = (reason, text)
         return self._advance(fetch.key, fetch.digest, entry, now)
 
     def drop(self, fetch: Fetch, reason: Reason, text: str) -> Step:
@@ -309,7 +324,10 @@ class Pit:
         """The same of an upstream, as a waiter would ask it whom it has not refused."""
         for interest in entry.waiters.values():
             if interest.length == fetch.length and upstream in entry.left(interest.kind):
-                return replace(fetch, upstream=upstream, hint=interest.hint, scope=interest.scope)
+                return replace(
+                    fetch, upstream=upstream, hint=interest.hint, scope=interest.scope,
+                    path=interest.path,
+                )  # fmt: skip
         return replace(fetch, upstream=upstream)
 
     def _recall(
@@ -341,17 +359,19 @@ class Pit:
         step = Step()
         judged = list(entry.waiters.items()) if new is None else [(new, entry.waiters[new])]
         for waiter, interest in judged:
-            length, scope = interest.length, interest.scope
             left = tuple(entry.left(interest.kind))
             if not left:
                 entry.part(waiter)
-                heard = [entry.refusals[up, length, scope] for up in interest.route]
-                reason, text = _gravest(heard)
+                heard = [entry.refusal(up, interest.kind) for up in interest.route]
+                reason, text = _gravest([each for each in heard if each is not None])
                 step.refused.append(Refusal(waiter, digest, reason, text))
             elif not entry.under_way:
-                upstream = self._strategy.choose(left, (), now, length) or left[0]
+                upstream = self._strategy.choose(left, (), now, interest.length) or left[0]
                 self._serial += 1
-                fetch = Fetch(key, digest, length, upstream, interest.hint, scope, self._serial)
+                fetch = Fetch(
+                    key, digest, interest.length, upstream, interest.hint, interest.scope,
+                    interest.path, self._serial,
+                )  # fmt: skip
                 entry.under_way.append(fetch)
                 step.fetch = fetch
         if not entry.waiters:
