@@ -1,7 +1,8 @@
 """Manifests at a daemon: those it was given, and those it fetched from upstream, within a budget.
 
 A manifest is fetched once however many ask, hashed, validated, and told to the content store's
-policy. One that was published here stays; of the fetched ones the longest unused leave first.
+policy; that one asks by a wrong name is no answer to those who ask by another. One that was
+published here stays; of the fetched ones the longest unused leave first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from icnblocks.errors import CorruptError, NotFoundError, StorageError
+from icnblocks.errors import CorruptError, LoopError, NotFoundError, StorageError
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.floods import Flood
@@ -70,7 +71,7 @@ class Manifests:
         self._held: frozenset[Digest] = frozenset()
         for digest, size in catalog.manifests():
             self._count(digest, size)
-        self._fetches: Coalesced[Digest, bytes] = Coalesced()
+        self._fetches: Coalesced[tuple[Digest, Route, bool], bytes] = Coalesced()
         self._clock = clock
         self._missing: Refusals[tuple[Digest, Name | None]] = Refusals(negative_s, MISSING)
         self._unstored, self._unremoved = Flood(clock), Flood(clock)
@@ -121,7 +122,12 @@ class Manifests:
             raise NotFoundError(f"no manifest {digest} here")
         self._upstreams.refuse_loop(via, f"manifest {digest}")
         self._missing.check((digest, name), self._clock())
-        return await self._fetches.do(digest, lambda: self._fetch(digest, route, name, via))
+        return await self._fetches.do(
+            (digest, route, bool(via)),
+            lambda: self._fetch(digest, route, name, via),
+            way=(name, via),
+            again=(LoopError, NotFoundError),
+        )
 
     async def put(self, digest: Digest, data: bytes) -> Manifest:
         """Take one from a publisher; it is on disk when this returns.
@@ -165,6 +171,7 @@ class Manifests:
 
         One that is here, by whatever name it came, is served without looking at that.
         """
+        self._missing.check((digest, name), self._clock())  # noted by what this one waited for
         try:
             data = await self._upstreams.manifest(route, digest, name, via)
         except NotFoundError as error:

@@ -18,6 +18,7 @@ from icnblocks.errors import (
     ConflictError,
     FormatError,
     IcnError,
+    LoopError,
     NotFoundError,
     SourceError,
     StorageError,
@@ -163,7 +164,7 @@ class Records:
         self._failed: Refusals[Name] = Refusals(RETRY_S)
         self._missing: Refusals[Name] = Refusals(negative_s, MISSING)
         self._refused, self._unrenewed, self._unstored = (Flood(clock) for _ in range(3))
-        self._asking: Coalesced[Name, Served] = Coalesced()
+        self._asking: Coalesced[tuple[Name, bool], Served] = Coalesced()
         self._writing = asyncio.Lock()
         self.trusted: Mapping[str, tuple[str, ...]] = {}
         """Fingerprints by publisher, of the trust file; other keys of these are refused."""
@@ -191,7 +192,7 @@ class Records:
             self._upstreams.refuse_loop(via, f"record of {name}")
             self._failed.check(name, self._clock())
             self._missing.check(name, self._clock())
-            return await self._asking.do(name, lambda: self._ask(name, route, via, known=False))
+            return await self._asked(name, route, via, known=False)
         record = open_record(stored.raw)
         age = self._age(name, stored.fetched_at)
         if age < min(record.lifetime, self._cap_s):
@@ -209,22 +210,29 @@ class Records:
     async def _renewed(self, name: Name, route: Route, via: frozenset[str]) -> Served:
         self._upstreams.refuse_loop(via, f"record of {name}")
         self._failed.check(name, self._clock())
+        return await self._asked(name, route, via, known=True)
+
+    async def _asked(self, name: Name, route: Route, via: frozenset[str], *, known: bool) -> Served:
+        """What upstream says, asked by one for all; a circle is one for whom it is."""
         return await self._asking.do(
-            name, lambda: self._ask(name, route, via, known=True), patience_s=PATIENCE_S
+            (name, bool(via)),
+            lambda: self._ask(name, route, via, known=known),
+            patience_s=PATIENCE_S if known else None,
+            way=via,
+            again=(LoopError, NotFoundError),
         )
 
     async def _ask(self, name: Name, route: Route, via: frozenset[str], *, known: bool) -> Served:
         """Ask upstream and keep what it says, if it may be kept."""
+        self._failed.check(name, self._clock())  # noted by what this one waited for
+        self._missing.check(name, self._clock())
         refused: list[IcnError] = []
         try:
             served = await self._upstreams.record(
                 route, name, via, lambda answer: self._served(name, answer, refused)
             )
         except IcnError as error:
-            if known or refused:  # else anybody could make us remember names while upstream is gone
-                self._failed.note(name, error, self._clock())
-            elif isinstance(error, NotFoundError):
-                self._missing.note(name, error, self._clock())
+            self._note(name, error, failed=known or bool(refused))
             if known and (times := self._unrenewed.due()):
                 told = {"record": str(name), "times": times}
                 _LOG.warning("a record was not renewed: %s", error, extra=told)
@@ -232,6 +240,14 @@ class Records:
         self._failed.forget(name)
         self._missing.forget(name)
         return served
+
+    def _note(self, name: Name, error: IcnError, *, failed: bool) -> None:
+        if isinstance(error, LoopError):  # it says which way the question came, nothing of the name
+            return
+        if failed:  # else anybody could make us remember names while upstream is gone
+            self._failed.note(name, error, self._clock())
+        elif isinstance(error, NotFoundError):
+            self._missing.note(name, error, self._clock())
 
     async def _served(self, name: Name, answer: RecordAnswer, refused: list[IcnError]) -> Served:
         """Keep what an upstream said, if it may be kept; if not, `refused` has why.

@@ -167,6 +167,99 @@ async def test_one_question_for_all_and_it_survives_those_who_leave(world, monke
     await world.records.close()
 
 
+class Ways:
+    """An upstream of which `a` hears that it is a circle; the first answer waits for `gate`."""
+
+    def __init__(self, raw):
+        self.raw, self.asked = raw, []
+        self.reached, self.gate = asyncio.Event(), asyncio.Event()
+
+    def refuse_loop(self, via, what):
+        pass
+
+    async def record(self, route, name, via, keep):
+        self.asked.append(via)
+        if len(self.asked) == 1:
+            self.reached.set()
+            await self.gate.wait()
+        if "a" in via:
+            raise LoopError("in a circle")
+        return await keep(RecordAnswer(self.raw, 0.0, False))
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_circle_is_one_for_whom_it_is(world, monkeypatch, known):
+    """Whoever asked meanwhile was told of another's circle, and it stood for all of them."""
+    ways, joined, do = Ways(world.origin.raw), asyncio.Queue(), Coalesced.do
+
+    def counted(*args, **options):
+        joined.put_nowait(1)
+        return do(*args, **options)
+
+    if known:
+        await world.get()
+        world.now += 61
+    monkeypatch.setattr(Coalesced, "do", counted)
+    world.records._upstreams = ways
+    a, b = frozenset("a"), frozenset("b")
+    async with asyncio.timeout(20):
+        circle = asyncio.create_task(world.records.get(MODEL.name, a))
+        await ways.reached.wait()
+        other = asyncio.create_task(world.records.get(MODEL.name, b))
+        for _ in range(2):
+            await joined.get()
+        ways.gate.set()
+        assert not (await other).stale
+        if known:
+            assert (await circle).stale
+        else:
+            with pytest.raises(LoopError):
+                await circle
+    assert ways.asked == [a, b]
+
+
+async def test_a_circle_is_not_remembered_of_a_known_name(world):
+    await world.get()
+    world.now += 61
+    raw, world.origin.raw, world.origin.error = world.origin.raw, None, LoopError("in a circle")
+    assert (await world.get()).stale
+    world.origin.raw = raw
+    assert not (await world.get()).stale
+
+
+async def test_what_nobody_knows_is_asked_for_once_by_all_who_waited_for_it(world, monkeypatch):
+    """Catches: a hundred edges below, and each is one question more, since its way is another."""
+    joined, do, origin = asyncio.Queue(), Coalesced.do, world.origin
+
+    def counted(*args, **options):
+        joined.put_nowait(1)
+        return do(*args, **options)
+
+    monkeypatch.setattr(Coalesced, "do", counted)
+    monkeypatch.setattr(origin, "refuse_loop", lambda via, what: None)
+    origin.raw, origin.error, origin.gate = None, NotFoundError("no such name"), asyncio.Event()
+    async with asyncio.timeout(20):
+        tasks = [asyncio.create_task(world.records.get(MODEL.name, frozenset(i))) for i in "abc"]
+        for _ in tasks:
+            await joined.get()
+        origin.gate.set()
+        for task in tasks:
+            with pytest.raises(NotFoundError):
+                await task
+    assert origin.asked == 1
+
+
+async def test_ones_own_question_does_not_wait_for_that_of_another_daemon(world):
+    """Two daemons with each other as upstream waited for one another."""
+    ways = world.records._upstreams = Ways(world.origin.raw)
+    async with asyncio.timeout(20):
+        circle = asyncio.create_task(world.records.get(MODEL.name, frozenset("a")))
+        await ways.reached.wait()
+        assert (await world.get()).raw == world.origin.raw
+    circle.cancel()
+    await world.records.close()
+
+
 async def test_a_slow_upstream_does_not_hold_back_who_can_be_served_stale(world, monkeypatch):
     monkeypatch.setattr("icnblocks_daemon.records.PATIENCE_S", 0.01)
     await world.get()

@@ -1,5 +1,6 @@
 """What any client can bring about makes neither a line of the log nor a question upstream each."""
 
+import asyncio
 import logging
 import socket
 import struct
@@ -11,6 +12,7 @@ from icnblocks.limits import MIB
 from icnblocks.naming import Name
 from icnblocks.testing.exchange import begun, call, make_model, publish, record_path
 from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.floods import EVERY_S
 from icnblocks_daemon.http.outlet import CutOffError
@@ -75,10 +77,10 @@ class Rest:
 
 
 class World:
-    def __init__(self, negative_s=5.0):
-        self.now, self.upstream, self.catalog = 100.0, Upstream(), Catalog()
+    def __init__(self, negative_s=5.0, upstream=None, table=(("", "http://o"),)):
+        self.now, self.upstream, self.catalog = 100.0, upstream or Upstream(), Catalog()
         self.manifests = Manifests(
-            self.catalog, Rest(), Rest(), Fib([("", "http://o")]), self.upstream,
+            self.catalog, Rest(), Rest(), Fib(table), self.upstream,
             capacity=MIB, negative_s=negative_s, clock=lambda: self.now,
         )  # fmt: skip
 
@@ -122,6 +124,98 @@ async def test_a_manifest_that_is_published_here_is_not_hidden():
     await world.fail(NotFoundError)
     await world.manifests.put(MODEL.digest, MODEL.raw)
     assert await world.get() == MODEL.raw
+
+
+class Knowing:
+    """Gives the manifest to who asks by `right`; the first answer waits for `gate`."""
+
+    def __init__(self, right, error):
+        self.right, self.error = right, error
+        self.asked, self.reached, self.gate = [], asyncio.Event(), asyncio.Event()
+
+    def refuse_loop(self, via, what):
+        pass
+
+    async def manifest(self, route, digest, name, via):
+        self.asked.append((name, via))
+        if len(self.asked) == 1:
+            self.reached.set()
+            await self.gate.wait()
+        if (name, via) != self.right:
+            raise self.error("not this way")
+        return MODEL.raw
+
+
+@pytest.fixture
+def questions(monkeypatch):
+    """How many questions were put together with others: an item for each, as they are."""
+    do, put = Coalesced.do, asyncio.Queue()
+
+    def counted(*args, **options):
+        put.put_nowait(1)
+        return do(*args, **options)
+
+    monkeypatch.setattr(Coalesced, "do", counted)
+    return put
+
+
+A, B = frozenset({"a" * 16}), frozenset({"b" * 16})
+NOBODY = frozenset()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "error"),
+    [
+        ((NAMES[0], NOBODY), (MODEL.name, NOBODY), NotFoundError),
+        ((None, NOBODY), (MODEL.name, NOBODY), LoopError),
+        ((MODEL.name, A), (MODEL.name, B), LoopError),
+    ],
+)
+async def test_who_asks_by_a_wrong_name_answers_for_nobody_else(questions, first, then, error):
+    """All who asked meanwhile were told what came of the wrong name, or of another's circle."""
+    world = World(upstream=Knowing(then, error))
+    async with asyncio.timeout(20):
+        wrong = asyncio.create_task(world.get(*first))
+        await world.upstream.reached.wait()
+        right = [asyncio.create_task(world.get(*then)) for _ in range(3)]
+        for _ in range(4):
+            await questions.get()
+        world.upstream.gate.set()
+        assert [await each for each in right] == [MODEL.raw] * 3
+        with pytest.raises(error):
+            await wrong
+    assert world.upstream.asked == [first, then]
+
+
+@pytest.mark.parametrize(
+    ("first", "table"),
+    [
+        ((Name("evil", "x"), NOBODY), [("acme", "http://o"), ("", "http://slow")]),
+        ((MODEL.name, A), [("", "http://o")]),  # it may be waiting for what is asked next
+    ],
+)
+async def test_nobody_waits_for_another_route_or_for_another_daemons_question(first, table):
+    right = (MODEL.name, NOBODY)
+    world = World(upstream=Knowing(right, NotFoundError), table=table)
+    async with asyncio.timeout(20):
+        wrong = asyncio.create_task(world.get(*first))
+        await world.upstream.reached.wait()
+        assert await world.get(*right) == MODEL.raw
+    wrong.cancel()
+
+
+async def test_what_nobody_has_is_asked_for_once_by_all_who_waited_for_it(questions):
+    """Catches: a hundred edges below, and each is one question more, since its way is another."""
+    world = World(upstream=Knowing(None, NotFoundError))
+    async with asyncio.timeout(20):
+        tasks = [asyncio.create_task(world.get(MODEL.name, via)) for via in (A, B, A | B)]
+        for _ in tasks:
+            await questions.get()
+        world.upstream.gate.set()
+        for task in tasks:
+            with pytest.raises(NotFoundError):
+                await task
+    assert len(world.upstream.asked) == 1
 
 
 async def test_manifests_that_a_full_disk_does_not_take_are_one_line_a_minute(caplog):
