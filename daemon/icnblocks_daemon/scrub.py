@@ -3,12 +3,14 @@
 A block that is not as named is erased, logged and counted: a cache fetches it again when it is
 wanted, an origin misses it and its publisher's next `icn-publish` brings it. Receivers check for
 themselves in any case. Blocks in place are not scrubbed; `icn-verify` does that. A block that the
-disk cannot read is erased where it can be fetched again; elsewhere the disk may yet recover.
+disk cannot read is erased where it can be fetched again; elsewhere the disk may yet recover. One
+that was not read because the process or machine is short of something stays everywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _BATCH: Final = 256
+_NOT_OF_THE_DISK: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 REST_S: Final = 3600.0
 """Between two rounds through the store."""
 
@@ -77,7 +80,7 @@ async def erased_if_rotten(
 
 
 def _is_right(content: ContentStore, digest: Digest, replaceable: bool) -> bool:
-    """Whether a block is as named, or not here any more; what cannot be read may be."""
+    """Whether a block is as named, or not here any more; what was not read may be."""
     try:
         length = content.store.length(digest)
         data = None if length is None else content.store.read(digest, length)
@@ -87,7 +90,9 @@ def _is_right(content: ContentStore, digest: Digest, replaceable: bool) -> bool:
         return False
     except StorageError as error:
         _LOG.warning("block %s could not be read: %s", digest, error)
-        return not replaceable
+        cause = error.__cause__
+        unreadable = isinstance(cause, OSError) and cause.errno not in _NOT_OF_THE_DISK
+        return not (replaceable and unreadable)
     return True
 
 

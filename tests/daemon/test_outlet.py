@@ -1,13 +1,14 @@
 """Writing to a client: what the file does not hold is not made up, and the connection is closed."""
 
 import asyncio
+import errno
 import os
 
 import pytest
 from aiohttp import ClientError, ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from icnblocks.limits import KIB
+from icnblocks.limits import KIB, MIB
 from icnblocks.store.lease import ExtentLease
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
 
@@ -46,6 +47,34 @@ async def test_a_block_longer_than_its_file_closes_the_connection(tmp_path, leng
                 await got.read()
     os.close(fd)
     assert cuts == ["changed"]
+
+
+async def test_a_slow_reader_is_served_also_when_no_descriptor_is_left(tmp_path, monkeypatch):
+    """The block was called changed, and its reader cut off; what was called so was rechecked."""
+    path, data, short = tmp_path / "file", os.urandom(MIB) * 32, asyncio.Event()
+    path.write_bytes(data)
+
+    def no_more(fd):
+        short.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def answer(request):
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        writer = await response.prepare(request)
+        outlet = Outlet(request, writer, chunked=True, floor=1000, grace_s=60)
+        with path.open("rb") as file:
+            await outlet.send(b"head", ExtentLease(file.fileno(), 0, len(data), lambda: None))
+        await outlet.finish()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with TestServer(app) as server, ClientSession() as session, asyncio.timeout(20):
+        monkeypatch.setattr(os, "dup", no_more)
+        async with session.get(server.make_url("/")) as got:
+            await short.wait()  # it takes no more than a few buffers before it is read
+            assert await got.read() == b"head" + data
 
 
 class Taker:

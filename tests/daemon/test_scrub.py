@@ -1,11 +1,20 @@
 """Scrubbing finds what rotted on disk before anybody asks for it."""
 
 import asyncio
+import errno
 import os
 from itertools import count
 from types import SimpleNamespace
 
+import pytest
+
+from icnblocks.cache.content_store import ContentStore
+from icnblocks.cache.policy import make_policy
 from icnblocks.errors import StorageError
+from icnblocks.limits import MIB
+from icnblocks.naming import Digest
+from icnblocks.store.base import verify
+from icnblocks.store.disk import DiskStore
 from icnblocks.testing.device import Device
 from icnblocks.testing.faults import flip_bit
 from icnblocks.testing.processes import poll_until, start_edge
@@ -33,6 +42,39 @@ def test_a_rotten_block_is_erased_and_fetched_again(tmp_path):
             # (a block is passed on before it is counted)
             poll_until(lambda: edge.metric("icn_upstream_received_bytes_total") >= 1 << 20)
             assert edge.metric("icn_upstream_received_bytes_total") == 1 << 20
+
+
+@pytest.mark.parametrize("replaceable", [True, False])
+@pytest.mark.parametrize(
+    ("number", "tells"),
+    [
+        (errno.EIO, True),
+        (errno.EMFILE, False),
+        (errno.ENFILE, False),
+        (errno.ENOMEM, False),
+        (errno.EAGAIN, False),
+    ],
+)
+async def test_only_what_the_disk_cannot_read_is_erased(
+    tmp_path, monkeypatch, number, tells, replaceable
+):
+    """A good block was erased as rotten when the process had no descriptor left to open it with."""
+    data = os.urandom(5000)
+    digest, metrics = Digest.of(data), Metrics()
+    with DiskStore(tmp_path) as store:
+        store.put(verify(digest, data))
+        content = ContentStore(store, make_policy("lru", MIB), MIB)
+
+        def refuse(segment):
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as short:
+            short.setattr(store._segments, "borrow", refuse)
+            erased = await scrub_module.erased_if_rotten(
+                content, digest, metrics, replaceable=replaceable
+            )
+        assert erased == (tells and replaceable)
+        assert (digest in store) != erased
 
 
 async def test_an_error_of_the_disk_does_not_end_scrubbing(monkeypatch):

@@ -223,9 +223,8 @@ class Outlet:
         if first:
             transport.write(first)
         if transport.get_write_buffer_size():
-            file = cast("IO[bytes]", _File(fd))
             async with asyncio.timeout(self._allowed(len(first) + length)):
-                return await loop.sendfile(transport, file, offset, length, fallback=False)
+                return await self._sendfile_by_loop(fd, offset, length)
         sent, until = 0, 0.0
         while sent < length:
             try:
@@ -233,7 +232,11 @@ class Outlet:
             except BlockingIOError:
                 until = until or loop.time() + self._allowed(length)
                 async with asyncio.timeout_at(until):
-                    await _writable(self._socket.fileno())
+                    try:
+                        await _writable(self._socket.fileno())
+                    except OSError:  # no descriptor to watch it with: the loop itself needs none
+                        at, left = offset + sent, length - sent
+                        return sent + await self._sendfile_by_loop(fd, at, left)
                 self._check_open()
                 self._in_turn = 0
                 continue
@@ -246,6 +249,10 @@ class Outlet:
                 break
         await self._had(sent)
         return sent
+
+    async def _sendfile_by_loop(self, fd: int, offset: int, length: int) -> int:
+        file, loop = cast("IO[bytes]", _File(fd)), asyncio.get_running_loop()
+        return await loop.sendfile(self._transport, file, offset, length, fallback=False)
 
     def _push(self, data: bytes) -> bytes:
         """Hand bytes to the kernel past the transport; what it did not take."""
