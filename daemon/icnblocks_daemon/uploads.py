@@ -126,8 +126,10 @@ class Uploads:
         named = await asyncio.to_thread(self._named_by_catalog)
         erased = 0
         for digest in old:
-            if self._unnamed.pop(digest, None) is None:
+            came = self._unnamed.get(digest)
+            if came is None or now - came <= self._ttl_s:  # named, or asked for, meanwhile
                 continue
+            del self._unnamed[digest]
             self._unpin(digest)
             if digest not in named:
                 erased += self._erase(digest)
