@@ -231,8 +231,10 @@ class Forwarder:
             route = (*self._siblings.holders(hint.manifest, want.digest), *route)
         now = self._clock()
         step = self._pit.want(
-            waiter, want.digest, want.length, route, now, hint=hint, scope=hint.name
-        )
+            waiter, want.digest, want.length, route, now,
+            hint=hint, scope=hint.name,
+            path=(hint.hops, hint.via) if hint.hops or hint.via else None,
+        )  # fmt: skip
         if again and step.fetch is not None:
             self._metrics.refetched.labels(again).inc(want.length)
         if step.joined is not None and step.joined.serial in self._turns:

@@ -41,7 +41,8 @@ class Fetch:
         upstream: whom to ask.
         hint: what the waiter said whose route this is; the table does not look into it.
         scope: the name under which it is asked for: refusals hold for it alone.
-        path: how the Interest came here: that it goes in a circle holds for this path alone.
+        path: how the Interest came here, None from a device: that it goes in a circle holds for
+            what came on this path alone, or, from a device, for all.
         serial: no two fetches of a table have the same.
     """
 
@@ -67,7 +68,8 @@ class Refusal:
 
 _Asked = tuple[str, int, "Hashable"]
 """An upstream, the length that a block was said to have, and the scope."""
-_ANY_PATH: Final = object()
+_Place = tuple["Digest", _Asked, "Hashable"]
+"""A block, what was asked, and the path for which the answer holds."""
 
 
 @dataclass(slots=True)
@@ -143,7 +145,7 @@ class _Entry:
         """What this upstream said to who waits for it so."""
         length, _, scope, path = kind
         asked = upstream, length, scope
-        return self.refusals.get((asked, _ANY_PATH)) or self.refusals.get((asked, path))
+        return self.refusals.get((asked, None)) or self.refusals.get((asked, path))
 
 
 class Pit:
@@ -163,9 +165,7 @@ class Pit:
         self._share = share
         self._serial = 0
         self._entries: dict[Hashable, _Entry] = {}
-        self._negative: OrderedDict[tuple[Digest, _Asked], tuple[float, tuple[Reason, str]]] = (
-            OrderedDict()
-        )
+        self._negative: OrderedDict[_Place, tuple[float, tuple[Reason, str]]] = OrderedDict()
 
     def __len__(self) -> int:
         """How many blocks are pending."""
@@ -201,9 +201,10 @@ class Pit:
         entry.join(waiter, _Interest(length, route, hint, scope, path))
         for upstream in route:
             asked = (upstream, length, scope)
-            known = self._recall(digest, upstream, length, now, scope)
-            if known is not None and not self._asks(entry, asked):
-                entry.refusals.setdefault((asked, _ANY_PATH), known)
+            for way in (None, path):
+                known = self._recall((digest, asked, way), now)
+                if known is not None and not self._asks(entry, asked):
+                    entry.refusals.setdefault((asked, way), known)
         joined = entry.under_way[0] if entry.under_way else None
         step = self._advance(key, digest, entry, now, new=waiter)
         step.joined = joined
@@ -282,15 +283,15 @@ class Pit:
         return step
 
     def refused(self, fetch: Fetch, reason: Reason, text: str, now: float) -> Step:
-        """The upstream will not or cannot give it.
+        """The upstream will not or cannot give it. Only reasons that say "never" are remembered.
 
-        Only reasons that say "never" are remembered, and no circle: whoever says that it came a
-        long way, or through that upstream, would else keep the block from everybody.
+        A circle is one for what came the same way: whoever says that it came a long one, or
+        through that upstream, would else keep the block from everybody.
         """
         asked = (fetch.upstream, fetch.length, fetch.scope)
-        circle = reason is Reason.LOOP
-        if self._negative_s > 0 and reason in _GRAVITY and not circle:
-            place = (fetch.digest, asked)
+        way = fetch.path if reason is Reason.LOOP else None
+        if self._negative_s > 0 and reason in _GRAVITY:
+            place = (fetch.digest, asked, way)
             self._negative[place] = (now + self._negative_s, (reason, text))
             self._negative.move_to_end(place)
             while len(self._negative) > MAX_REMEMBERED:
@@ -299,7 +300,7 @@ class Pit:
         if entry is None or fetch not in entry.under_way:
             return Step()
         entry.under_way.remove(fetch)
-        entry.refusals[asked, fetch.path if circle else _ANY_PATH] = (reason, text)
+        entry.refusals[asked, way] = (reason, text)
         return self._advance(fetch.key, fetch.digest, entry, now)
 
     def drop(self, fetch: Fetch, reason: Reason, text: str) -> Step:
@@ -330,10 +331,7 @@ class Pit:
                 )  # fmt: skip
         return replace(fetch, upstream=upstream)
 
-    def _recall(
-        self, digest: Digest, upstream: str, length: int, now: float, scope: Hashable = None
-    ) -> tuple[Reason, str] | None:
-        place = (digest, (upstream, length, scope))
+    def _recall(self, place: _Place, now: float) -> tuple[Reason, str] | None:
         known = self._negative.get(place)
         if known is None:
             return None

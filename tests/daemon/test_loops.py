@@ -66,6 +66,20 @@ def test_what_passed_too_many_daemons_is_a_loop_as_well(circle):
     assert reply.status == 508
 
 
+def test_a_made_up_circle_keeps_nothing_from_others(tmp_path):
+    """One bundle that had seemingly come a long way made the block unobtainable for a while."""
+    with start_edge(tmp_path / "origin") as origin:
+        publish(origin, MODEL)
+        with (
+            start_edge(tmp_path / "middle", "--upstream", origin.url) as middle,
+            start_edge(tmp_path / "edge", "--upstream", middle.url) as edge,
+        ):
+            about = {"name": MODEL.name, "manifest": MODEL.digest}
+            _, refused = bundle(edge, MODEL.wants[:2], hops=15, **about)
+            assert {reason for reason, _ in refused.values()} == {Reason.LOOP}
+            assert bundle(edge, MODEL.wants, **about)[0] == MODEL.blocks
+
+
 def test_in_a_circle_what_one_has_is_still_served_by_all(tmp_path):
     """A detour is no loop: what a daemon has, it gives whomever the question came through."""
     with start_edge(tmp_path / "origin") as origin:
