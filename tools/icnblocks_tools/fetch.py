@@ -193,7 +193,7 @@ def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
     "--priority",
     type=click.IntRange(0, MAX_PRIORITY),
     metavar="N",
-    help="0 to 7 [3]: where edges cannot serve all at once, the larger goes first.",
+    help="0 to 7 [3]: of what waits at an edge, the larger goes first.",
 )
 @click.option(
     "--share",
