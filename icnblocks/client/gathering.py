@@ -323,10 +323,7 @@ class Gathering(Scheduler[HintT]):
             super()._lost(bundle, digests)
             return
         for digest in digests:
-            if self._flying.get(digest) is not bundle:
-                continue
-            del self._flying[digest]
-            want = bundle.left.pop(digest, None)
+            want = self._taken_back(bundle, digest)
             if want is not None:
                 # Among those that the same sources have refused.
                 refused = frozenset(source for source, _ in self._whys.get(digest, ()))

@@ -92,6 +92,9 @@ class Scheduler(Generic[HintT]):
         # want that was cancelled a stale entry stays behind, passed over when it is drawn.
         self._queues: dict[Queue[HintT], deque[Want]] = {}
         self._waiting_bytes = 0
+        # Wants added anew while what was asked for before they were cancelled is on its way: where
+        # they wait if no data comes. That may have been another length or hint: they get no blame.
+        self._owed: dict[Digest, Queue[HintT]] = {}
         self._lacks: dict[int, set[Digest]] = {}  # what sources say that they do not hold
         self._pressed: set[Digest] = set()  # asked for all the same, since nobody holds them
         self._ranks: dict[Digest, int] = {}  # where the order matters
@@ -128,6 +131,7 @@ class Scheduler(Generic[HintT]):
                 self._wait(want, queue)
             else:  # cancelled, and still on its way
                 bundle.left[want.digest] = want
+                self._owed[want.digest] = queue
         return self._judged(queue, now)
 
     def told(
@@ -356,7 +360,7 @@ class Scheduler(Generic[HintT]):
         options = self._options
         patience_s = options.busy_s if reason is Reason.BUSY else options.retry_s
         self._setback(state, error, now, patience_s)
-        if digest in self._open:
+        if digest in self._open and digest not in self._owed:
             since = self._setbacks.setdefault((digest, bundle.source), now)
             if now - since >= options.retry_s:
                 return self._refused_by(bundle, digest, error, now)
@@ -374,12 +378,9 @@ class Scheduler(Generic[HintT]):
     def _refused_by(
         self, bundle: Bundle[HintT], digest: Digest, error: IcnError, now: float
     ) -> list[Refusal]:
-        if self._flying.get(digest) is not bundle:
-            return []  # somebody else has it in hand
-        del self._flying[digest]
-        want = bundle.left.pop(digest, None)
+        want = self._taken_back(bundle, digest)
         if want is None:
-            return []
+            return self._verdicts(now) if self.sources[bundle.source].given_up else []
         self._whys.setdefault(digest, []).append((bundle.source, error))
         queue = replace(bundle.queue, refused=bundle.queue.refused | {bundle.source})
         self._wait(want, queue)
@@ -420,18 +421,27 @@ class Scheduler(Generic[HintT]):
         self, bundle: Bundle[HintT], digests: Iterable[Digest], now: float
     ) -> list[Refusal]:
         """Wants in flight that will not be answered, through nobody's fault."""
+        state = self.sources[bundle.source]
         self._lost(bundle, digests)
-        return self._judged(bundle.queue, now)
+        return self._verdicts(now) if state.given_up else self._judged(bundle.queue, now)
 
     def _lost(self, bundle: Bundle[HintT], digests: Iterable[Digest]) -> None:
         """What was expected of a bundle waits again, at the front and in its order."""
         for digest in reversed(list(digests)):
-            if self._flying.get(digest) is not bundle:
-                continue
-            del self._flying[digest]
-            want = bundle.left.pop(digest, None)
+            want = self._taken_back(bundle, digest)
             if want is not None:
                 self._wait(want, bundle.queue, first=True)
+
+    def _taken_back(self, bundle: Bundle[HintT], digest: Digest) -> Want | None:
+        """What a bundle will not give; None if others have it in hand, or it waits already."""
+        if self._flying.get(digest) is not bundle:
+            return None
+        del self._flying[digest]
+        want, queue = bundle.left.pop(digest, None), self._owed.pop(digest, None)
+        if want is not None and queue is not None:
+            self._wait(want, queue, first=True)
+            return None
+        return want
 
     def _setback(
         self, state: SourceState, error: IcnError, now: float, budget_s: float | None,
@@ -465,6 +475,8 @@ class Scheduler(Generic[HintT]):
         return ended
 
     def _forget(self, digest: Digest) -> None:
+        if self._owed:
+            self._owed.pop(digest, None)
         if self._whys:
             self._whys.pop(digest, None)
         if self._pressed:
