@@ -13,6 +13,8 @@ import errno
 import logging
 import struct
 import threading
+from bisect import bisect_right
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from icnblocks.errors import ChangedError, IcnError, StorageError, UsageError
@@ -231,28 +233,33 @@ class DiskStore:
                     self._changes.bury(at, self._doomed.pop(at))
 
     def blocks(self) -> Iterator[tuple[Digest, int]]:
-        """Every block with its length, oldest first; what changes meanwhile may be there."""
+        """Every block with its length, oldest first.
+
+        What is here from the beginning to the end comes exactly once. What is erased meanwhile, or
+        was being put at the beginning, may come; what is put later does not.
+        """
+        with self._commit_lock, self._lock:
+            self._check_open()
+            # A slow put is noted after faster ones that lie above it: these may lie anywhere.
+            fresh = sorted((at, *block) for at, block in self._changes.adds.items())
+            end = address(self._segment, self._page * PAGE)
         last = -1
         new = bytes.__new__  # the lengths are known to be right
-        while True:
+        while last < end:
             with self._commit_lock:
                 self._check_open()
-                chunk = self._notes.after(last)
-                ended = not chunk
+                chunk = self._notes.after(last, end)
+                last = chunk[-1][0] if chunk else end
                 with self._lock:
                     struck = set(self._changes.strikes)
-                    if ended:
-                        chunk = sorted(
-                            (at, digest, length)
-                            for at, (digest, length) in self._changes.adds.items()
-                            if at > last
-                        )
+                    count = bisect_right(fresh, last, key=itemgetter(0))
+                    early = [one for one in fresh[:count] if self._lies_at(*one[:2])]
+            if early:  # some may be noted by now
+                chunk = sorted({note[0]: note for note in (*early, *chunk)}.values())
+            fresh = fresh[count:]
             for at, raw, length in chunk:
                 if at not in struck:
                     yield new(Digest, raw), length
-            last = chunk[-1][0] if chunk else last
-            if ended:
-                return
 
     def put(self, block: Verified) -> bool:
         """Store a block; returns True if it was new.
@@ -356,6 +363,10 @@ class DiskStore:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the store is closed")
+
+    def _lies_at(self, at: int, digest: Digest) -> bool:
+        place = self._places.get(digest)
+        return place is not None and place.at == at
 
     def _allot(self, length: int) -> int:
         pages = footprint(length) // PAGE
