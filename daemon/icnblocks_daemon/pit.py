@@ -41,8 +41,8 @@ class Fetch:
         upstream: whom to ask.
         hint: what the waiter said whose route this is; the table does not look into it.
         scope: the name under which it is asked for: refusals hold for it alone.
-        path: how the Interest came here, None from a device: that it goes in a circle holds for
-            what came on this path alone, or, from a device, for all.
+        path: how the Interest came here, None from a device: that it goes in a circle is
+            remembered of what comes on this path alone.
         serial: no two fetches of a table have the same.
     """
 
@@ -91,8 +91,8 @@ class Step:
     refused: list[Refusal] = field(default_factory=list)
 
 
-_Kind = tuple[int, "Route", "Hashable", "Hashable"]
-"""A length, a route, a scope and a path: who said the same may ask the same upstreams."""
+_Kind = tuple[int, "Route", "Hashable"]
+"""A length, a route and a scope: who said the same may ask the same upstreams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class _Interest:
 
     @property
     def kind(self) -> _Kind:
-        return self.length, self.route, self.scope, self.path
+        return self.length, self.route, self.scope
 
 
 class _Entry:
@@ -116,7 +116,7 @@ class _Entry:
     def __init__(self) -> None:
         self.waiters: dict[Hashable, _Interest] = {}
         self.kinds: dict[_Kind, int] = {}  # how many waiters are of each
-        self.refusals: dict[tuple[_Asked, Hashable], tuple[Reason, str]] = {}  # and the path
+        self.refusals: dict[_Asked, tuple[Reason, str]] = {}
         self.under_way: list[Fetch] = []
 
     def join(self, waiter: Hashable, interest: _Interest) -> None:
@@ -137,15 +137,10 @@ class _Entry:
 
     def left(self, kind: _Kind) -> Iterator[str]:
         """Upstreams of a route that have not refused who waits for it so."""
-        for upstream in kind[1]:
-            if self.refusal(upstream, kind) is None:
+        length, route, scope = kind
+        for upstream in route:
+            if (upstream, length, scope) not in self.refusals:
                 yield upstream
-
-    def refusal(self, upstream: str, kind: _Kind) -> tuple[Reason, str] | None:
-        """What this upstream said to who waits for it so."""
-        length, _, scope, path = kind
-        asked = upstream, length, scope
-        return self.refusals.get((asked, None)) or self.refusals.get((asked, path))
 
 
 class Pit:
@@ -201,10 +196,10 @@ class Pit:
         entry.join(waiter, _Interest(length, route, hint, scope, path))
         for upstream in route:
             asked = (upstream, length, scope)
-            for way in (None, path):
-                known = self._recall((digest, asked, way), now)
-                if known is not None and not self._asks(entry, asked):
-                    entry.refusals.setdefault((asked, way), known)
+            known = self._recall((digest, asked, None), now)
+            known = known or self._recall((digest, asked, path), now)
+            if known is not None and not self._asks(entry, asked):
+                entry.refusals.setdefault(asked, known)
         joined = entry.under_way[0] if entry.under_way else None
         step = self._advance(key, digest, entry, now, new=waiter)
         step.joined = joined
@@ -285,7 +280,8 @@ class Pit:
     def refused(self, fetch: Fetch, reason: Reason, text: str, now: float) -> Step:
         """The upstream will not or cannot give it. Only reasons that say "never" are remembered.
 
-        A circle is one for what came the same way: whoever says that it came a long one, or
+        A circle is one for all who wait now, so that edges that ask each other come to an end; it
+        is remembered of what comes the same way only: whoever says that it came a long one, or
         through that upstream, would else keep the block from everybody.
         """
         asked = (fetch.upstream, fetch.length, fetch.scope)
@@ -300,7 +296,7 @@ class Pit:
         if entry is None or fetch not in entry.under_way:
             return Step()
         entry.under_way.remove(fetch)
-        entry.refusals[asked, way] = (reason, text)
+        entry.refusals[asked] = (reason, text)
         return self._advance(fetch.key, fetch.digest, entry, now)
 
     def drop(self, fetch: Fetch, reason: Reason, text: str) -> Step:
@@ -360,8 +356,10 @@ class Pit:
             left = tuple(entry.left(interest.kind))
             if not left:
                 entry.part(waiter)
-                heard = [entry.refusal(up, interest.kind) for up in interest.route]
-                reason, text = _gravest([each for each in heard if each is not None])
+                heard = [
+                    entry.refusals[up, interest.length, interest.scope] for up in interest.route
+                ]
+                reason, text = _gravest(heard)
                 step.refused.append(Refusal(waiter, digest, reason, text))
             elif not entry.under_way:
                 upstream = self._strategy.choose(left, (), now, interest.length) or left[0]
