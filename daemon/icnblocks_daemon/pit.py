@@ -197,7 +197,8 @@ class Pit:
         for upstream in route:
             asked = (upstream, length, scope)
             known = self._recall((digest, asked, None), now)
-            known = known or self._recall((digest, asked, path), now)
+            if known is None and path is not None:
+                known = self._recall((digest, asked, path), now)
             if known is not None and not self._asks(entry, asked):
                 entry.refusals.setdefault(asked, known)
         joined = entry.under_way[0] if entry.under_way else None

@@ -44,8 +44,7 @@ class Settings:
         retry_s: seconds without progress after which a pull gives up (ICN_RETRY_S).
         durable: flush a pull to disk before calling it done (ICN_DURABLE).
         limit_rate: bytes a second that a pull reads at most; None for no limit (ICN_LIMIT_RATE).
-        priority: of pulls at daemons where not all can be served at once, 0 to 7
-            (ICN_PRIORITY).
+        priority: 0 to 7: of what waits at an edge, the larger goes first (ICN_PRIORITY).
     """
 
     sources: tuple[str, ...]

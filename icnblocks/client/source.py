@@ -321,7 +321,8 @@ class Source:
             IcnError: as the source refuses.
         """
         for body in bodies:
-            self._ask_once("POST", "/v1/uploads", f"upload to {self}", body, writes=True)
+            what = f"upload to {self}"
+            self._ask("POST", "/v1/uploads", what, body, writes=True, waits=False)
 
     def put_manifest(self, digest: Digest, data: bytes) -> None:
         """Send a manifest, in parts where it is longer than a request may be.
@@ -368,40 +369,30 @@ class Source:
         most: int = MAX_REQUEST_BYTES,
         writes: bool = False,
         headers: Mapping[str, str] | None = None,
+        waits: bool = True,
     ) -> tuple[Answer, bytes]:
-        """A control request, asked again while the source is busy and the waiter waits."""
-        return self.waiter.ask(
-            lambda: self._ask_once(
-                method, path, what, body, most=most, writes=writes, headers=headers
-            )
-        )
+        """A control request on a pooled connection: the answer and its whole body.
 
-    def _ask_once(
-        self,
-        method: str,
-        path: str,
-        what: str,
-        body: bytes | None = None,
-        *,
-        most: int = MAX_REQUEST_BYTES,
-        writes: bool = False,
-        headers: Mapping[str, str] | None = None,
-    ) -> tuple[Answer, bytes]:
-        """One control request on a pooled connection: the answer and its whole body."""
-        more = {**self._authorization(writes=writes), **(headers or {})}
-        if body is not None:
-            more["Content-Type"] = "application/octet-stream"
-        connection = self._take()
-        try:
-            until = _CONTROL_STALLS * self.options.stall_s
-            answer = connection.request(method, path, body, more, answer_s=until)
-            check_answer(answer, what)
-            data = answer.read(most)
-            if not data and method == "GET":
-                raise not_icn(str(self))
-            return answer, data
-        finally:
-            self._give_back(connection)
+        It is asked again while the source is busy and the waiter waits, unless `waits` is False.
+        """
+
+        def once() -> tuple[Answer, bytes]:
+            more = {**self._authorization(writes=writes), **(headers or {})}
+            if body is not None:
+                more["Content-Type"] = "application/octet-stream"
+            connection = self._take()
+            try:
+                until = _CONTROL_STALLS * self.options.stall_s
+                answer = connection.request(method, path, body, more, answer_s=until)
+                check_answer(answer, what)
+                data = answer.read(most)
+                if not data and method == "GET":
+                    raise not_icn(str(self))
+                return answer, data
+            finally:
+                self._give_back(connection)
+
+        return self.waiter.ask(once) if waits else once()
 
     def _authorization(self, *, writes: bool) -> dict[str, str]:
         options = self.options
