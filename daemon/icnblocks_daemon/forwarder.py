@@ -1,9 +1,9 @@
 """Drives the pending Interest table: makes room, asks upstreams, commits, and tells the waiters.
 
 Lives on the event loop. Bytes never pass through here: an engine's thread verifies a block and
-puts it into the store; this is told afterwards. What is wanted takes its turn, by priority and
-age, until its upstream has room for it and room in the budget is reserved, so that what is under
-way counts against the budget. Whom to ask is decided then and not before.
+puts it into the store; this is told afterwards. What is wanted takes its turn, by priority, age
+and client, until its upstream has room for it and room in the budget is reserved, so that what is
+under way counts against the budget. Whom to ask is decided then and not before.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Hint:
         via: their ids.
         priority: 0 to 7; the larger goes first where not all can be served at once.
         order: in which order the requester would like to have the blocks of its bundle.
+        client: who asks; clients take turns. All of whom that is not known count as one.
     """
 
     name: Name | None = None
@@ -69,6 +70,7 @@ class Hint:
     via: frozenset[str] = frozenset()
     priority: int = DEFAULT_PRIORITY
     order: Order = Order.ANY
+    client: str = ""
 
 
 class Waiter(Protocol):
@@ -238,7 +240,7 @@ class Forwarder:
         if again and step.fetch is not None:
             self._metrics.refetched.labels(again).inc(want.length)
         if step.joined is not None and step.joined.serial in self._turns:
-            self._turns.add(step.joined.serial, ((), None), 0, hint.priority, now)
+            self._turns.add(step.joined.serial, ((), None, ""), 0, hint.priority, now)
         self._do(step)
 
     def leave(self, waiter: Waiter, digest: Digest) -> None:
@@ -358,7 +360,8 @@ class Forwarder:
         now = self._clock()
         self._pending[fetch.serial] = _Pending(fetch, now)
         priority = fetch.hint.priority if isinstance(fetch.hint, Hint) else DEFAULT_PRIORITY
-        line = (self._pit.candidates(fetch), _model_of(fetch))
+        client = fetch.hint.client if isinstance(fetch.hint, Hint) else ""
+        line = (self._pit.candidates(fetch), _model_of(fetch), client)
         return self._turns.add(fetch.serial, line, fetch.length, priority, now)
 
     def _go_on_soon(self) -> None:
@@ -377,7 +380,7 @@ class Forwarder:
         now = self._clock()
         passed: set[Line] = set()
         starved = False
-        for serial, line in self._turns.heads(passed):
+        for serial, line in self._turns.heads(passed, now):
             pending = self._pending[serial]
             fetch = pending.fetch = self._chosen(pending.fetch, now)
             if not self._strategy.may_ask(fetch.upstream, fetch.length, now, _model_of(fetch)):
@@ -407,7 +410,7 @@ class Forwarder:
                     self._give_up(other, hedged=False)
                 self._do_later(step)
                 continue
-            self._turns.remove(serial)
+            self._turns.take(serial, now)
             self._starved_since = None
             self._ask(pending, room, now)
         if not starved:
@@ -436,8 +439,11 @@ class Forwarder:
         self._carrier.begin(fetch)
 
     def _look_again(self) -> None:
-        """See to it that it is looked for room, and for what is late, in a while."""
-        wanted = self._starved_since is not None or (self._choice and self._pending)
+        """See to it that it is looked for room, and for what is late, in a while.
+
+        An upstream may be asked for more when time has passed, though nothing came.
+        """
+        wanted = self._turns or (self._choice and self._pending)
         if wanted and self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(_TICK_S, self._on_tick)
 

@@ -4,14 +4,21 @@ A block counts as if it had come earlier by some seconds for each step of its pr
 larger priority goes first, those of one priority go in the order of asking, and nobody starves:
 what comes later by more than the difference is behind, whatever its priority.
 
-Those of one model that may be asked of the same upstreams stand in one line; a line whose
-upstreams have no room for it holds up no other. This module must not know which upstream is asked.
+Those of one model that one client wants, and that may be asked of the same upstreams, stand in one
+line. Lines wait from when one of theirs was asked for last, and so do clients: those of about
+the same priority take turns, clients first and then each client's lines, a MiB at a time,
+whoever has how many blocks waiting. A line whose upstreams have no room for it holds up no other.
+This module must not know which upstream is asked.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
+from math import inf
 from typing import TYPE_CHECKING, Final
+
+from icnblocks.limits import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -21,20 +28,57 @@ if TYPE_CHECKING:
 STEP_S: Final = 5.0
 """What a step of priority is worth, in time waited."""
 
-Line = tuple["Route", "Hashable"]
-"""Upstreams, and a model."""
+_TURN: Final = MIB
+"""Who was given so many bytes is behind those who wait; what is given beyond costs turns."""
+
+Line = tuple["Route", "Hashable", "Hashable"]
+"""Upstreams, a model, and the client."""
 _Place = tuple[float, int]  # as if it had come then; its serial number
+_Rank = tuple[float, int, int]  # as if it had waited since then; its last turn; a serial number
+_Ranked = tuple[_Rank, float, Line]  # and what the priority is worth; the line
+
+
+@dataclass(slots=True)
+class _Account:
+    """What a line, or a client, was given.
+
+    Attributes:
+        at: when it had its last turn.
+        turn: the number of that.
+        given: bytes since then.
+    """
+
+    at: float = -inf
+    turn: int = 0
+    given: int = 0
+
+
+_NOTHING: Final = _Account()
+"""Of whom has not been given anything; never changed."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A block that waits."""
+
+    place: _Place
+    line: Line
+    length: int
+    ahead: float  # seconds that its priority is worth
 
 
 class Turns:
     """Lines of blocks, known by serial numbers that grow."""
 
-    __slots__ = ("_lines", "_places", "_waiting")
+    __slots__ = ("_clients", "_lines", "_of_lines", "_places", "_turn", "_waiting")
 
     def __init__(self) -> None:
         self._lines: dict[Line, list[_Place]] = {}
-        self._places: dict[int, tuple[_Place, Line, int]] = {}  # and its length
+        self._places: dict[int, _Waiting] = {}
+        self._of_lines: dict[Line, _Account] = {}
+        self._clients: dict[Hashable, _Account] = {}
         self._waiting = 0
+        self._turn = 0
 
     def __len__(self) -> int:
         """How many wait."""
@@ -59,15 +103,16 @@ class Turns:
         Returns:
             Whether it is the first of its line now.
         """
-        place = (now - priority * STEP_S, serial)
+        ahead = priority * STEP_S
+        place = (now - ahead, serial)
         known = self._places.get(serial)
         if known is not None:
-            if known[0] <= place:
-                return self._head(known[1]) == known[0]
-            line, length = known[1], known[2]  # its old place in the line is passed over
+            if known.place <= place:
+                return self._head(known.line) == known.place
+            line, length = known.line, known.length  # its old place in the line is passed over
         else:
             self._waiting += length
-        self._places[serial] = (place, line, length)
+        self._places[serial] = _Waiting(place, line, length, ahead)
         heappush(self._lines.setdefault(line, []), place)
         return self._head(line) == place
 
@@ -75,32 +120,88 @@ class Turns:
         """It waits no longer. Unknown ones are ignored."""
         known = self._places.pop(serial, None)
         if known is not None:
-            self._waiting -= known[2]
+            self._waiting -= known.length
 
-    def heads(self, passed: set[Line]) -> Iterator[tuple[int, Line]]:
+    def take(self, serial: int, now: float) -> None:
+        """It is asked for: a turn of its line, and of its client."""
+        known = self._places[serial]
+        self.remove(serial)
+        line = self._of_lines.setdefault(known.line, _Account())
+        client = self._clients.setdefault(known.line[2], _Account())
+        for account in (line, client):
+            account.given += known.length
+            self._end_turn(account, now)
+
+    def heads(self, passed: set[Line], now: float) -> Iterator[tuple[int, Line]]:
         """The first of each line, and the line, the most urgent one first, again and again.
 
         Ends when nobody is left, but in lines that the caller put into `passed`. After each
-        the caller either removes it or passes its line; it adds nobody meanwhile.
+        the caller either takes it, or removes it, or passes its line; it adds nobody meanwhile.
         """
-        heads = [(place, line) for line in list(self._lines) if (place := self._head(line))]
-        heapify(heads)
-        while heads:
-            place, line = heads[0]
-            if line not in passed:
-                yield place[1], line
-            following = None if line in passed else self._head(line)
+        lines: dict[Hashable, list[_Ranked]] = {}
+        for line in list(self._lines):
+            ranked = self._ranked(line)
+            if ranked is not None:
+                lines.setdefault(line[2], []).append(ranked)
+        if len(self._clients) > len(lines):  # some have gone
+            self._clients = {c: self._clients[c] for c in lines if c in self._clients}
+        for of_client in lines.values():
+            heapify(of_client)
+        clients = [(self._rank_of(each, lines[each][0]), each) for each in lines]
+        heapify(clients)
+        while clients:
+            _, client = clients[0]
+            of_client = lines[client]
+            (_, _, serial), _, line = of_client[0]
+            if not self._pays(client, line, now) and line not in passed:
+                yield serial, line
+            following = None if line in passed else self._ranked(line)
             if following is None:
-                heappop(heads)
+                heappop(of_client)
             else:
-                heapreplace(heads, (following, line))
+                heapreplace(of_client, following)
+            if of_client:
+                heapreplace(clients, (self._rank_of(client, of_client[0]), client))
+            else:
+                heappop(clients)
+
+    def _ranked(self, line: Line) -> _Ranked | None:
+        """Its first, among the lines of its client; None if it is empty."""
+        place = self._head(line)
+        if place is None:
+            return None
+        ahead = self._places[place[1]].ahead
+        account = self._of_lines.get(line, _NOTHING)
+        return (max(place[0], account.at - ahead), account.turn, place[1]), ahead, line
+
+    def _rank_of(self, client: Hashable, first: _Ranked) -> _Rank:
+        """A client's first line, among those of all clients."""
+        (since, _, serial), ahead, _ = first
+        account = self._clients.get(client, _NOTHING)
+        return max(since, account.at - ahead), account.turn, serial
+
+    def _pays(self, client: Hashable, line: Line, now: float) -> bool:
+        """Whether it is its turn, but was given the bytes of that before."""
+        accounts = (self._clients.get(client, _NOTHING), self._of_lines.get(line, _NOTHING))
+        owing = [each for each in accounts if each.given >= _TURN]
+        for account in owing:
+            self._end_turn(account, now)
+        return bool(owing)
+
+    def _end_turn(self, account: _Account, now: float) -> None:
+        """If it was given what there is for a turn."""
+        if account.given >= _TURN:
+            self._turn += 1
+            account.at, account.turn = now, self._turn
+            account.given -= _TURN
 
     def _head(self, line: Line) -> _Place | None:
         waiting = self._lines.get(line, [])
         while waiting:
             known = self._places.get(waiting[0][1])
-            if known is not None and known[0] == waiting[0]:
+            if known is not None and known.place == waiting[0]:
                 return waiting[0]
             heappop(waiting)
         self._lines.pop(line, None)
+        self._of_lines.pop(line, None)
         return None

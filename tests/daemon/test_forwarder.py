@@ -101,10 +101,10 @@ async def test_what_happens_at_once_with_many_models_is_one_look_at_who_waits(wo
     """With 400 models, each block that came and each that was wanted took 3 ms of the loop."""
     looks, look = 0, Turns.heads
 
-    def counted(self, passed):
+    def counted(self, *args):
         nonlocal looks
         looks += 1
-        return look(self, passed)
+        return look(self, *args)
 
     monkeypatch.setattr(Turns, "heads", counted)
     for model in (Digest.of(b"model %d" % number) for number in range(40)):
@@ -112,7 +112,7 @@ async def test_what_happens_at_once_with_many_models_is_one_look_at_who_waits(wo
             digest = Digest.of(b"%s %d" % (str(model).encode(), number))
             world.forwarder.want(world, Want(digest, MIB), Hint(manifest=model))
     await asyncio.sleep(0)
-    assert len(world.begun) == 4 * 40, "what an upstream may owe of each"
+    assert len(world.begun) == 5, "what an upstream may owe, and one to see whether it is quick"
     assert looks < 100, "of 320 that were wanted"
     looks, came = 0, world.begun[:]
     for fetch in came:
@@ -138,3 +138,53 @@ async def test_one_that_was_asked_to_help_and_came_too_late_is_not_slow(tmp_path
     assert why is None
     assert bool(world.forwarder._strategy.resting(loser, world.now)) is rests
     world.close()
+
+
+class Link:
+    """An upstream that gives what it was asked for in that order, a MiB every tenth of a second."""
+
+    def __init__(self, world):
+        self.world, self.came = world, []
+
+    def want(self, client, models, priority=3, blocks=20):
+        """Blocks of so many models that a client wants, all at once."""
+        wanted = []
+        for model in range(models):
+            manifest = Digest.of(b"%s %d" % (client.encode(), model))
+            hint = Hint(manifest=manifest, priority=priority, client=client)
+            for number in range(blocks):
+                digest = Digest.of(b"%s %d" % (str(manifest).encode(), number))
+                self.world.forwarder.want(self.world, Want(digest, MIB), hint)
+                wanted.append(digest)
+        return wanted
+
+    async def give(self, count):
+        for _ in range(count):
+            fetch = self.world.begun[len(self.came)]
+            self.came.append(fetch.digest)
+            self.world.now += 0.1
+            self.world.forwarder.landed(fetch)
+            await asyncio.sleep(0)
+
+    async def give_all(self, wanted):
+        """Seconds until all these came."""
+        began = self.world.now
+        while not set(wanted) <= set(self.came):
+            await self.give(1)
+        return self.world.now - began
+
+
+async def test_what_is_urgent_overtakes_other_models_at_a_narrow_upstream(world):
+    """It came as the last of all: of each model, half a second's worth stood in line before it."""
+    link = Link(world)
+    link.want("one", 12, priority=0)
+    await link.give(10)
+    assert await link.give_all(link.want("other", 1, priority=7)) <= 2.0 + 1.0
+
+
+async def test_a_greedy_client_gets_its_share_of_a_narrow_upstream_and_no_more(world):
+    """Who asked for twelve models had twelve times the share of who asked for one."""
+    link = Link(world)
+    link.want("greedy", 12)
+    await link.give(10)
+    assert await link.give_all(link.want("modest", 1)) <= 2 * 2.0 + 1.0

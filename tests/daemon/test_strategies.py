@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icnblocks.errors import UsageError
-from icnblocks.limits import MIB
+from icnblocks.limits import KIB, MIB
 from icnblocks_daemon.strategies import STRATEGIES, Failure, make_strategy
 from icnblocks_daemon.strategies.hedge import Hedge
 from icnblocks_daemon.strategies.standing import (
@@ -135,6 +135,78 @@ def test_no_upstream_owes_more_than_its_window(strategy):
         assert owed <= 8 * MIB
     assert owed
     assert strategy.may_ask(B, MIB, 0.0)
+
+
+def test_an_upstream_owes_a_window_of_all_models_together(strategy):
+    """With a window for each of twelve, what was urgent came behind six seconds of others."""
+    links = Links(strategy, a=10 * MIB)
+    links.pull(40)
+    for model in range(12):
+        while strategy.may_ask(A, MIB, links.now, model):
+            strategy.asked(A, MIB, links.now, model)
+    standing = strategy.standing(A)
+    assert standing.owed <= standing.window(links.now) + 2 * MIB, "a block over, and one beside"
+    assert standing.window(links.now) == pytest.approx(5 * MIB, rel=0.1)
+
+
+def test_models_that_an_upstream_is_slow_to_give_hold_up_no_other(strategy):
+    """It waits for those itself, and has the other: that one has a window of its own then."""
+    links = Links(strategy, a=10 * MIB)
+    links.pull(40)
+    standing = strategy.standing(A)
+    for model in range(3):
+        while strategy.may_ask(A, MIB, links.now, model):
+            strategy.asked(A, MIB, links.now, model)
+        links.now += 0.5
+    slow = standing.owed
+    assert not strategy.may_ask(A, MIB, links.now - 0.5, MODEL), "so far it may be its turn next"
+    links.free[A] = links.now
+    for _ in range(3):  # at the rate of the upstream, for as long as it takes
+        assert links.pull(100) <= 10.0 * 1.2
+        assert not strategy.may_ask(A, MIB, links.now, 0)
+    assert standing.owed == slow
+
+
+def test_a_quick_model_loses_its_own_window_when_it_stands_in_line(strategy):
+    links = Links(strategy, a=10 * MIB)
+    links.pull(40)
+    line = []
+    while strategy.may_ask(A, MIB, links.now, "line"):
+        line.append(strategy.asked(A, MIB, links.now, "line"))
+    probe = strategy.asked(A, MIB, links.now, MODEL)
+    strategy.delivered(probe, links.now)
+    own = []
+    while strategy.may_ask(A, MIB, links.now, MODEL):
+        own.append(strategy.asked(A, MIB, links.now, MODEL))
+    assert len(own) == len(line) == 5
+    for each in line:
+        links.now += 0.1
+        strategy.delivered(each, links.now)
+    strategy.delivered(own[0], links.now + 0.1)
+    more = 0
+    while strategy.may_ask(A, MIB, links.now, "line"):
+        strategy.asked(A, MIB, links.now, "line")
+        more += 1
+    assert more <= 2, "what it owes of the other counts again"
+
+
+def test_small_blocks_do_not_take_the_room_for_which_a_large_one_waits(strategy):
+    """Room for one of a KiB would be taken by the next of a KiB, for ever."""
+    links = Links(strategy, a=10 * MIB)
+    links.pull(40)
+    while strategy.may_ask(A, KIB, links.now):
+        small = strategy.asked(A, KIB, links.now)
+    strategy.let_go(small, links.now)
+    assert strategy.may_ask(A, 16 * MIB, links.now)
+    strategy.asked(A, 16 * MIB, links.now)
+    assert not strategy.may_ask(A, KIB, links.now)
+
+
+def test_one_that_is_busy_with_other_models_helps_where_another_stalled(strategy):
+    asked = strategy.asked(A, MIB, 0.0, MODEL)
+    while strategy.may_ask(B, MIB, 3.5, "other"):
+        strategy.asked(B, MIB, 3.5, "other")
+    assert strategy.second(asked, (B,), 3.5, idle=False) == B
 
 
 def test_a_fast_upstream_is_given_a_window_in_which_it_stays_busy(strategy):

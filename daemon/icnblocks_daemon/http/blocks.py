@@ -80,7 +80,7 @@ class Blocks:
         if not 1 <= int(length) <= MAX_BLOCK_BYTES:
             raise FormatError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes")
         via = via_of(request)
-        hint = Hint(hint_of(request), None, len(via), via)
+        hint = Hint(hint_of(request), None, len(via), via, client=request.remote or "?")
         return await self._pulled(Want(digest, int(length)), hint)
 
     async def _pulled(self, want: Want, hint: Hint) -> Lease:

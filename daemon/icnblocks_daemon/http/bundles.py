@@ -83,8 +83,9 @@ class Bundles:
             if asked.hops != HERE_ONLY and node.config.sibling:
                 await node.siblings.look(asked.manifest)
         hint = Hint(
-            asked.name, asked.manifest, asked.hops, via_of(request), asked.priority, asked.order
-        )
+            asked.name, asked.manifest, asked.hops, via_of(request), asked.priority, asked.order,
+            request.remote or "?",
+        )  # fmt: skip
         chunked = request.version >= HttpVersion11
         response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
         response.content_type = MEDIA_TYPE

@@ -75,7 +75,8 @@ class Measured(Strategy):
         able = [
             upstream
             for upstream in others
-            if not self.resting(upstream, now) and self.may_ask(upstream, length, now, model)
+            if not self.resting(upstream, now)
+            and self.standing(upstream).may_help(length, now, model)
         ]
         return min(able, key=lambda upstream: self.due_in(upstream, length, now), default=None)
 

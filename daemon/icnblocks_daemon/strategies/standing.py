@@ -35,6 +35,9 @@ _HISTORY: Final = 128
 _WINDOW_S: Final = 0.5
 _FIRST_WINDOW: Final = 4 * MIB
 _LEAST_WINDOW: Final = 2 * MIB
+_OVERTAKEN: Final = 0.5
+"""A block that came before so much of what was owed of other models did not stand in line behind
+that: the upstream has it, and waits for the others itself."""
 _LEAST_BUSY_S: Final = 1e-6
 LEAST_RATE: Final = 1.0 * KIB
 """A rate is not taken to be lower: the time that a block takes must stay a number."""
@@ -60,6 +63,7 @@ class Asked:
         ahead: bytes that the upstream owed before.
         ended: bytes of all that it had been asked for and no longer owed.
         model: what the block is of.
+        others: of `ahead`, those of other models.
     """
 
     upstream: str
@@ -68,6 +72,7 @@ class Asked:
     ahead: int
     ended: int
     model: Hashable = None
+    others: int = 0
 
 
 @dataclass(slots=True)
@@ -94,6 +99,8 @@ class Standing:
     heard_at: float = 0.0
     found: float = 1.0
     _owed_of: dict[Hashable, int] = field(default_factory=dict)  # what it owes of each model
+    _quick: set[Hashable] = field(default_factory=set)  # models that stand behind no other
+    _probe: Asked | None = None  # of a model that may be quick
     _failures: int = 0
     _corrupts: int = 0
     _corrupt_at: float = 0.0
@@ -112,9 +119,13 @@ class Standing:
             self._bytes *= fade
             self._busy_s *= fade
             self._mark = self.heard_at = now
-        asked = Asked(upstream, length, now, self.owed, self.ended, model)
+            self._quick.clear()
+        own = self._owed_of.get(model, 0)
+        asked = Asked(upstream, length, now, self.owed, self.ended, model, self.owed - own)
+        if model not in self._quick and self._in_line() >= self.window(now):
+            self._probe = asked
         self.owed += length
-        self._owed_of[model] = self._owed_of.get(model, 0) + length
+        self._owed_of[model] = own + length
         self.asked_at = now
         return asked
 
@@ -129,6 +140,9 @@ class Standing:
         queued = asked.ahead / rate if rate else 0.0
         self._waits.append(max(now - asked.at - queued, 0.0))
         self._ranked.clear()
+        if asked is self._probe or asked.model in self._quick:
+            overtook = self.ahead_of(asked) > _OVERTAKEN * asked.others
+            (self._quick.add if overtook else self._quick.discard)(asked.model)
         self.found += (1.0 - self.found) / _TRIES
         self.end(asked)
         self.well(now)
@@ -142,6 +156,8 @@ class Standing:
 
     def end(self, asked: Asked) -> None:
         """Nothing is expected of it for this any more."""
+        if asked is self._probe:
+            self._probe = None
         self.owed -= asked.length
         self.ended += asked.length
         self._owed_of[asked.model] -= asked.length
@@ -205,14 +221,35 @@ class Standing:
         return self._bytes / max(self._busy_s, _LEAST_BUSY_S) if self._bytes else None
 
     def window(self, now: float) -> float:
-        """Bytes of a model that it should owe at most: half a second's worth."""
+        """Bytes that it should owe at most: half a second's worth."""
         rate = self.rate(now)
         return _FIRST_WINDOW if rate is None else max(rate * _WINDOW_S, _LEAST_WINDOW)
 
     def may_ask(self, length: int, now: float, model: Hashable = None) -> bool:
-        """Is there room in its window of a model for a block?"""
+        """Is there room in its window for a block of a model?
+
+        A block may go beyond the window, so that small ones do not take all the room for which a
+        large one waits. What the upstream waits for itself shall hold up nothing else: so one
+        block at a time, of a model of which it owes nothing, goes beside a full window. A model
+        whose block came before what was owed of others has a window of its own, as long as that
+        goes on.
+        """
+        own = self._owed_of.get(model, 0)
+        if model in self._quick:
+            return not own or own + length <= self.window(now)
+        if self._in_line() < self.window(now):
+            return True
+        return not own and (self._probe is None or now - self._probe.at >= _WINDOW_S)
+
+    def may_help(self, length: int, now: float, model: Hashable = None) -> bool:
+        """May it be asked for a block with which another is late, whatever else it owes?"""
         owed = self._owed_of.get(model, 0)
         return not owed or owed + length <= self.window(now)
+
+    def _in_line(self) -> int:
+        """Bytes that it owes of models that are not quick."""
+        quick = sum(self._owed_of.get(model, 0) for model in self._quick)
+        return self.owed - quick
 
     def ahead_of(self, asked: Asked) -> int:
         """Bytes that it still owes of those that it owed when it was asked for this."""

@@ -54,9 +54,10 @@ class Strategy(Protocol):
         ...
 
     def may_ask(self, upstream: str, length: int, now: float, model: Hashable = None) -> bool:
-        """Whether an upstream owes little enough of a model to be asked for another block of it.
+        """Whether an upstream owes little enough to be asked for another block.
 
-        What it is slow to give of one model holds up no other: it may wait for it itself.
+        More than it soon gives could neither be taken back nor overtaken by what is urgent. What
+        it is slow to give of one model holds up no other: it may wait for it itself.
 
         Args:
             upstream: whom.
