@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import ChangedError, IcnError
 from icnblocks.wire.bundle import Order
 from icnblocks.wire.frames import Reason
-from icnblocks_daemon.forwarder import UNSTORED
+from icnblocks_daemon.forwarder import EVICTED, UNSTORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from icnblocks_daemon.forwarder import Forwarder, Hint
     from icnblocks_daemon.holdings import Holdings
 
-EVICTED: Final = "evicted"
-"""Why a block is fetched again: it was here when it was looked up, and gone when it was sent."""
 _FEW: Final = 4
 """The window while blocks cannot be stored: so many may wait in memory for one reader."""
 
@@ -94,6 +92,7 @@ class Answer:
         self._waiting: dict[Digest, int] = {}
         self._ready: deque[Send] = deque()
         self._refused: deque[Refuse] = deque()
+        self._since = forwarder.landings.count
         self._news = asyncio.Event()
         for index in range(len(wants)):
             if not self._is_here(index):
@@ -185,7 +184,7 @@ class Answer:
                 continue
             want = self._wants[index]
             self._waiting[want.digest] = index
-            self._forwarder.want(self, want, self._hint, again=again)
+            self._forwarder.want(self, want, self._hint, again=again, since=self._since)
 
     def _is_here(self, index: int) -> bool:
         digest = self._wants[index].digest

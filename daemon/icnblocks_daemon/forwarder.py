@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from icnblocks.limits import DEFAULT_PRIORITY, MAX_HOPS
 from icnblocks.wire.bundle import HERE_ONLY, Order
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.landings import Landings
 from icnblocks_daemon.reasons import FAILURES, failure_of, reason_of
 from icnblocks_daemon.siblings import Siblings
 from icnblocks_daemon.strategies import Failure
@@ -41,6 +42,8 @@ _TICK_S: Final = 0.05
 """How often it is looked for room while somebody waits for it, and for what is late."""
 _FEW_LINES: Final = 16
 """More lines of who waits are not looked through for each block that comes: 400 take 3 ms."""
+EVICTED: Final = "evicted"
+"""Why a block is fetched again: it was here since it was wanted first, and is no more."""
 UNSTORED: Final = "unstored"
 """Why a block is fetched again: it could not be stored, nor held in memory for who waited."""
 _CALM_S: Final = 1.0
@@ -163,6 +166,7 @@ class Forwarder:
         self._node_id = node_id
         self._room_wait_s = room_wait_s
         self._clock = clock
+        self.landings = Landings()
         self._pending: dict[int, _Pending] = {}  # by the fetch's serial number
         self._turns = Turns()
         self._starved_since: float | None = None  # no room in the budget for whose turn it is
@@ -207,6 +211,7 @@ class Forwarder:
         hint: Hint,
         *,
         again: str = "",
+        since: int | None = None,
         counted: bool = True,
     ) -> None:
         """`waiter` wants a block; it is told when it landed or why it cannot be had.
@@ -216,6 +221,7 @@ class Forwarder:
             want: the block.
             hint: where it may be found.
             again: why it is fetched once more, if it was here before.
+            since: how many blocks had come, by `landings`, when it was wanted first.
             counted: False if no client asked for it, so that it is no miss.
         """
         if hint.hops == HERE_ONLY:
@@ -237,6 +243,8 @@ class Forwarder:
             hint=hint, scope=hint.name,
             path=(hint.hops, hint.via) if hint.hops or hint.via else None,
         )  # fmt: skip
+        if not again and since is not None and self.landings.since(want.digest, since):
+            again = EVICTED
         if again and step.fetch is not None:
             self._metrics.refetched.labels(again).inc(want.length)
         if step.joined is not None and step.joined.serial in self._turns:
@@ -274,6 +282,7 @@ class Forwarder:
             self._unstored_at = None
             self._overflow.clear()
             _LOG.warning("blocks are stored again")
+        self.landings.add(fetch.digest)
         self._arrived(fetch, pending.asked)
         if self._turns:
             self._under_way.landed(fetch.digest, fetch.length, now)

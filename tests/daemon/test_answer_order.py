@@ -85,6 +85,29 @@ async def test_a_small_block_evicted_before_it_was_read_is_fetched_again(bench):
     answer.close()
 
 
+@pytest.mark.parametrize("wanted_before", [True, False])
+async def test_what_came_for_others_and_went_while_it_was_wanted_is_counted(bench, wanted_before):
+    """Beyond the window of a bundle nobody noticed, where the budget is smaller than the model."""
+    first, second = MODEL.wants[:2]
+    waits = Answer((first, second), Hint(), bench.holdings, bench.forwarder, 1)
+    assert waits.next() is None
+    other = Answer((second,), Hint(), bench.holdings, bench.forwarder, 1)
+    assert other.next() is None
+    bench.network.deliver(bench.network.waiting.pop())
+    other.close()
+    bench.holdings.content.discard(second.digest)
+    if not wanted_before:
+        waits.close()
+        waits = Answer((second,), Hint(), bench.holdings, bench.forwarder, 1)
+    else:
+        bench.network.deliver(bench.network.waiting.pop())
+        waits.next().lease.close()
+    assert waits.next() is None
+    counted = bench.metrics.refetched.labels("evicted")._value.get()
+    assert counted == (second.length if wanted_before else 0)
+    waits.close()
+
+
 async def test_a_block_of_another_length_is_refused_whoever_reads_it(bench):
     """Catches: bytes that the requester has no room for."""
     bring(bench, 0)
