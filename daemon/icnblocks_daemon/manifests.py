@@ -17,7 +17,8 @@ from icnblocks.errors import CorruptError, LoopError, NotFoundError, StorageErro
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.floods import Flood
-from icnblocks_daemon.records import MISSING, Refusals
+from icnblocks_daemon.records import MISSING
+from icnblocks_daemon.refusals import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -73,7 +74,7 @@ class Manifests:
             self._count(digest, size)
         self._fetches: Coalesced[tuple[Digest, Route, bool], bytes] = Coalesced()
         self._clock = clock
-        self._missing: Refusals[tuple[Digest, Name | None]] = Refusals(negative_s, MISSING)
+        self._missing: Failures[tuple[Digest, Name | None]] = Failures(negative_s, MISSING)
         self._unstored, self._unremoved = Flood(clock), Flood(clock)
 
     @property

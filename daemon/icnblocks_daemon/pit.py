@@ -10,11 +10,11 @@ The table says what to fetch and whom to tell; it must not do either.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _GRAVITY: Final = (Reason.NOT_FOUND, Reason.LENGTH, Reason.LOOP, Reason.REFUSED)
 """Reasons that say "never"; any other may pass, and is what a waiter hears if there is one."""
-MAX_REMEMBERED: Final = 65_536
 MOST_FETCHES: Final = 2
 """Under way for one entry: the first, and a hedge."""
 NO_ROUTE: Final = (Reason.NOT_FOUND, "the block is not here and there is no upstream for it")
@@ -152,15 +151,14 @@ class Pit:
         share: False fetches a block once for each waiter (to measure what sharing saves).
     """
 
-    __slots__ = ("_entries", "_negative", "_negative_s", "_serial", "_share", "_strategy")
+    __slots__ = ("_entries", "_negative", "_serial", "_share", "_strategy")
 
     def __init__(self, strategy: Strategy, *, negative_s: float, share: bool = True) -> None:
         self._strategy = strategy
-        self._negative_s = negative_s
         self._share = share
         self._serial = 0
         self._entries: dict[Hashable, _Entry] = {}
-        self._negative: OrderedDict[_Place, tuple[float, tuple[Reason, str]]] = OrderedDict()
+        self._negative: Refusals[_Place, tuple[Reason, str]] = Refusals(negative_s)
 
     def __len__(self) -> int:
         """How many blocks are pending."""
@@ -196,9 +194,9 @@ class Pit:
         entry.join(waiter, _Interest(length, route, hint, scope, path))
         for upstream in route:
             asked = (upstream, length, scope)
-            known = self._recall((digest, asked, None), now)
+            known = self._negative.recall((digest, asked, None), now)
             if known is None and path is not None:
-                known = self._recall((digest, asked, path), now)
+                known = self._negative.recall((digest, asked, path), now)
             if known is not None and not self._asks(entry, asked):
                 entry.refusals.setdefault(asked, known)
         joined = entry.under_way[0] if entry.under_way else None
@@ -287,12 +285,8 @@ class Pit:
         """
         asked = (fetch.upstream, fetch.length, fetch.scope)
         way = fetch.path if reason is Reason.LOOP else None
-        if self._negative_s > 0 and reason in _GRAVITY:
-            place = (fetch.digest, asked, way)
-            self._negative[place] = (now + self._negative_s, (reason, text))
-            self._negative.move_to_end(place)
-            while len(self._negative) > MAX_REMEMBERED:
-                self._negative.popitem(last=False)
+        if reason in _GRAVITY:
+            self._negative.note((fetch.digest, asked, way), (reason, text), now)
         entry = self._entries.get(fetch.key)
         if entry is None or fetch not in entry.under_way:
             return Step()
@@ -327,15 +321,6 @@ class Pit:
                     path=interest.path,
                 )  # fmt: skip
         return replace(fetch, upstream=upstream)
-
-    def _recall(self, place: _Place, now: float) -> tuple[Reason, str] | None:
-        known = self._negative.get(place)
-        if known is None:
-            return None
-        if known[0] <= now:
-            del self._negative[place]
-            return None
-        return known[1]
 
     def _advance(
         self,

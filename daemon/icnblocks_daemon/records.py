@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from icnblocks.errors import (
     ConflictError,
@@ -34,9 +33,10 @@ from icnblocks.manifest.record import (
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.floods import Flood
 from icnblocks_daemon.holdings import shielded
+from icnblocks_daemon.refusals import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Mapping
 
     from icnblocks.client.source import RecordAnswer
     from icnblocks.manifest.record import Record
@@ -46,14 +46,13 @@ if TYPE_CHECKING:
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.upstreams import Upstreams
 
-K = TypeVar("K", bound="Hashable")
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 PATIENCE_S: Final = 3.0
 """How long somebody waits for upstream when there is an old record to serve instead."""
 RETRY_S: Final = 2.0
 """After upstream failed for a name, or its record was refused: nobody asks again for so long."""
-_REMEMBERED: Final = 65_536
+_CONFIRMED: Final = 65_536
 MISSING: Final = 16_384
 """So many names that nobody knows are remembered: anybody can make them up, and each takes 1 KB."""
 
@@ -71,57 +70,6 @@ class Served:
     raw: bytes
     age_s: float
     stale: bool
-
-
-class Refusals(Generic[K]):
-    """What questions ended with a moment ago, so that upstream is not asked again at once.
-
-    Args:
-        for_s: how long an error is remembered; 0 for not at all.
-        most: how many are; the oldest is forgotten.
-    """
-
-    def __init__(self, for_s: float, most: int = _REMEMBERED) -> None:
-        self._for_s = for_s
-        self._most = most
-        self._errors: OrderedDict[K, tuple[float, IcnError]] = OrderedDict()  # oldest first
-
-    def __len__(self) -> int:
-        """How many are remembered; some of them may be over."""
-        return len(self._errors)
-
-    def note(self, key: K, error: IcnError, now: float) -> None:
-        """The question for `key` ended with this now."""
-        if self._for_s <= 0:
-            return
-        self._errors[key] = (now + self._for_s, _bare(error))
-        self._errors.move_to_end(key)
-        while len(self._errors) > self._most or self._first() <= now:
-            self._errors.popitem(last=False)
-
-    def forget(self, key: K) -> None:
-        """There is an answer."""
-        self._errors.pop(key, None)
-
-    def check(self, key: K, now: float) -> None:
-        """Return if the question may be asked.
-
-        Raises:
-            IcnError: what it ended with a moment ago.
-        """
-        until, error = self._errors.get(key, (now, None))
-        if error is not None and now < until:
-            raise _bare(error)
-
-    def _first(self) -> float:
-        return next(iter(self._errors.values()))[0]
-
-
-def _bare(error: IcnError) -> IcnError:
-    """The same error without what it would keep in memory of the request that met it."""
-    bare = type(error).__new__(type(error), *error.args)
-    vars(bare).update(vars(error))
-    return bare
 
 
 class Records:
@@ -161,8 +109,8 @@ class Records:
         self._clock = clock
         self._wall = wall
         self._confirmed: dict[Name, float] = {}
-        self._failed: Refusals[Name] = Refusals(RETRY_S)
-        self._missing: Refusals[Name] = Refusals(negative_s, MISSING)
+        self._failed: Failures[Name] = Failures(RETRY_S)
+        self._missing: Failures[Name] = Failures(negative_s, MISSING)
         self._refused, self._unrenewed, self._unstored = (Flood(clock) for _ in range(3))
         self._asking: Coalesced[tuple[Name, bool], Served] = Coalesced()
         self._writing = asyncio.Lock()
@@ -388,7 +336,7 @@ class Records:
             self._catalog.set_publisher_key(record.name.publisher, key)
 
     def _confirm(self, name: Name, when: float) -> None:
-        if len(self._confirmed) >= _REMEMBERED:
+        if len(self._confirmed) >= _CONFIRMED:
             self._confirmed.clear()  # their ages are then read from the catalog once more
         self._confirmed[name] = when
 

@@ -22,7 +22,7 @@ from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.floods import EVERY_S
 from icnblocks_daemon.metrics import Metrics
-from icnblocks_daemon.records import RETRY_S, Records, Refusals
+from icnblocks_daemon.records import RETRY_S, Records
 
 MODEL = make_model()
 
@@ -387,25 +387,6 @@ async def test_records_that_are_not_renewed_are_one_line_a_minute(world, caplog)
         world.now += RETRY_S
         assert (await world.get()).stale
     assert (world.origin.asked, [line.times for line in caplog.records]) == (6, [1])
-
-
-def test_refusals_are_bounded_and_keep_nothing_of_who_met_them():
-    refusals = Refusals(5.0, 3)
-    for number in range(10):
-        try:
-            raise NotFoundError(f"no {number}", hint="look again")
-        except NotFoundError as error:
-            refusals.note(number, error, 1.0)
-    assert len(refusals) == 3
-    refusals.check(6, 1.0)
-    for _ in range(2):
-        with pytest.raises(NotFoundError, match="no 7") as told:
-            refusals.check(7, 5.9)
-        assert told.value.hint == "look again"
-    assert all(error.__traceback__ is None for _, error in refusals._errors.values())
-    refusals.check(7, 6.0)
-    refusals.note(1, NotFoundError("no 1"), 6.0)
-    assert len(refusals) == 1, "those that are over are let go"
 
 
 @pytest.mark.parametrize("published", [True, False])

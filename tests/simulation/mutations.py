@@ -19,6 +19,7 @@ from icnblocks_daemon.answer import Answer
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.pit import Pit, Step
+from icnblocks_daemon.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,11 +131,12 @@ def failed_sources_are_never_asked_again() -> Change:
 
 @mutation
 def refusals_are_remembered_for_ever() -> Change:
-    def recall(self, digest, upstream, length, _now, scope=None):
-        known = self._negative.get((digest, (upstream, length, scope)))
-        return None if known is None else known[1]
+    before = Refusals.note
 
-    return Pit, "_recall", recall
+    def note(self, key, answer, _now):
+        before(self, key, answer, 1e12)
+
+    return Refusals, "note", note
 
 
 @mutation
