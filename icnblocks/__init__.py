@@ -6,13 +6,15 @@ and the command line start fast. This module must not do work of its own.
 
 from typing import TYPE_CHECKING
 
-__all__ = ["load", "open_model", "pull"]
+__all__ = ["load", "open_model", "pull", "stream"]
 
-_HOMES = {"load": "icnblocks.loader", "open_model": "icnblocks.loader", "pull": "icnblocks.puller"}
+_HOMES = dict.fromkeys(("load", "open_model", "stream"), "icnblocks.loader") | {
+    "pull": "icnblocks.puller"
+}
 
 if TYPE_CHECKING:
     __version__: str
-    from icnblocks.loader import load, open_model
+    from icnblocks.loader import load, open_model, stream
     from icnblocks.puller import pull
 else:  # a type checker that saw this would take any misspelt name for one of ours
 

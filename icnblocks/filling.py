@@ -16,10 +16,10 @@ from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
 from icnblocks.client.resolve import NO_SOURCE
 from icnblocks.errors import IcnError, IncompleteError, NotFoundError, StorageError
-from icnblocks.wire.bundle import PULL_BYTES
+from icnblocks.wire.bundle import PULL_BYTES, Order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.client.resolve import Resolved
@@ -45,6 +45,22 @@ class Progress(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Uses a model while it is pulled. May raise an IcnError, which ends the pull."""
+
+    def assembling(self, assembler: Assembler) -> None:
+        """It is being assembled; what was on this machine is in place. Its files are not in use."""
+        ...
+
+    def fetching(self, stop: Callable[[], None]) -> None:
+        """The rest is fetched from now on; `stop` ends that, from any thread."""
+        ...
+
+    def placed(self) -> None:
+        """More blocks are in place. Called on several threads."""
+        ...
+
+
 class Moved(NamedTuple):
     """Bytes of blocks that came over the network: of use, in vain, and from other devices."""
 
@@ -56,10 +72,17 @@ class Moved(NamedTuple):
 class _Sink:
     """The engine's sink: blocks go into the assembly, refusals are collected."""
 
-    def __init__(self, assembler: Assembler, progress: Progress, offer: Offer | None) -> None:
+    def __init__(
+        self,
+        assembler: Assembler,
+        progress: Progress,
+        offer: Offer | None,
+        follower: Follower | None,
+    ) -> None:
         self._assembler = assembler
         self._progress = progress
         self._offer = offer
+        self._follower = follower
         self._lock = threading.Lock()
         self._refused: list[IcnError] = []
         self.received = 0
@@ -73,6 +96,8 @@ class _Sink:
         with self._lock:
             self.received += count
         self._progress.moved(count)
+        if self._follower is not None:
+            self._follower.placed()
 
     def refuse(self, want: Want, error: IcnError) -> None:  # noqa: ARG002
         with self._lock:
@@ -100,6 +125,7 @@ class Filling:
         sources: whom to ask for the rest; may be none.
         settings: how.
         progress: hears how it goes.
+        follower: uses it meanwhile, so that it comes in order.
     """
 
     def __init__(
@@ -110,12 +136,14 @@ class Filling:
         sources: Sequence[Source],
         settings: Settings,
         progress: Progress,
+        follower: Follower | None = None,
     ) -> None:
         self._resolved = resolved
         self._assembler = assembler
         self._sources = sources
         self._settings = settings
         self._progress = progress
+        self._follower = follower
         self._places = places if places.directories() else None
         self._sharing: tuple[Sharer, Offer] | None = None
 
@@ -139,7 +167,11 @@ class Filling:
         Raises:
             IcnError: as its class says; what arrived is kept.
         """
-        parts = self._assembler.parts(self._settings.connections)
+        if self._follower is None:
+            parts = self._assembler.parts(self._settings.connections)
+        else:
+            self._follower.assembling(self._assembler)
+            parts = [self._assembler.listed()]
         missing = [want for part in parts for want in part]
         if not missing:
             return Moved()
@@ -159,9 +191,12 @@ class Filling:
             os.urandom(PULL_BYTES),
             priority=self._settings.priority,
         )
-        sink = _Sink(self._assembler, self._progress, self._sharing and self._sharing[1])
+        offer = self._sharing and self._sharing[1]
+        sink = _Sink(self._assembler, self._progress, offer, self._follower)
         with ExitStack() as stack:
             engine = self._engine(sink, hint, stack)
+            if self._follower is not None:
+                self._follower.fetching(engine.close)
             for number, part in enumerate(parts):
                 engine.add(part, hint, None if number else self._blocks, part=number)
             engine.wait()
@@ -178,6 +213,7 @@ class Filling:
             connections=self._settings.connections,
             retry_s=self._settings.retry_s,
             limit_rate=self._settings.limit_rate,
+            order=Order.ANY if self._follower is None else Order.LISTED,
         )
         if self._sharing is None:
             return stack.enter_context(Engine(self._sources, sink, options))

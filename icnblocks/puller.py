@@ -38,7 +38,7 @@ from icnblocks.errors import (
     IcnError,
     UsageError,
 )
-from icnblocks.filling import Filling, Moved, Progress
+from icnblocks.filling import Filling, Follower, Moved, Progress
 from icnblocks.limits import MAX_BASES, MAX_LIFETIME_S
 from icnblocks.manifest.codec import decode
 from icnblocks.naming import Name
@@ -173,13 +173,21 @@ class Puller:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def pull(self, name: Name, to: Path | None = None, *, max_age_s: float = 0.0) -> Pulled:
+    def pull(
+        self,
+        name: Name,
+        to: Path | None = None,
+        *,
+        max_age_s: float = 0.0,
+        follower: Follower | None = None,
+    ) -> Pulled:
         """Pull a model, and its base if it is an adapter (and the base of that, if it has one).
 
         Args:
             name: what to pull.
             to: the directory to make; under `settings.models` when None.
             max_age_s: how old a remembered record may be to be used without asking.
+            follower: uses the model (not its base) while it comes; hears nothing if it is there.
 
         Raises:
             IcnError: as its class says; what arrived is kept.
@@ -189,7 +197,7 @@ class Puller:
         base: Pulled | None = None
         for one, place in reversed(self._place_bases(resolved, path, beside=to is not None)):
             base = self._pull_one(one, place, base)
-        return self._pull_one(resolved, path, base)
+        return self._pull_one(resolved, path, base, follower)
 
     def _place_bases(
         self, resolved: Resolved, path: Path, *, beside: bool
@@ -241,12 +249,18 @@ class Puller:
         return Path(os.path.abspath(self._settings.models / name.publisher / folder))
 
     def _pull_one(
-        self, resolved: Resolved, path: Path, base: Pulled | None, *, thorough: bool = False
+        self,
+        resolved: Resolved,
+        path: Path,
+        base: Pulled | None,
+        follower: Follower | None = None,
+        *,
+        thorough: bool = False,
     ) -> Pulled:
         began = time.monotonic()
         moved = Moved()
         if thorough or not self._is_settled(resolved, path):
-            moved = self._assemble(resolved, path, thorough=thorough)
+            moved = self._assemble(resolved, path, follower, thorough=thorough)
         if self.sharer is not None:
             self.sharer.whole(resolved, self.sources)
         size = resolved.manifest.size
@@ -274,7 +288,9 @@ class Puller:
             or not is_unchanged(path, resolved.manifest, self.places)
         )
 
-    def _assemble(self, resolved: Resolved, path: Path, *, thorough: bool) -> Moved:
+    def _assemble(
+        self, resolved: Resolved, path: Path, follower: Follower | None, *, thorough: bool
+    ) -> Moved:
         """Make the directory what it shall be."""
         directory = ModelDirectory(path)
         moved = Moved()
@@ -294,7 +310,7 @@ class Puller:
             )
             self._refuse_conflicts(found, resolved, directory)
             if not found.indexed:
-                moved = self._gather(resolved, directory, found)
+                moved = self._gather(resolved, directory, found, follower)
             if doubtful and len(found.whole) == len(resolved.manifest.files):
                 flushed.unmark(directory)
             if self._settings.durable:
@@ -320,7 +336,13 @@ class Puller:
                 f"{directory.root} holds files that are not those of {resolved.name}: {listed}"
             )
 
-    def _gather(self, resolved: Resolved, directory: ModelDirectory, found: Inspection) -> Moved:
+    def _gather(
+        self,
+        resolved: Resolved,
+        directory: ModelDirectory,
+        found: Inspection,
+        follower: Follower | None,
+    ) -> Moved:
         """Reuse, fetch, finish, remember."""
         make_way(directory, resolved.manifest, found.stale)
         plan = Plan(resolved.manifest)
@@ -331,8 +353,9 @@ class Puller:
             size = resolved.manifest.size
             self._listener.begun(resolved.name, size, size - assembler.missing_bytes())
             filling = Filling(
-                resolved, assembler, self.places, self.sources, self._settings, self._listener
-            )
+                resolved, assembler, self.places, self.sources, self._settings, self._listener,
+                follower,
+            )  # fmt: skip
             filling.reuse()
             with ExitStack() as stack:
                 if self.sharer is not None:
@@ -404,6 +427,7 @@ def pull(
     max_age_s: float = MAX_LIFETIME_S,
     settings: Settings | None = None,
     share: ShareOptions | None = None,
+    follower: Follower | None = None,
 ) -> Path:
     """Pull a model and return its directory; at once if it is there already.
 
@@ -424,6 +448,7 @@ def pull(
         settings: the client's settings; read from file and environment when None.
         share: while it pulls, get blocks from other devices that do the same, and serve them
             (icnblocks.share).
+        follower: uses the model while it comes (icnblocks.stream).
 
     Raises:
         UsageError: if an argument cannot be meant.
@@ -439,7 +464,8 @@ def pull(
         settings = replace(settings, trust_first_use=True)
     judge = make_trust(settings, trust)
     with Puller(settings, judge, overwrite=overwrite, share=share) as puller:
-        return puller.pull(wanted, directory, max_age_s=max_age_s).path
+        pulled = puller.pull(wanted, directory, max_age_s=max_age_s, follower=follower)
+        return pulled.path
 
 
 def _name(name: object) -> Name:

@@ -18,6 +18,7 @@ from icnblocks.assembly.blockmap import BlockMap
 from icnblocks.assembly.directory import PARTIAL
 from icnblocks.errors import IncompleteError, StorageError
 from icnblocks.limits import KIB
+from icnblocks.manifest.cutting import is_safetensors
 from icnblocks.naming import Digest
 from icnblocks.store.database import storage_errors
 from icnblocks.store.extents import read_all, write_all
@@ -192,6 +193,26 @@ class Assembler:
             parts[-1].append(want)
             taken, last = taken + want.length, file
         return parts
+
+    def listed(self) -> list[Want]:
+        """What is missing as a loader needs it: first what tells of the model, then its tensors."""
+        files = self.manifest.files
+        missing = sorted(self._missing(), key=lambda each: is_safetensors(files[each[1]].path))
+        return [want for want, _ in missing]
+
+    def has(self, digest: Digest) -> bool:
+        """Is a block in all its places? Of a whole file it may not be known."""
+        return bool(self._have[self._index(digest)])
+
+    def reading(self, file: int) -> int:
+        """A new descriptor of a file, whole or partial; the caller closes it.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        path = self.manifest.files[file].path + ("" if file in self.whole else PARTIAL)
+        with storage_errors(self.directory.root / path):
+            return self.directory.open(path, os.O_RDONLY)
 
     def room(self, wants: Iterable[Want]) -> int:
         """Bytes of disk that blocks need: one of many places comes once, and needs it in each."""

@@ -27,20 +27,20 @@ def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
 
 def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
     """(offset, length) of every block of the open file whose bytes are not as named."""
-    for digest, length, offset in _cut(file, manifest):
+    for digest, length, offset in cut(file, manifest):
         if _read_right(fd, digest, length, offset) is None:
             yield offset, length
 
 
 def right_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[Verified]:
     """Every block of the open file whose bytes are as named."""
-    for digest, length, offset in _cut(file, manifest):
+    for digest, length, offset in cut(file, manifest):
         block = _read_right(fd, digest, length, offset)
         if block is not None:
             yield block
 
 
-def _cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
+def cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
     """(digest, length, offset) of every block of a file."""
     for run in file.runs:
         end = run.offset + run.length

@@ -2,5 +2,6 @@
 
 from icnblocks.loader.mapped import TensorInfo
 from icnblocks.loader.model import Model, load, open_model
+from icnblocks.loader.streaming import Stream, stream
 
-__all__ = ["Model", "TensorInfo", "load", "open_model"]
+__all__ = ["Model", "Stream", "TensorInfo", "load", "open_model", "stream"]

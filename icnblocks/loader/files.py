@@ -18,13 +18,15 @@ from icnblocks.loader.reading import reading
 from icnblocks.manifest.codec import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 _WHOLE: Final = "model.safetensors"
-_INDEX: Final = "model.safetensors.index.json"
+INDEX: Final = "model.safetensors.index.json"
 _ADAPTER: Final = "adapter_model.safetensors"
 _SUFFIX: Final = ".safetensors"
+_LOOKED_FOR: Final = (_WHOLE, INDEX, _ADAPTER)
+"""What is no file under one of these names does not count as such."""
 
 
 def tensor_files(model: Path) -> dict[Path, list[str]]:
@@ -46,27 +48,44 @@ def tensor_files(model: Path) -> dict[Path, list[str]]:
     if _is_file(model):
         return {model: []}
     pulled = _pulled(model)
-
-    def has(name: str) -> bool:
-        return _is_file(model / name) if pulled is None else name in pulled
-
-    if has(_WHOLE):
-        return {model / _WHOLE: []}
-    if has(_INDEX):
-        return _indexed(model / _INDEX)
-    if has(_ADAPTER):
-        return {model / _ADAPTER: []}
-    with reading(model, "directory"):
-        names = os.listdir(model) if pulled is None else pulled
-    files: dict[Path, list[str]] = {
-        model / name: [] for name in sorted(names) if name.endswith(_SUFFIX)
-    }
-    if not files:
+    if pulled is None:
+        with reading(model, "directory"):
+            there = os.listdir(model)
+        names = {name for name in there if name not in _LOOKED_FOR or _is_file(model / name)}
+    else:
+        names = pulled
+    chosen = choose(names, lambda: _read_index(model / INDEX), model / INDEX)
+    if not chosen:
         raise NotFoundError(
             f"{model} holds no safetensors files" + ("" if pulled is None else " that were pulled"),
             hint="only safetensors can be loaded; other files of a pulled model are used in place",
         )
-    return files
+    return {model / name: promised for name, promised in chosen.items()}
+
+
+def choose(
+    names: Collection[str], index: Callable[[], bytes], index_path: object
+) -> dict[str, list[str]]:
+    """As `tensor_files`, of a directory with these names.
+
+    Args:
+        names: of its files.
+        index: reads the index, which is asked for only if it counts.
+        index_path: for messages.
+
+    Returns:
+        As `tensor_files`, by name; empty if there is none.
+
+    Raises:
+        FormatError: if the index is broken or names files elsewhere.
+    """
+    if _WHOLE in names:
+        return {_WHOLE: []}
+    if INDEX in names:
+        return _indexed(index(), index_path)
+    if _ADAPTER in names:
+        return {_ADAPTER: []}
+    return {name: [] for name in sorted(names) if name.endswith(_SUFFIX)}
 
 
 def _is_file(path: Path) -> bool:
@@ -88,18 +107,21 @@ def _pulled(model: Path) -> set[str] | None:
         return None
 
 
-def _indexed(index: Path) -> dict[Path, list[str]]:
+def _indexed(text: bytes, path: object) -> dict[str, list[str]]:
     """The files that an index names, with their tensors."""
     promised: dict[str, list[str]] = {}
-    for tensor, file in _weight_map(index).items():
+    for tensor, file in _weight_map(text, path).items():
         promised.setdefault(file, []).append(tensor)
-    return {index.parent / file: promised[file] for file in sorted(promised)}
+    return {file: promised[file] for file in sorted(promised)}
 
 
-def _weight_map(index: Path) -> Mapping[str, str]:
+def _read_index(path: Path) -> bytes:
+    with reading(path), path.open("rb") as opened:
+        return opened.read(MAX_HEADER_BYTES + 1)
+
+
+def _weight_map(text: bytes, index: object) -> Mapping[str, str]:
     """File by tensor, as the index says."""
-    with reading(index), index.open("rb") as opened:
-        text = opened.read(MAX_HEADER_BYTES + 1)
     if len(text) > MAX_HEADER_BYTES:
         raise FormatError(f"{index} has more than {MAX_HEADER_BYTES} bytes")
     try:

@@ -9,6 +9,7 @@ and repairs of this project write new files and rename. This module must not kno
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -82,19 +83,35 @@ def map_file(path: Path, mapper: Callable[[int, int], Any]) -> tuple[Any, list[T
     try:
         with reading(path), path.open("rb") as file:
             size = file.seek(0, 2)
-            file.seek(0)
-            first = file.read(_LENGTH_BYTES)
-            first += file.read(header_bytes(first, size) - _LENGTH_BYTES)
-            header = parse_header(first, size)
+            infos = tensor_infos(path, size, lambda count, at: os.pread(file.fileno(), count, at))
             mapping = mapper(file.fileno(), size)
-    except FormatError as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint or _HINT) from None
     except ValueError as error:  # it was cut off meanwhile
         raise StorageError(f"cannot map {path}: {error}", hint=_HINT) from error
+    return mapping, infos
+
+
+def tensor_infos(path: Path, size: int, read: Callable[[int, int], bytes]) -> list[TensorInfo]:
+    """A file's tensors in order of their offsets.
+
+    Args:
+        path: the file.
+        size: its bytes.
+        read: gives so many bytes of it from an offset on; fewer at its end.
+
+    Raises:
+        FormatError: if it is not a valid safetensors file.
+        IcnError: as `read` does.
+    """
+    try:
+        first = read(_LENGTH_BYTES, 0)
+        first += read(header_bytes(first, size) - _LENGTH_BYTES, _LENGTH_BYTES)
+        header = parse_header(first, size)
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint or _HINT) from None
     infos = []
     offset = header.length
     for tensor in header.tensors:
         length = tensor_bytes(tensor.dtype, tensor.shape)
         infos.append(TensorInfo(tensor.name, tensor.dtype, tensor.shape, path, offset, length))
         offset += length
-    return mapping, infos
+    return infos

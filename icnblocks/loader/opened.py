@@ -48,22 +48,35 @@ def open_files(model: Path, mapper: Callable[[int, int], Any]) -> Opened:
     opened = Opened({}, {})
     for file, promised in tensor_files(model).items():
         opened.mappings[file], infos = map_file(file, mapper)
-        _check_promised(file, promised, infos)
-        for info in infos:
-            if info.name in opened.infos:
-                raise FormatError(
-                    f"{model} has two tensors named {info.name[:100]!r},"
-                    f" in {opened.infos[info.name].file.name} and {file.name}",
-                    hint="open one of the files instead of the directory",
-                )
-            opened.infos[info.name] = info
+        enter(opened.infos, infos, promised, file)
     return opened
 
 
-def _check_promised(file: Path, promised: list[str], infos: list[TensorInfo]) -> None:
+def enter(
+    known: dict[str, TensorInfo], infos: list[TensorInfo], promised: list[str], file: Path
+) -> None:
+    """Enter the tensors of one more file.
+
+    Args:
+        known: those of the model so far, by name.
+        infos: those of the file.
+        promised: names that an index promises in it.
+        file: the file.
+
+    Raises:
+        FormatError: if it lacks one that is promised, or has one of the name of another file's.
+    """
     missing = set(promised).difference(info.name for info in infos)
     if missing:
         raise FormatError(
             f"{file} has no tensor {min(missing)[:100]!r}, which the index promises there",
             hint="the index and the files are of different models: pull or publish them again",
         )
+    for info in infos:
+        if info.name in known:
+            raise FormatError(
+                f"{file.parent} has two tensors named {info.name[:100]!r},"
+                f" in {known[info.name].file.name} and {file.name}",
+                hint="open one of the files instead of the directory",
+            )
+        known[info.name] = info

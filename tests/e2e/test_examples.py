@@ -50,8 +50,13 @@ def test_publish_from_python_then_load_with_numpy(tmp_path, home):
         said = _run("publish_from_python.py", model, "acme/llama", origin.url, environ=home)
         assert f"icn-fetch acme/llama --from {origin.url} --trust " in said
         listed = _run("load_numpy.py", "acme/llama", environ=home | {"ICN_FROM": origin.url})
+        there = {"ICN_MODELS": str(tmp_path / "there"), "ICN_STORE": str(tmp_path / "index")}
+        asks = home | {"ICN_FROM": origin.url} | there
+        built = _run("build_while_it_comes.py", "acme/llama", environ=asks)
     assert "lm_head.weight" in listed
     assert "mean of " in listed
+    assert "a model of type llama" in built
+    assert str(tmp_path / "there") in built
 
 
 @pytest.mark.slow

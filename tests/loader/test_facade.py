@@ -9,7 +9,7 @@ import icnblocks
 
 
 def test_the_names_are_listed():
-    assert {"load", "open_model", "pull", "__version__"} <= set(dir(icnblocks))
+    assert {"load", "open_model", "pull", "stream", "__version__"} <= set(dir(icnblocks))
 
 
 @pytest.mark.slow  # mypy reads numpy
