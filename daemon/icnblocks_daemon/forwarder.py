@@ -64,6 +64,7 @@ class Hint:
         via: their ids.
         priority: 0 to 7; the larger goes first where not all can be served at once.
         order: in which order the requester would like to have the blocks of its bundle.
+        doubt: the block came with wrong bytes before: who has it hashes it first.
         client: who asks; clients take turns. All of whom that is not known count as one.
     """
 
@@ -74,6 +75,7 @@ class Hint:
     priority: int = DEFAULT_PRIORITY
     order: Order = Order.ANY
     client: str = ""
+    doubt: bool = False
 
 
 class Waiter(Protocol):

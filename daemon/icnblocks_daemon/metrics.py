@@ -87,7 +87,7 @@ class Metrics:
             "icn_refused_records", "Records of upstreams that were not accepted", "why"
         )
         self.corrupt_blocks = self._counter(
-            "icn_corrupt_blocks", "Stored blocks that had rotted, found by scrubbing"
+            "icn_corrupt_blocks", "Stored blocks that had rotted, and were erased"
         )
         self.expired_uploads = self._counter(
             "icn_expired_uploads", "Uploaded blocks erased because no manifest names them"

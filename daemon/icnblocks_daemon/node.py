@@ -34,9 +34,9 @@ from icnblocks_daemon.plans import LOOK_S, Plans
 from icnblocks_daemon.policy_state import FILE, SAVE_S, Memory
 from icnblocks_daemon.prefetch import FILE as PREFETCH_FILE
 from icnblocks_daemon.prefetch import Prefetch, kept_order, seconds_of_day
+from icnblocks_daemon.rechecks import Rechecks
 from icnblocks_daemon.records import Records
 from icnblocks_daemon.rules import read_rules
-from icnblocks_daemon.scrub import erased_if_rotten
 from icnblocks_daemon.sending import Sending
 from icnblocks_daemon.sibling_maps import SiblingMaps
 from icnblocks_daemon.siblings import Siblings
@@ -164,7 +164,7 @@ class Node:
         self.memory = Memory(config.store / FILE, content, self.clock, wall)
         self.memory.restore()
         self.trace = self._trace_at(config.trace)
-        self._rechecks: set[asyncio.Task[bool]] = set()
+        self.rechecks = Rechecks(content, self.metrics, replaceable=self.fib.has_default)
         self.holdings.listener = self
         self.metrics.observe(self._figures)
         self.metrics.observe_by("upstream", self.upstreams.figures)
@@ -229,24 +229,6 @@ class Node:
             if manifest is not None:
                 blocks = manifest.lengths()
                 yield entry.digest, [shared.setdefault(digest, digest) for digest in blocks]
-
-    async def recheck(self, digest: Digest) -> bool:
-        """A stored block may be rotten, or cut short: whether it was, and is erased."""
-        content, replaceable = self.holdings.content, self.fib.has_default
-        return digest in content.store and await erased_if_rotten(
-            content, digest, self.metrics, replaceable=replaceable
-        )
-
-    def suspect(self, digest: Digest) -> None:
-        """Recheck a block that could not be sent whole; whoever wanted it is cut off by now."""
-        task = asyncio.create_task(self.recheck(digest))
-        self._rechecks.add(task)
-        task.add_done_callback(self._rechecked)
-
-    def _rechecked(self, task: asyncio.Task[bool]) -> None:
-        self._rechecks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.error("a block could not be rechecked: %s", error)
 
     def absent(self, manifest: bytes) -> int:
         """How many blocks of an encoded manifest are not here. May be called from any thread."""
@@ -449,7 +431,7 @@ class Node:
 
     async def close(self) -> None:
         """Stop asking upstreams, flush, and let go of the store."""
-        await asyncio.gather(*self._rechecks, return_exceptions=True)
+        await self.rechecks.close()
         await self.prefetch.close()
         await self.siblings.close()
         await self.records.close()

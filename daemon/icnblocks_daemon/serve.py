@@ -119,7 +119,7 @@ class _Daemon:
                 "watchdog": self._notifier.feed_watchdog,
                 "house": node.keep_house,
                 "plans": node.keep_plans,
-                "scrub": lambda: scrub(content, node.recheck, rate),
+                "scrub": lambda: scrub(content, node.rechecks.recheck, rate),
             }.items()
         ]
         try:

@@ -332,10 +332,12 @@ class Upstreams:
         hint = fetch.hint if isinstance(fetch.hint, Hint) else Hint()
         if fetch.upstream in self._siblings:  # which shall not count it as its own demand
             via = self._passed_on(hint.via)[VIA_HEADER]
-            return EngineHint(hint.name, None, NO_PULL, HERE_ONLY, via, hint.priority, hint.order)
+            return EngineHint(
+                hint.name, None, NO_PULL, HERE_ONLY, via, hint.priority, hint.order, hint.doubt
+            )
         return EngineHint(
             hint.name, hint.manifest, self._pull_of(hint), hint.hops + 1,
-            self._passed_on(hint.via)[VIA_HEADER], hint.priority, hint.order,
+            self._passed_on(hint.via)[VIA_HEADER], hint.priority, hint.order, hint.doubt,
         )  # fmt: skip
 
     def _passed_on(self, via: frozenset[str]) -> dict[str, str]:

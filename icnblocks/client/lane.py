@@ -56,6 +56,7 @@ class Lane:
         request = BundleRequest(
             bundle.wants, hint.name, hint.manifest, hint.pull, hint.hops,
             hint.order if order is Order.ANY else order, hint.priority,
+            hint.doubt or bundle.queue.doubt,
         )  # fmt: skip
         headers = {VIA_HEADER: hint.via} if hint.via else None
         return self.source.bundle(

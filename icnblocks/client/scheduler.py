@@ -368,7 +368,10 @@ class Scheduler(Generic[HintT]):
         return self._verdicts(now) if state.given_up else self._judged(bundle.queue, now)
 
     def corrupt(self, bundle: Bundle[HintT], digest: Digest, now: float) -> list[Refusal]:
-        """The source sent bytes of another digest: it is demoted, and not asked for it again."""
+        """The source sent bytes of another digest: it is demoted, and others are asked.
+
+        If none of them gives it, it is asked once more, and told: what it has may have rotted.
+        """
         state = self.sources[bundle.source]
         error = CorruptError(f"block {digest} is corrupt at {state.name}")
         self._setback(state, error, now, None, doublings=state.corrupts)
@@ -511,11 +514,20 @@ class Scheduler(Generic[HintT]):
                 self._pressed.add(want.digest)
                 self._line_up(want, queue)
                 continue
+            doubtful = self._doubtful(want.digest) & able
+            if doubtful and not queue.doubt and not self._options.passes_on:
+                self._line_up(want, replace(queue, refused=queue.refused - doubtful, doubt=True))
+                continue
             refusals.append(Refusal(want, self._why(want.digest)))
             del self._open[want.digest]
             self._waiting_bytes -= want.length
             self._forget(want.digest)
         return refusals
+
+    def _doubtful(self, digest: Digest) -> set[int]:
+        """Sources that gave wrong bytes for a block, or had none but such."""
+        whys = self._whys.get(digest, ())
+        return {source for source, error in whys if isinstance(error, CorruptError)}
 
     def _able(self, now: float) -> set[int]:
         """Sources of which something is to be expected."""

@@ -51,12 +51,14 @@ class Queue(Generic[HintT]):
         refused: sources that have refused them.
         lacking: sources that say that they do not hold them.
         part: of what was added with the hint.
+        doubt: sources that gave wrong bytes for them are asked once more, and told so.
     """
 
     hint: HintT
     refused: frozenset[int] = frozenset()
     lacking: frozenset[int] = frozenset()
     part: int = 0
+    doubt: bool = False
 
     def may(self, source: int) -> bool:
         """Whether a source may be asked for them."""

@@ -48,6 +48,7 @@ class Hint:
         via: value of the ICN-Via header; none when empty.
         priority: 0 to 7; the larger goes first where not all can be served at once.
         order: in which order its bundles would best be answered; the engine's, if that is listed.
+        doubt: the blocks came with wrong bytes before: who has them hashes them first.
     """
 
     name: Name | None = None
@@ -57,6 +58,7 @@ class Hint:
     via: str = ""
     priority: int = DEFAULT_PRIORITY
     order: Order = Order.ANY
+    doubt: bool = False
 
 
 NO_HINT: Final = Hint()

@@ -40,7 +40,9 @@ _MAX_HOPS_FIELD: Final = 255
 HERE_ONLY: Final = _MAX_HOPS_FIELD
 """As `hops`: what is not here is not wanted; `NOT_FOUND` is enough of an answer."""
 _ORDERED_MINOR: Final = 1
-"""Requests that use `order` or `priority` say this minor version; others the first one."""
+"""Requests that use `order` or `priority` say this minor version; others the first one..."""
+_DOUBTING_MINOR: Final = 2
+"""...but those that use `doubt` say this one."""
 _LENGTH = struct.Struct(">I")
 _WANT = struct.Struct(f">{DIGEST_BYTES}sI")
 
@@ -72,6 +74,7 @@ class BundleRequest:
         hops: how many daemons have passed it on.
         order: in which order the wants would best be answered.
         priority: 0 to MAX_PRIORITY; the larger goes first where not all can be served at once.
+        doubt: these blocks came from here with wrong bytes: what is here is to be hashed first.
 
     Raises:
         FormatError: if a count, length or field is out of bounds.
@@ -84,6 +87,7 @@ class BundleRequest:
     hops: int = 0
     order: Order = Order.ANY
     priority: int = DEFAULT_PRIORITY
+    doubt: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.wants) <= MAX_WANTS:
@@ -155,7 +159,10 @@ def encode_request(request: BundleRequest) -> bytes:
         later["order"] = request.order.value
     if request.priority != DEFAULT_PRIORITY:
         later["priority"] = request.priority
-    return pack({"v": [MAJOR, _ORDERED_MINOR if later else MINOR], **fields, **later})
+    minor = _ORDERED_MINOR if later else MINOR
+    if request.doubt:
+        later["doubt"], minor = True, _DOUBTING_MINOR
+    return pack({"v": [MAJOR, minor], **fields, **later})
 
 
 def decode_request(data: bytes) -> BundleRequest:
@@ -188,6 +195,7 @@ def decode_request(data: bytes) -> BundleRequest:
         hops=hops,
         order=_order(value.get("order", Order.ANY.value)),
         priority=_priority(value.get("priority", DEFAULT_PRIORITY)),
+        doubt=_doubt(value.get("doubt", False)),
     )
 
 
@@ -201,6 +209,12 @@ def _order(value: object) -> Order:
 def _priority(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise FormatError("the priority in a bundle request is not a number")
+    return value
+
+
+def _doubt(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise FormatError("the doubt in a bundle request is neither true nor false")
     return value
 
 

@@ -89,6 +89,31 @@ def test_golden_vector_with_order_and_priority() -> None:
     assert encode_request(request).hex() == ORDERED_HEX
 
 
+DOUBTING_HEX = (
+    "87"  # map of 7
+    "a5646f756274" "c3"  # doubt: true
+    "a4686f7073" "00"  # hops: 0
+    "a86d616e6966657374" "c0"  # manifest: nil
+    "a46e616d65" "a0"  # name: none
+    "a470756c6c" "c41000000000000000000000000000000000"  # pull: none
+    "a176" "920102"  # v: [1, 2]
+    "a577616e7473" "c424"  # wants: bin 36
+    "ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f" "00000005"
+)  # fmt: skip
+
+
+def test_golden_vector_with_doubt() -> None:
+    request = BundleRequest((Want(Digest.of(b"hello"), 5),), doubt=True)
+    assert encode_request(request).hex() == DOUBTING_HEX
+    assert decode_request(bytes.fromhex(DOUBTING_HEX)).doubt
+
+
+@pytest.mark.parametrize("doubt", [1, None, "yes"])
+def test_a_doubt_is_true_or_false(doubt: object) -> None:
+    with pytest.raises(FormatError, match="doubt"):
+        decode_request(_fields(v=[1, 2], doubt=doubt))
+
+
 @SETTINGS
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_a_format_error(data: bytes) -> None:

@@ -140,7 +140,7 @@ class Blocks:
         except CutOffError as cut:
             node.metrics.cut("a block", cut.cause, cut, request.remote)
             if cut.cause == "changed":
-                node.suspect(digest)
+                node.rechecks.suspect(digest)
         else:
             node.metrics.sent_bytes.inc(end - start)
             node.metrics.sent_blocks.inc()

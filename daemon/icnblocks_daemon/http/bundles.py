@@ -84,8 +84,10 @@ class Bundles:
                 await node.siblings.look(asked.manifest)
         hint = Hint(
             asked.name, asked.manifest, asked.hops, via_of(request), asked.priority, asked.order,
-            request.remote or "?",
+            request.remote or "?", asked.doubt,
         )  # fmt: skip
+        if asked.doubt:
+            await node.rechecks.doubted(asked.wants)
         chunked = request.version >= HttpVersion11
         response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
         response.content_type = MEDIA_TYPE
@@ -135,7 +137,9 @@ class Bundles:
             elif isinstance(step, Send):
                 await self._send(step, asked[step.index].digest, outlet, client)
                 tally.add(step.lease.length, waited=step.waited)
-            elif step.reason in _OF_OURS and await self._node.recheck(asked[step.index].digest):
+            elif step.reason in _OF_OURS and await self._node.rechecks.recheck(
+                asked[step.index].digest
+            ):
                 answer.again(step)
                 continue
             else:
@@ -163,7 +167,7 @@ class Bundles:
                     await self._send_in_turn(head, lease, outlet, client)
         except CutOffError as cut:
             if cut.cause == "changed":  # else it would cut off whoever wants it
-                self._node.suspect(digest)
+                self._node.rechecks.suspect(digest)
             raise
         self._node.forwarder.room_freed()
 

@@ -77,7 +77,7 @@ class Scene:
             self.scheduler.told(0, [OURS.digest], [OURS.digest], self.now)
 
     def in_under_way(self):
-        if self.condition == "hopeless":
+        if self.condition in {"hopeless", "alone"}:
             self.give_up(1)
         self.add(*(OTHERS[:1] if self.condition == "not-begun" else []), OURS, *OTHERS[1:10])
         first, second = self.scheduler.sources
@@ -87,6 +87,11 @@ class Scene:
         self.scheduler.cancel([want.digest for want in OTHERS[1:10]])
         if self.condition == "late":
             self.now += 60.0
+        if (self.event, self.condition) == ("corrupt", "hopeless"):
+            self.on_corrupt()
+            self.scheduler.finished(self.bundle, 0, 0.0)
+            self.now = self.scheduler.sources[0].retry_at
+            self.bundle = self.draw(0)
 
     def in_unwanted(self):
         self.in_under_way()
@@ -147,6 +152,8 @@ class Scene:
             self.done.append("rest")
         if self.state() == "waiting" and not self.may(0):
             self.done.append("exclude")
+        if any(queue.doubt for queue in self.scheduler._queues):
+            self.done.append("doubt")
 
     def nack(self, reason):
         self.after(self.scheduler.nacked(self.bundle, OURS.digest, reason, "", self.now))

@@ -1,0 +1,120 @@
+"""Blocks that rotted on a daemon's disk are found when who got them says so."""
+
+import asyncio
+import os
+
+import pytest
+
+from icnblocks.cache.content_store import ContentStore
+from icnblocks.cache.policy import make_policy
+from icnblocks.limits import MIB
+from icnblocks.naming import Digest
+from icnblocks.store.base import verify
+from icnblocks.store.memory import MemoryStore
+from icnblocks.testing.device import Device
+from icnblocks.testing.faults import flip_bit
+from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.wire.bundle import Want
+from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.rechecks import DOUBTED_BYTES, DOUBTS, Rechecks
+
+QUIET = ("--scrub-rate", "0")
+
+
+@pytest.fixture
+def model(tmp_path):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "weights.bin").write_bytes(os.urandom(3 * MIB))
+    return directory
+
+
+def rot(store):
+    """Flip a bit of a block that lies there."""
+    segments = (store / "blocks" / "segments").iterdir()
+    flip_bit(max(segments, key=lambda path: path.stat().st_size), 1_500_000)
+
+
+def test_a_block_that_rotted_at_an_edge_costs_one_fetch_and_nobody_a_pull(tmp_path, model):
+    """It was sent to each who asked, and refused by each, until the scrubber came by."""
+    with start_edge(tmp_path / "origin", *QUIET) as origin:
+        Device(tmp_path / "publisher").publish(model, "acme/model", origin.url)
+        with start_edge(tmp_path / "edge", "--upstream", origin.url, *QUIET) as edge:
+            Device(tmp_path / "first").fetch("acme/model", edge.url)
+        rot(tmp_path / "edge")
+        with start_edge(tmp_path / "edge", "--upstream", origin.url, *QUIET) as edge:
+            told = Device(tmp_path / "second").fetch("acme/model", edge.url)
+            assert told["bytes_network"] == 3 * MIB
+            assert told["bytes_wasted"] == MIB
+            assert edge.metric("icn_corrupt_blocks_total") == 1
+            poll_until(lambda: edge.metric("icn_upstream_received_bytes_total") == MIB)
+            third = Device(tmp_path / "third").fetch("acme/model", edge.url)
+            assert third["bytes_wasted"] == 0
+
+
+def test_a_doubt_reaches_the_daemon_on_whose_disk_the_block_rotted(tmp_path, model):
+    with start_edge(tmp_path / "origin", *QUIET) as origin:
+        Device(tmp_path / "publisher").publish(model, "acme/model", origin.url)
+        with start_edge(tmp_path / "regional", "--upstream", origin.url, *QUIET) as regional:
+            Device(tmp_path / "first").fetch("acme/model", regional.url)
+        rot(tmp_path / "regional")
+        with (
+            start_edge(tmp_path / "regional", "--upstream", origin.url, *QUIET) as regional,
+            start_edge(tmp_path / "edge", "--upstream", regional.url, *QUIET) as edge,
+        ):
+            told = Device(tmp_path / "second").fetch("acme/model", edge.url)
+            assert told["bytes_network"] == 3 * MIB
+            assert regional.metric("icn_corrupt_blocks_total") == 1
+            assert edge.metric("icn_corrupt_blocks_total") == 0
+
+
+def test_what_rotted_at_an_origin_is_missing_there_and_publishing_brings_it(tmp_path, model):
+    """Publishing again found everything there, and nobody could pull it."""
+    publisher = Device(tmp_path / "publisher")
+    with start_edge(tmp_path / "origin", *QUIET) as origin:
+        publisher.publish(model, "acme/model", origin.url)
+    rot(tmp_path / "origin")
+    device = Device(tmp_path / "device")
+    with start_edge(tmp_path / "origin", *QUIET) as origin:
+        failed = device.run("fetch", "acme/model", "--from", origin.url, "--trust-first-use")
+        assert failed.code
+        assert publisher.publish(model, "acme/model", origin.url)["bytes_sent"] == MIB
+        assert device.fetch("acme/model", origin.url)["bytes_network"] == MIB
+
+
+@pytest.fixture
+def blocks():
+    return [bytes([number]) * 1000 for number in range(8)]
+
+
+@pytest.fixture
+def rechecks(blocks, monkeypatch):
+    """Of a store in which every block has rotted."""
+    content = ContentStore(MemoryStore(), make_policy("lru", MIB), MIB)
+    for data in blocks:
+        room = content.reserve(Digest.of(data), len(data), 0.0)
+        content.store.put(verify(Digest.of(data), data))
+        content.commit(room, 0.0)
+    monkeypatch.setattr(content.store, "read", lambda _, length: b"?" * length)
+    return Rechecks(content, Metrics(), replaceable=True)
+
+
+def left(rechecks):
+    return len(list(rechecks._content.store.blocks()))
+
+
+async def test_of_many_doubts_a_few_are_looked_into(rechecks, blocks):
+    """Anybody may doubt: each would take a core for as long as it takes to hash."""
+    wants = [Want(Digest.of(data), len(data)) for data in blocks]
+    await asyncio.gather(*(rechecks.doubted([want]) for want in wants))
+    assert left(rechecks) == len(wants) - DOUBTS
+    await rechecks.doubted([Want(Digest.of(b"another"), DOUBTED_BYTES), *wants])
+    assert left(rechecks) == len(wants) - DOUBTS
+    await rechecks.doubted(wants)
+    assert left(rechecks) == 0
+
+
+async def test_closing_waits_for_what_is_looked_into(rechecks, blocks):
+    rechecks.suspect(Digest.of(blocks[0]))
+    await rechecks.close()
+    assert left(rechecks) == len(blocks) - 1
