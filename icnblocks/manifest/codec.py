@@ -55,13 +55,13 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         FormatError: if the manifest is not one that `decode` would accept.
     """
-    types: dict[tuple[str, tuple[int, ...]], int] = {}
+    types: dict[str, tuple[int, Value]] = {}
     fields: dict[str, Value] = {
         "block_bytes": manifest.block_bytes,
         "digests": manifest.digests,
         "files": [[file.path, file.size, _run_values(file, types)] for file in manifest.files],
         "kind": str(manifest.kind),
-        "types": list(types),
+        "types": [type_ for _, type_ in types.values()],
         "v": [MAJOR, manifest.minor],
     }
     if manifest.base is not None:
@@ -74,15 +74,25 @@ def encode(manifest: Manifest) -> bytes:
     return data
 
 
-def _run_values(file: File, types: dict[tuple[str, tuple[int, ...]], int]) -> list[Value]:
+def _type_key(dtype: str, shape: tuple[int, ...]) -> str:
+    """What tells types apart in a dict or set.
+
+    Text, since its hash is salted: that of numbers is not, and whoever makes a model could choose
+    hundreds of thousands of shapes that all have the same, which would take hours to tell apart.
+    """
+    return f"{dtype} {shape}"
+
+
+def _run_values(file: File, types: dict[str, tuple[int, Value]]) -> list[Value]:
     """Runs as they are encoded; `types` numbers dtypes and shapes by their first use."""
     values: list[Value] = []
     for run in file.runs:
         if run.tensor is None:
             values.append(run.length)
         else:
-            type_ = (run.tensor.dtype, run.tensor.shape)
-            values.append([run.tensor.name, types.setdefault(type_, len(types))])
+            dtype, shape = run.tensor.dtype, run.tensor.shape
+            number, _ = types.setdefault(_type_key(dtype, shape), (len(types), [dtype, shape]))
+            values.append([run.tensor.name, number])
     return values
 
 
@@ -215,7 +225,7 @@ def _types(value: Value, *, newer: bool) -> tuple[_Type, ...]:
     if not isinstance(value, tuple):
         raise FormatError("the types are not an array")
     types = tuple([_type(item, newer=newer) for item in value])
-    if len(set(types)) != len(types):
+    if len({_type_key(type_.dtype, type_.shape) for type_ in types}) != len(types):
         raise FormatError("a type occurs twice")
     return types
 
