@@ -21,7 +21,8 @@ class FileFacts(NamedTuple):
     """Size, times and inode of a file, times in nanoseconds.
 
     The device number is not among them: for many file systems it changes with every mount, and a
-    file that agrees in all else is the same one.
+    file that agrees in all else is the same one. All are signed numbers of 64 bits, as SQLite
+    keeps them.
     """
 
     size: int
@@ -32,7 +33,17 @@ class FileFacts(NamedTuple):
     @classmethod
     def of(cls, stat: os.stat_result) -> Self:
         """The facts in what `os.stat` or `os.fstat` gave; take it before reading the bytes."""
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        return cls(
+            stat.st_size, _signed(stat.st_mtime_ns), _signed(stat.st_ctime_ns), _signed(stat.st_ino)
+        )
+
+
+def _signed(number: int) -> int:
+    """A number modulo 2^64, from -2^63 on.
+
+    Network file systems have inodes beyond, and files may be dated later than 2262.
+    """
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def let_times_move_on(facts: Iterable[FileFacts]) -> None:

@@ -164,6 +164,30 @@ def test_facts_of_every_file_must_be_given(store, tmp_path):
         store.add_directory(tmp_path / "m", MODEL, manifest, facts)
 
 
+@pytest.mark.parametrize("inode", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_any_inode_and_time_may_be_a_files(store, tmp_path, monkeypatch, inode):
+    """Catches: pulls and publishes that end in a traceback where inodes are hashes (GlusterFS)."""
+    manifest, _ = write(tmp_path / "m", FILES)
+    for path in FILES:
+        os.utime(tmp_path / "m" / path, ns=(0, 10_413_792_000 * 10**9))  # the year 2300
+    of = FileFacts.of.__func__
+
+    def far(cls, stat):
+        return of(cls, os.stat_result((*stat[:1], inode, *stat[2:]), _times(stat)))
+
+    monkeypatch.setattr(FileFacts, "of", classmethod(far))
+    facts = {path: FileFacts.of(os.stat(tmp_path / "m" / path)) for path in FILES}
+    assert {one.inode % (1 << 64) for one in facts.values()} == {inode}
+    store.add_directory(tmp_path / "m", MODEL, manifest, facts)
+    assert store.facts(tmp_path / "m") == facts
+    assert fetch(store, ONE) == FILES["one"][:BLOCK]
+    assert store.check(tmp_path / "m") == store.recheck(tmp_path / "m", as_files) == []
+
+
+def _times(stat):
+    return {name: getattr(stat, name) for name in dir(stat) if name.startswith("st_")}
+
+
 def test_a_touched_file_is_right_again_after_recheck(store, tmp_path):
     """`touch`, `chmod` or a restored backup must not make a model useless for good."""
     add(store, tmp_path / "m", FILES)
