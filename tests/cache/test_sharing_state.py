@@ -170,3 +170,14 @@ def test_counts_never_overflow():
     assert max(rates._scale) < 1e201
     assert np.isfinite(rates.rates()).all()
     assert rates.rates()[0] > 0.9
+
+
+def test_what_was_learnt_of_the_only_model_asked_for_survives():
+    """Catches: an edge with one model, and then a variant of it, that begins anew at each start."""
+    policy = learnt(1)
+    for count in range(1, 200):
+        ask(policy, [0])
+        variant = {name((0, 0)): BLOCK, name((count, 1)): BLOCK}
+        policy.learn(name("variant", count), variant, None)
+        make_policy("sharing", BLOCK).restore(policy.state(0.0), 0.0, 0.0)
+        policy.forget(name("variant", count))

@@ -147,13 +147,14 @@ class Rates:
         self.requests, self._seen, self._trust = requests, seen.copy(), trust.copy()
 
     def rate(self, row: int) -> float:
-        """The rate of one row, per request, by its own requests alone."""
-        return sum(
+        """The rate of one row, per request, by its own requests alone; 1 at most."""
+        rate = sum(
             trust * counts[row] / scale / max(seen, 1.0)
             for trust, counts, scale, seen in zip(
                 self.trusted(), self._counts, self._scale, self._seen, strict=True
             )
         )
+        return min(rate, 1.0)  # where all was for this row, rounding leads beyond
 
     def _usual(self, row: int) -> float:
         """What `asked` holds of a row, but for what was asked for just now."""
