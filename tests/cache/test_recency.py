@@ -98,3 +98,18 @@ def test_rates_of_models_follow_a_surge_at_once_and_keep_the_long_run():
     assert now[popular].mean() > 3 * now[rows[90]]
     assert rates.now(surge) == pytest.approx(now[surge], rel=0.2)
     assert rates.turnover() > 0
+
+
+def test_shares_stay_shares_however_long_a_roll_out_lasts():
+    """Catches: rates below 0 after thousands of pulls of few models among many that are known."""
+    models, few, usual = 10_000, 20, 1e-4
+    recency = Recency()
+    likely = [recency.asked(0, usual) for _ in range(3000)]
+    likely += [recency.asked(1 + step % few, usual) for step in range(6000)]
+    for gap in range(100, 1600, 30):  # one that was asked for some time ago is asked for again
+        wanted = [500, *(1 + step % few for step in range(gap)), 500]
+        likely += [recency.asked(row, usual) for row in wanted]
+    assert 0 <= min(likely) <= max(likely) <= 1
+    rates = recency.mixed(np.full(models, usual))
+    assert rates.min() > 0
+    assert rates.sum() == pytest.approx(1.0, rel=0.05)

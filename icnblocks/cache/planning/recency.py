@@ -94,9 +94,17 @@ class Recency:
         for counts, likely in zip(self._all, odds, strict=True):
             counts.share = max(counts.share + _STEP * (likely / total - counts.share), _LEAST)
             counts.asked(row)
+        self._leave_some()
         self._strong = [counts for counts in self._all if counts.share >= _FAINT]
         self._usual = 1.0 - sum(counts.share for counts in self._strong)
         return mine / total
+
+    def _leave_some(self) -> None:
+        """The share of what is as usual never falls below the least either."""
+        over = sum(counts.share for counts in self._all) - (1.0 - _LEAST)
+        if over > 0:
+            largest = max(self._all, key=lambda counts: counts.share)
+            largest.share -= over
 
     def forget(self, row: int) -> None:
         """The row is given away."""
