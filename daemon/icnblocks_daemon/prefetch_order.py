@@ -7,7 +7,7 @@ became known meanwhile. This module must not fetch, pin or decide anything.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PREFETCH_PATH: Final = "/v1/prefetch"
 MAX_MODELS: Final = 50_000
 _MAX_LABEL_CHARS: Final = 255
+_MAX_RATE: Final = sys.float_info.max
+"""JSON has whole numbers beyond it."""
 _VERSION: Final = 1
 
 Progress = Literal["todo", "done", "failed"]
@@ -137,7 +139,7 @@ def load_order(path: Path) -> Order | None:
             fetched=int(value["fetched"]),
         )
         _read_terms(order, value)
-    except (KeyError, TypeError, ValueError, AttributeError, IcnError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IcnError) as error:
         raise FormatError(f"{path} is not a prefetch that was kept: {error}") from None
     return order
 
@@ -172,7 +174,7 @@ def _read_terms(order: Order, value: dict[str, Any]) -> None:
     if not isinstance(edge, str) or len(edge) > _MAX_LABEL_CHARS or not edge.isprintable():
         raise FormatError("`edge` of a prefetch is a short printable text")
     number = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if rate is not None and not (number and math.isfinite(rate) and rate > 0):
+    if rate is not None and not (number and 0 < rate <= _MAX_RATE):
         raise FormatError("`rate` of a prefetch is a positive number of bytes a second")
     if window is not None and not isinstance(window, str):
         raise FormatError("`window` of a prefetch is a text such as 01:00-05:00")

@@ -118,6 +118,7 @@ def test_an_unknown_model_does_not_hold_up_the_rest(edge, models):
         (b'{"models": [{"model": "acme/../x"}]}', "not a valid model"),
         (b'{"models": [{"model": "acme/x"}], "rate": 0}', "positive number"),
         (b'{"models": [{"model": "acme/x"}], "rate": 1e999}', "positive number"),
+        (b'{"models": [{"model": "acme/x"}], "rate": 1%s}' % (400 * b"0"), "positive number"),
         (b'{"models": [{"model": "acme/x"}], "window": "noon"}', "not a window"),
         (b'{"models": [{"model": "acme/x"}], "edge": 1}', "short printable text"),
     ],
