@@ -47,6 +47,16 @@ def test_sharing_plans_remembers_and_is_priced():
     assert not isinstance(make_policy("lru", 1), Planner | Remembering | Priced)
 
 
+def test_without_a_capacity_nothing_is_planned_in_a_roll_out_either():
+    """Catches: a failed assertion once what was asked for just now is asked for again."""
+    policy = make_policy("sharing")
+    for model in range(50):
+        policy.learn(name("m", model), {name(model): BLOCK}, None)
+    ask(policy, [0] * 3000)
+    policy.inserted(name(0), BLOCK, 3000.0)
+    assert list(policy.victims(3000.0)) == [name(0)]
+
+
 @pytest.mark.parametrize("order", ["learnt first", "learnt after"])
 def test_a_restart_changes_no_plan(order):
     before = learnt()

@@ -176,7 +176,7 @@ class Sharing(Policy):
         if model is not None:
             self._rates.asked(model.row)
             self._changed = True
-            if self._rates.turnover():
+            if self._capacity is not None and self._rates.turnover():
                 self._admit(model)
             if not self._driven and self._due(now):
                 self.adopt(solve(self._problem()), now)
