@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icnblocks.client.resolve import record_of
-from icnblocks.errors import NotFoundError, TrustError
+from icnblocks.errors import CorruptError, NotFoundError, TrustError
 from icnblocks.limits import DEFAULT_LIFETIME_S, MAX_CLOCK_SKEW_S
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.record import (
@@ -28,6 +28,7 @@ from icnblocks.manifest.record import (
 from icnblocks.placement.plan import Plan
 from icnblocks.publish.uploads import upload
 from icnblocks.store.base import verify
+from icnblocks.store.database import storage_error
 from icnblocks.store.extents import read_all
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.upload import pack_parts, unpack_parts
@@ -122,14 +123,26 @@ class _Reader:
 
     def blocks(self, wants: list[Want]) -> Iterator[tuple[Digest, bytes]]:
         for want in wants:
-            spot = self._plan.spots(want.digest)[0]
-            if spot.file != self._file:
-                self.close()
-                path = self._scan.root / self._scan.manifest.files[spot.file].path
-                self._file, self._fd = spot.file, os.open(path, os.O_RDONLY)
-            data = read_all(self._fd, want.length, spot.offset)
-            verify(want.digest, data)
-            yield want.digest, data
+            yield want.digest, self._block(want)
+
+    def _block(self, want: Want) -> bytes:
+        try:
+            return self._read(want)
+        except (OSError, CorruptError) as error:
+            self._scan.check()  # a file that changed is no disk that lies
+            if isinstance(error, OSError):
+                raise storage_error(error, f"cannot read {self._scan.root}") from error
+            raise
+
+    def _read(self, want: Want) -> bytes:
+        spot = self._plan.spots(want.digest)[0]
+        if spot.file != self._file:
+            self.close()
+            path = self._scan.root / self._scan.manifest.files[spot.file].path
+            self._file, self._fd = spot.file, os.open(path, os.O_RDONLY)
+        data = read_all(self._fd, want.length, spot.offset)
+        verify(want.digest, data)
+        return data
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -185,7 +198,8 @@ def send(
         TrustError: if the name is published with another key.
         RefusedError: if the origin does not let this publisher write.
         ThrottledError: if it is busy for longer than the source's waiter waits.
-        ChangedError: if a file changed meanwhile; CorruptError: if its disk lies.
+        ChangedError: if a file changed meanwhile; CorruptError: if its disk lies; StorageError: if
+            it cannot be read.
     """
     data = encode(scan.manifest)
     digest = digest_of(data)

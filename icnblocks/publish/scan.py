@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
@@ -66,6 +67,15 @@ class Scan:
             raise ChangedError(f"{path}: {error.strerror}") from error
         if now != facts:
             raise ChangedError(f"{path} changed while it was being published")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what the system says of files that it cannot read into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -163,7 +173,8 @@ class _Hashing:
 def _paths(root: Path) -> list[str]:
     if not root.is_dir():
         raise UsageError(f"no such directory: {root}")
-    paths = sorted(islice(_walk(root), MAX_FILES + 1))
+    with _readable():
+        paths = sorted(islice(_walk(root), MAX_FILES + 1))
     if not paths:
         raise UsageError(f"{root} holds no files")
     if len(paths) > MAX_FILES:
@@ -185,8 +196,10 @@ def _check_names(root: Path, paths: list[str]) -> None:
 
 
 def size_of(root: Path) -> int:
-    """Bytes of all files that a scan of `root` would read."""
-    return sum(os.stat(root / path).st_size for path in _paths(root))
+    """Bytes of all files that a scan of `root` would read. Raises as `scan`."""
+    paths = _paths(root)
+    with _readable():
+        return sum(os.stat(root / path).st_size for path in paths)
 
 
 class Scanning:
@@ -231,10 +244,8 @@ class Scanning:
             kind: what the manifest shall say it is.
             base: the base of an adapter.
         """
-        try:
+        with _readable():
             digests = self._digests.result()
-        except OSError as error:
-            raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
         manifest = _manifest(self._cuts, digests, kind, base, self._block_bytes)
         result = Scan(self._root, manifest, self._facts)
         result.check()

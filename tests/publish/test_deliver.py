@@ -9,7 +9,7 @@ from icnblocks.client.patience import Waiter
 from icnblocks.client.settings import load_settings
 from icnblocks.client.source import RecordAnswer
 from icnblocks.client.trust import KnownPublishers
-from icnblocks.errors import NotFoundError, TrustError
+from icnblocks.errors import ChangedError, NotFoundError, TrustError
 from icnblocks.manifest.model import Kind
 from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
 from icnblocks.naming import Digest, Name
@@ -65,34 +65,53 @@ def test_a_base_of_a_publisher_known_here_is_signed_by_the_key_known(settings):
         check_base(record(OTHER), Name("me", "x"), PublisherKey(MINE), settings)
 
 
+class Fresh:
+    """An origin that has nothing yet."""
+
+    waiter = Waiter(0.0)
+
+    def record(self, name):
+        raise NotFoundError("no such name")
+
+    def missing(self, wants):
+        return range(len(wants))
+
+    def upload(self, bodies):
+        pass
+
+    def put_manifest(self, digest, data):
+        pass
+
+    def put_record(self, name, raw):
+        pass
+
+
 def test_what_is_sent_is_told_when_the_origin_has_it(tmp_path, settings):
     """Catches: progress that is at its end while all bodies are still on their way."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "file").write_bytes(os.urandom(3_000_000))
     told, done, early = [], [], []
 
-    class Fresh:
-        """An origin that has nothing yet."""
-
-        waiter = Waiter(0.0)
-
-        def record(self, name):
-            raise NotFoundError("no such name")
-
-        def missing(self, wants):
-            return range(len(wants))
-
+    class Counting(Fresh):
         def upload(self, bodies):
             early.append(sum(told) > sum(done))
             done.extend(map(len, bodies))
 
-        def put_manifest(self, digest, data):
-            pass
-
-        def put_record(self, name, raw):
-            pass
-
     found = scan(tmp_path / "model", Kind.PACK)
-    published = send(Fresh(), BASE, found, PublisherKey(MINE), 0, sent=told.append)
+    published = send(Counting(), BASE, found, PublisherKey(MINE), 0, sent=told.append)
     assert sum(told) == published.bytes_sent == 3_000_000
     assert not any(early)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [os.unlink, lambda path: os.truncate(path, 9), lambda path: path.write_bytes(b"new")],
+    ids=["removed", "shorter", "another"],
+)
+def test_a_file_that_changes_before_it_is_sent_is_said_to_have_changed(tmp_path, change):
+    """Catches: a traceback, or blame on the disk, when a training run goes on saving."""
+    (tmp_path / "file").write_bytes(bytes(100))
+    found = scan(tmp_path, Kind.PACK)
+    change(tmp_path / "file")
+    with pytest.raises(ChangedError, match="file"):
+        send(Fresh(), BASE, found, PublisherKey(MINE), 0)

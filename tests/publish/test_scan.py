@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from icnblocks.errors import ChangedError, FormatError, UsageError
+from icnblocks.errors import ChangedError, FormatError, StorageError, UsageError
 from icnblocks.manifest.codec import decode, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest
 from icnblocks.publish import scan as scanning
-from icnblocks.publish.scan import Scanning, scan
+from icnblocks.publish.scan import Scanning, scan, size_of
 from icnblocks.testing.models import write_llama
 
 BLOCK = 4096
@@ -58,6 +58,21 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(scanning, "_digest_batch", change_then_digest)
     with pytest.raises(ChangedError, match=r"a\.bin"):
         scan(tmp_path, Kind.PACK, block_bytes=BLOCK)
+
+
+def test_a_folder_that_cannot_be_read_is_a_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    original = os.scandir
+
+    def refuse(path):
+        if path == tmp_path / "sub/":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (size_of, Scanning):
+        with pytest.raises(StorageError, match="sub: Permission denied"):
+            read(tmp_path)
 
 
 def test_what_is_not_a_file_is_refused(tmp_path):
