@@ -27,7 +27,15 @@ def test_a_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["acme.pem"]
 
 
-@pytest.mark.parametrize("data", [b"", b"junk", b"-----BEGIN PRIVATE KEY-----\nAAAA\n"])
+UNHEARD_OF = """-----BEGIN PRIVATE KEY-----
+MA0CAQAwBQYDKgMEBAEA
+-----END PRIVATE KEY-----
+"""  # of the algorithm 1.2.3.4
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"junk", b"-----BEGIN PRIVATE KEY-----\nAAAA\n", UNHEARD_OF.encode()]
+)
 def test_a_file_that_is_no_key_is_a_clear_error(tmp_path, data):
     (tmp_path / "k").write_bytes(data)
     with pytest.raises(UsageError, match="k holds no unencrypted PEM key"):
