@@ -25,6 +25,7 @@ from icnblocks.manifest.record import (
     rotate,
     unpack_rotations,
 )
+from icnblocks.store.whole import sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,7 @@ def _chain_path(path: Path) -> Path:
 
 
 def _write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
-    """Write a file that only its owner can read, at once or not at all.
+    """Write a file that only its owner can read, at once or not at all; it survives a power cut.
 
     Returns:
         False if it was there already and was not to be replaced.
@@ -75,11 +76,12 @@ def _write_private(path: Path, data: bytes, *, replace: bool = True) -> bool:
             os.fsync(fresh.fileno())
             if not replace:
                 os.link(fresh.name, path)  # fails where another process was first
-                return True
-            beside = f"{fresh.name}.whole"
-            os.link(fresh.name, beside)
-            os.replace(beside, path)
-            return True
+            else:
+                beside = f"{fresh.name}.whole"
+                os.link(fresh.name, beside)
+                os.replace(beside, path)
+        sync_directory(path.parent)  # before anything is signed: a key that is lost binds a name
+        return True
     except FileExistsError:
         return False
     except OSError as error:

@@ -1,5 +1,6 @@
 """Publisher keys: private to their owner, rotated with a trail that records carry."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -40,6 +41,23 @@ def test_a_file_that_is_no_key_is_a_clear_error(tmp_path, data):
     (tmp_path / "k").write_bytes(data)
     with pytest.raises(UsageError, match="k holds no unencrypted PEM key"):
         load_key(tmp_path / "k")
+
+
+def test_a_key_survives_a_power_cut(tmp_path, monkeypatch):
+    """Catches: a record at the origin whose key nobody has any more."""
+    original, flushed = os.fsync, []
+
+    def fsync(fd):
+        original(fd)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            flushed.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "acme.pem"
+    load_or_make_key(path)
+    assert flushed[-1] == {"acme.pem": path.read_bytes()}
+    rotate_key(path, "acme", 10)
+    assert flushed[-1] == {one.name: one.read_bytes() for one in tmp_path.iterdir()}
 
 
 def test_after_two_rotations_a_record_leads_back_to_the_first_key(tmp_path):
