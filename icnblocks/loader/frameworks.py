@@ -5,6 +5,7 @@ This is the only module of the product that imports torch, and only when torch i
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -16,6 +17,7 @@ from icnblocks.loader.mapped import private_mapping
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Iterator
 
     from icnblocks.loader.mapped import TensorInfo
 
@@ -84,7 +86,11 @@ class Framework(Protocol):
         ...
 
     def tensor(self, mapping: Any, info: TensorInfo) -> Any:
-        """The tensor, a view of what `map` gave, which lives as long as the tensor does."""
+        """The tensor, a view of what `map` gave, which lives as long as the tensor does.
+
+        Raises:
+            UsageError: if it is empty, and of a shape that the framework cannot have.
+        """
         ...
 
 
@@ -104,6 +110,18 @@ def framework_of(name: str) -> Framework:
             hint="install icnblocks[torch], or use framework='numpy'",
         )
     return _Torch()
+
+
+@contextmanager
+def _shaping(info: TensorInfo) -> Iterator[None]:
+    """A tensor without elements may have any other dimensions, also beyond a framework's bounds."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(
+            f"tensor {info.name[:100]!r} is of the shape {list(info.shape)}: {error}"[:500],
+            hint=_OTHERS,
+        ) from error
 
 
 class _Numpy:
@@ -131,7 +149,8 @@ class _Numpy:
     def tensor(self, mapping: mmap.mmap, info: TensorInfo) -> Any:
         dtype = self._types[info.dtype]
         count = info.length // dtype.itemsize
-        return np.frombuffer(mapping, dtype, count, info.offset).reshape(info.shape)
+        with _shaping(info):
+            return np.frombuffer(mapping, dtype, count, info.offset).reshape(info.shape)
 
 
 class _Torch:
@@ -167,7 +186,8 @@ class _Torch:
         if packed := _PER_ELEMENT.get(info.dtype):
             shape = (*shape[:-1], shape[-1] // packed)
         if not info.length:
-            return self._torch.empty(shape, dtype=dtype)
+            with _shaping(info):
+                return self._torch.empty(shape, dtype=dtype)
         flat = mapping[info.offset : info.offset + info.length]
         if info.offset % dtype.itemsize:
             # torch's kernels take it that elements are aligned: these few are copied.

@@ -93,8 +93,8 @@ class Model:
 
         Raises:
             NotFoundError: if there is no such tensor.
-            UsageError: if the framework has no type for it, the model is closed, or `name` is no
-                string.
+            UsageError: if the framework has no type for it, or no such shape, the model is closed,
+                or `name` is no string.
         """
         info = self.info(name)
         self._framework.check(info)
@@ -107,7 +107,8 @@ class Model:
         """All tensors by name.
 
         Raises:
-            UsageError: if the framework has no type for one of them, or the model is closed.
+            UsageError: if the framework has no type for one of them, or no such shape, or the model
+                is closed.
         """
         return {name: self.tensor(name) for name in self._infos}
 

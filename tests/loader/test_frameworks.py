@@ -76,3 +76,16 @@ def test_an_older_ml_dtypes_gives_the_types_that_it_has(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match="F8_E8M0") as caught:
             model.tensor("f")
     assert "newest ml_dtypes" in caught.value.hint
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+@pytest.mark.parametrize("shape", [(0, 1 << 63), (0, 1 << 40, 1 << 40)])
+def test_an_empty_tensor_of_a_shape_beyond_the_framework_is_a_clear_error(
+    tmp_path, framework, shape
+):
+    """Catches: a model that makes `load` raise what is no error of the tree."""
+    path = write(tmp_path / "x.safetensors", Tensor("a", "F32", shape), Tensor("b", "F32", (2,)))
+    with pytest.raises(UsageError, match=str(shape[-1])):
+        icnblocks.load(path, framework)
+    with icnblocks.open_model(path, framework) as model:
+        assert model.tensor("b").shape == (2,)
