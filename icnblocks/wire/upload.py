@@ -146,15 +146,16 @@ class Parts:
         if len(part.data) == part.total:
             self.drop(part.digest)
             return part.data
-        block = self._open.pop(part.digest, None)
+        block = self._open.get(part.digest)
         if block is None:
             if self.held_bytes + part.total > self._most_bytes:
                 raise BusyError("too many uploads at once", hint="try again in a minute")
             block = _Open(part.total, now)
             self.held_bytes += part.total
-        self._open[part.digest] = block  # to the end: most recently touched
-        if len(block.data) != part.total:
+        elif len(block.data) != part.total:
             raise FormatError(f"block {part.digest} was begun with {len(block.data)} bytes")
+        self._open.pop(part.digest, None)
+        self._open[part.digest] = block  # to the end: most recently touched
         block.touched = now
         block.fill(part)
         if len(block.gaps) > self._MAX_GAPS:

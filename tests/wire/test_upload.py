@@ -129,3 +129,15 @@ def test_a_block_in_too_many_pieces_is_refused() -> None:
     with pytest.raises(FormatError, match="pieces"):
         all(parts.add(part(1000, offset, b"x"), 0) is None for offset in offsets)
     assert parts.held_bytes == 0
+
+
+def test_parts_that_are_refused_do_not_keep_a_block_from_being_forgotten() -> None:
+    """Catches: a false length that goes on barring a block as long as others are uploaded."""
+    parts, other = Parts(), Digest(b"o" * 32)
+    parts.add(part(9, 0, b"a"), 0.0)
+    for now in range(60, 601, 60):
+        parts.add(part(900, now, b"b", other), float(now))
+        with pytest.raises(FormatError, match="begun with 9"):
+            parts.add(part(8, 0, b"a"), float(now))
+    assert parts.add(part(8, 0, b"a"), 601.0) is None
+    assert parts.held_bytes == 900 + 8
