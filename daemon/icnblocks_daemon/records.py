@@ -28,6 +28,7 @@ from icnblocks.manifest.record import (
     check_time,
     fingerprint,
     open_record,
+    reopen_record,
     trusted_via,
 )
 from icnblocks_daemon.coalesce import Coalesced
@@ -136,12 +137,12 @@ class Records:
             if stored is None:
                 raise NotFoundError(f"no record of {name} here")
             return Served(stored.raw, 0.0, stale=False)
-        if stored is None:
+        record = None if stored is None else reopen_record(stored.raw)
+        if stored is None or record is None:
             self._upstreams.refuse_loop(via, f"record of {name}")
             self._failed.check(name, self._clock())
             self._missing.check(name, self._clock())
             return await self._asked(name, route, via, known=False)
-        record = open_record(stored.raw)
         age = self._age(name, stored.fetched_at)
         if age < min(record.lifetime, self._cap_s):
             return Served(stored.raw, age, stale=False)
@@ -297,12 +298,12 @@ class Records:
         """The record here that a new one has to follow.
 
         One whose key the trust file has overruled binds nobody any more and is forgotten: so an
-        operator gets out of a lost key.
+        operator gets out of a lost key. Of one that has rotted only the number still binds.
         """
         stored = self._catalog.record(name)
-        if stored is None:
+        record = None if stored is None else reopen_record(stored.raw)
+        if record is None:
             return None
-        record = open_record(stored.raw)
         named = self.trusted.get(name.publisher)
         if named is None or any(trusted_via(record, good) for good in named):
             return record
@@ -326,8 +327,9 @@ class Records:
             )
 
     def _keep(self, record: Record, raw: bytes) -> None:
-        key = fingerprint(record.key)
-        self._catalog.put_record(record.name, raw, record.seq, key, self._wall())
+        key, stored = fingerprint(record.key), self._catalog.record(record.name)
+        rotted = stored.raw if stored and reopen_record(stored.raw) is None else None
+        self._catalog.put_record(record.name, raw, record.seq, key, self._wall(), rotted)
         publisher = record.name.publisher
         known = self._catalog.publisher_key(publisher)
         # Never back: a record of a key that was replaced may still be kept.

@@ -28,6 +28,7 @@ from icnblocks.manifest.record import (
     check_time,
     fingerprint,
     open_record,
+    reopen_record,
     trusted_via,
 )
 from icnblocks.wire.headers import NAME_HEADER
@@ -127,7 +128,9 @@ class Resolver:
         stored = self._catalog.record(name)
         if stored is None or max_age_s <= 0:
             return None
-        record = open_record(stored.raw)
+        record = reopen_record(stored.raw)
+        if record is None:
+            return None
         age = self._now() - stored.fetched_at
         fresh = 0 <= age <= min(max_age_s, record.lifetime)
         return record if fresh and self._trusted(record) else None
@@ -142,7 +145,12 @@ class Resolver:
 
     def _known(self, name: Name) -> Record | None:
         stored = self._catalog.record(name)
-        return open_record(stored.raw) if stored else None
+        return reopen_record(stored.raw) if stored else None
+
+    def _rotted(self, name: Name) -> bytes | None:
+        """What is kept of a name and is no record any more: only its number still binds."""
+        stored = self._catalog.record(name)
+        return stored.raw if stored and reopen_record(stored.raw) is None else None
 
     def _ask(self, name: Name) -> Record:
         """The newest believable record: of the sources, else the remembered one."""
@@ -210,9 +218,9 @@ class Resolver:
             check_follows(known, record)
         if not self._catalog.read_only:
             try:
-                self._catalog.put_record(
-                    name, raw, record.seq, fingerprint(record.key), self._now()
-                )
+                rotted = self._rotted(name) if known is None else None
+                key = fingerprint(record.key)
+                self._catalog.put_record(name, raw, record.seq, key, self._now(), rotted)
             except TrustError:
                 fresh = self._known(name)
                 if fresh is None or fresh == known:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.errors import FormatError, TrustError, UsageError
+from icnblocks.errors import FormatError, TrustError, UsageError, VersionError
 from icnblocks.limits import (
     DEFAULT_LIFETIME_S,
     MAX_CLOCK_SKEW_S,
@@ -171,6 +171,20 @@ def open_record(data: bytes | memoryview) -> Record:
     record = _open_body(body, _open_rotations(rotations))
     _verify(record.key, signature, RECORD_PREFIX + body, f"record of {record.name}")
     return record
+
+
+def reopen_record(data: bytes | memoryview) -> Record | None:
+    """A record that was checked when it was kept; None if it has rotted since.
+
+    Raises:
+        VersionError: if it is of a newer major version.
+    """
+    try:
+        return open_record(data)
+    except VersionError:
+        raise
+    except (FormatError, TrustError):
+        return None
 
 
 def _open_body(body: bytes, rotations: tuple[Rotation, ...]) -> Record:

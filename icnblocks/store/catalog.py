@@ -38,7 +38,7 @@ _PUT_RECORD: Final = """INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE
     SET raw = excluded.raw, seq = excluded.seq, key = excluded.key,
         fetched_at = excluded.fetched_at
-    WHERE excluded.seq > seq OR (excluded.seq = seq AND excluded.raw = raw)"""
+    WHERE excluded.seq > seq OR (excluded.seq = seq AND raw IN (excluded.raw, ?))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,15 @@ class Catalog:
             ).fetchone()
         return None if row is None else StoredRecord(name, *row)
 
-    def put_record(self, name: Name, raw: bytes, seq: int, key: str, now: float) -> None:
+    def put_record(
+        self,
+        name: Name,
+        raw: bytes,
+        seq: int,
+        key: str,
+        now: float,
+        rotted: bytes | None = None,
+    ) -> None:
         """Keep a record whose signature and trust the caller has checked.
 
         Putting the bytes that are there already only says that they were current at `now`.
@@ -155,6 +163,8 @@ class Catalog:
             seq: its sequence number, 0 to 2^63 - 1.
             key: fingerprint of the key that signed it.
             now: wall time, unix seconds.
+            rotted: bytes that are here and no record any more: one of their number may take
+                their place.
 
         Raises:
             TrustError: if a record of a higher number, or another one of this number, is here.
@@ -165,7 +175,7 @@ class Catalog:
             raise FormatError(f"the record of {name} is too long, or its number out of range")
         row = (name.publisher, name.model, name.tag, raw, seq, key, now)
         with self._writing() as db:
-            if db.execute(_PUT_RECORD, row).rowcount > 0:
+            if db.execute(_PUT_RECORD, (*row, rotted)).rowcount > 0:
                 return
         stored = self.record(name)
         here = stored.seq if stored else seq

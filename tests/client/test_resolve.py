@@ -1,5 +1,6 @@
 """From a name to its manifest: what is remembered counts only while its key is trusted."""
 
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -233,3 +234,19 @@ def test_a_manifest_that_is_not_found_under_a_name_may_be_without_it(catalog, tm
     with LyingServer({}, respond=respond) as server, Source(server.url) as source:
         found = Resolver([source], catalog, judge, lambda: 100.0).manifest(NAME, ONE)
     assert found.encoded == MANIFESTS[ONE]
+
+
+def test_a_remembered_record_that_has_rotted_is_asked_for_anew(follow, catalog, tmp_path):
+    """Catches: a model that cannot be pulled again since a bit of the catalog flipped."""
+    assert follow(Origin(signed(ONE, 3)), first_use=True) == ONE
+    with sqlite3.connect(tmp_path / "c.sqlite") as db:
+        db.execute(
+            "UPDATE records SET raw = CAST(substr(raw, 1, 40) || x'00' || substr(raw, 42) AS BLOB)"
+        )
+    db.close()
+    with pytest.raises(TrustError, match="number 3 is known"):
+        follow(Origin(signed(TWO, 2)))
+    assert follow(Origin(signed(ONE, 3)), max_age_s=50) == ONE
+    asked = Origin()
+    assert follow(asked, max_age_s=50) == ONE
+    assert not asked.asked

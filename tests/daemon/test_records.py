@@ -1,6 +1,7 @@
 """Records at an edge with clocks of one's own: ages, jumps of the wall clock, one question each."""
 
 import asyncio
+import sqlite3
 import threading
 
 import pytest
@@ -415,3 +416,27 @@ async def test_whoever_leaves_while_a_record_is_written_lets_no_other_write(
     opened.set()
     await closing
     assert world.catalog.record(MODEL.name).raw == raw, "the catalog would be closed now"
+
+
+ROT = "UPDATE records SET raw = CAST(substr(raw, 1, 40) || x'00' || substr(raw, 42) AS BLOB)"
+
+
+def rot(path):
+    with sqlite3.connect(path / "catalog.sqlite") as db:
+        db.execute(ROT)
+    db.close()
+
+
+@pytest.mark.parametrize("seq", [3, 4])
+async def test_a_record_that_has_rotted_is_asked_for_anew(world, tmp_path, seq):
+    """Catches: a name that is refused as tampered with until the catalog is thrown away."""
+    world.origin.raw = MODEL.record(seq=3, time=1_800_000_000)
+    await world.get()
+    rot(tmp_path)
+    world.origin.raw = MODEL.record(seq=2, time=1_800_000_000)
+    await world.fail(TrustError)  # its number still binds
+    world.now += RETRY_S
+    world.origin.raw = MODEL.record(seq=seq, time=1_800_000_000)
+    assert (await world.get()).raw == world.origin.raw
+    world.origin.raw = None
+    assert not (await world.get()).stale
