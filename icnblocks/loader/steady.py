@@ -95,6 +95,8 @@ def _refuse_cut_off(root: Path) -> None:
             return
     except BlockingIOError:
         return
+    except OSError:  # a file system without locks: who is at work cannot be told either
+        raise _cut_off(root) from None
     finally:
         os.close(lock)
     raise _cut_off(root)

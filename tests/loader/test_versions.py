@@ -1,5 +1,8 @@
 """A directory that pulls replace gives tensors of one version, or says why not. Real pulls."""
 
+import errno
+import fcntl
+import os
 import shutil
 from itertools import count
 
@@ -204,3 +207,16 @@ def test_a_copy_of_a_mixture_is_refused(version, pull, root, tmp_path):
     (copy / ".icnblocks" / "lock").unlink()
     with pytest.raises(ChangedError):
         icnblocks.load(copy)
+
+
+def test_a_mixture_where_nothing_can_be_locked_is_refused(version, pull, root, monkeypatch):
+    """Catches: an OSError of the lock (NFS without a lock daemon) instead of what is wrong."""
+    version(2)
+    cut_off(pull, root)
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ChangedError, match="cut off"):
+        icnblocks.load(root)
