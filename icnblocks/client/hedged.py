@@ -7,9 +7,12 @@ whoever asks takes them as they come, and stops when one will do.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+
+from icnblocks.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,11 @@ SLOW_S: Final = 1.0
 
 
 def answers(
-    sources: Sequence[Source], ask: Callable[[Source], T], *, slow_s: float = SLOW_S
+    sources: Sequence[Source],
+    ask: Callable[[Source], T],
+    *,
+    slow_s: float = SLOW_S,
+    within_s: float | None = None,
 ) -> Iterator[Callable[[], T]]:
     """Ask sources until the caller has enough.
 
@@ -31,25 +38,33 @@ def answers(
             or is slow.
         ask: asks one; called on threads of its own where there are several.
         slow_s: seconds after which one is slow.
+        within_s: seconds after which none is waited for any more; None waits for all.
 
     Yields:
         For each source, in the order in which they answered: a call that returns what `ask`
         returned, or raises what it raised. Who is still at work when the caller stops is left to
-        end by itself; closing a source ends it at once.
+        end by itself; closing a source ends it at once. If the time was over, a last call that
+        raises SourceError.
     """
-    if len(sources) == 1:
+    if len(sources) == 1 and within_s is None:
         yield lambda: ask(sources[0])
         return
     asked = _Asked(ask)
     left, waiting = list(reversed(sources)), 0
+    until = None if within_s is None else time.monotonic() + within_s
     while left or waiting:
         if left:
             threading.Thread(target=asked.run, args=(left.pop(),), daemon=True).start()
             waiting += 1
-        answer = asked.next(slow_s if left else None)
+        rest = None if until is None else max(0.0, until - time.monotonic())
+        answer = asked.next(rest if not left else slow_s if rest is None else min(slow_s, rest))
         if answer is not None:
             waiting -= 1
             yield answer
+        elif until is not None and time.monotonic() >= until:
+            error = SourceError(f"no source has answered within {within_s:.0f} s")
+            yield partial(_raise, error)
+            return
 
 
 class _Asked(Generic[T]):

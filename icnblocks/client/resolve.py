@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 
 
 _LEAST_S: Final = 0.5
-"""Between two rounds of questions to sources that are busy, at least."""
+"""Between two rounds of questions to sources that are busy, at least; doubled each time..."""
+_MOST_S: Final = 8.0
+"""...up to this, unless they ask for more."""
+_KNOWN_S: Final = 10.0
+"""Sources are not waited for any longer where what is known of a name will do."""
 
 NO_SOURCE: Final = (
     "name an edge with --from URL (sources=), ICN_FROM or `from` in the config file, and ask it:"
@@ -72,6 +76,29 @@ class Resolved:
     encoded: bytes
 
 
+class _Rounds:
+    """When busy sources are asked again.
+
+    Args:
+        most_s: for how long; what they take to answer counts.
+    """
+
+    def __init__(self, most_s: float) -> None:
+        self.most_s = most_s
+        self.waited = 0.0
+        self._least = _LEAST_S
+        self._began = time.monotonic()
+
+    def next_in(self, failures: Sequence[IcnError]) -> float | None:
+        """After how many seconds; None if that would not help."""
+        busy = [error.after_s for error in failures if isinstance(error, ThrottledError)]
+        if not busy or any(isinstance(error, TrustError) for error in failures):
+            return None
+        wait, self._least = max(min(busy), self._least), min(2 * self._least, _MOST_S)
+        passed = max(self.waited, time.monotonic() - self._began)
+        return wait if passed + wait <= self.most_s else None
+
+
 class Resolver:
     """Follows names and manifest digests, over sources and this machine's catalog.
 
@@ -82,7 +109,8 @@ class Resolver:
         now: wall clock, Unix seconds.
         warn: told, in one line, of everything odd that was passed over.
         patience_s: for so long sources that say that they are busy are asked again, each time
-            after the seconds for which they asked; what others take to answer counts too.
+            after the seconds for which they asked; what others take to answer counts too. Where
+            what is known will do, none is waited for longer than 10 s.
         pause: waits so many seconds.
     """
 
@@ -156,19 +184,18 @@ class Resolver:
         """The newest believable record: of the sources, else the remembered one."""
         known = self._known(name)
         failures: list[IcnError] = []
-        waited, began = 0.0, time.monotonic()
+        within_s = _KNOWN_S if known is not None and self._will_do(known) else None
+        rounds = _Rounds(self._patience_s if within_s is None else min(within_s, self._patience_s))
         while True:
-            for answer in answers(self._sources, lambda source: record_of(source, name)):
+            for answer in answers(
+                self._sources, lambda source: record_of(source, name), within_s=within_s
+            ):
                 try:
                     return self._take(name, *answer(), known)
                 except IcnError as error:
                     failures.append(error)
-            wait = self._again_in(failures, max(waited, time.monotonic() - began))
-            if wait is None:
+            if not self._waited(rounds, name, failures):
                 break
-            self._pause(wait)
-            waited += wait
-            failures.clear()
         distrusted = [error for error in failures if isinstance(error, TrustError)]
         if distrusted:
             raise distrusted[0]
@@ -187,13 +214,22 @@ class Resolver:
             hint=NO_SOURCE,
         )
 
-    def _again_in(self, failures: Sequence[IcnError], waited: float) -> float | None:
-        """After how many seconds sources should be asked again; None if that would not help."""
-        busy = [error.after_s for error in failures if isinstance(error, ThrottledError)]
-        if not busy or any(isinstance(error, TrustError) for error in failures):
-            return None
-        wait = max(min(busy), _LEAST_S)
-        return wait if waited + wait <= self._patience_s else None
+    def _will_do(self, known: Record) -> bool:
+        """Whether a model can be used by what is known of it."""
+        here = known.manifest is None or self._catalog.manifest(known.manifest) is not None
+        return here and self._trusted(known)
+
+    def _waited(self, rounds: _Rounds, name: Name, failures: list[IcnError]) -> bool:
+        """Wait until sources may be asked again, and forget what they said; False if in vain."""
+        wait = rounds.next_in(failures)
+        if wait is None:
+            return False
+        if not rounds.waited:
+            self._warn(f"{name}: {failures[0]}; asking again for up to {rounds.most_s:.0f} s")
+        self._pause(wait)
+        rounds.waited += wait
+        failures.clear()
+        return True
 
     def _take(self, name: Name, raw: bytes, record: Record, known: Record | None) -> Record:
         if record.name != name:
@@ -242,7 +278,7 @@ class Resolver:
         if data is not None:
             return Resolved(name, digest, decode(data), 0, data)
         failures: list[IcnError] = []
-        waited, began = 0.0, time.monotonic()
+        rounds = _Rounds(self._patience_s)
         while True:
             for answer in answers(self._sources, lambda source: _manifest_of(source, name, digest)):
                 try:
@@ -254,12 +290,8 @@ class Resolver:
                 if not self._catalog.read_only:
                     self._catalog.put_manifest(digest, data)
                 return Resolved(name, digest, manifest, len(data), data)
-            wait = self._again_in(failures, max(waited, time.monotonic() - began))
-            if wait is None:
+            if not self._waited(rounds, name, failures):
                 break
-            self._pause(wait)
-            waited += wait
-            failures.clear()
         if failures:
             raise failures[0]
         raise NotFoundError(f"the manifest {digest} of {name} is not on this machine")

@@ -54,6 +54,17 @@ def test_one_that_stalls_is_not_waited_for_and_not_forgotten():
     assert next(came, None) is None
 
 
+def test_nobody_is_waited_for_beyond_the_time_that_there_is():
+    go = threading.Event()
+    sources = Sources(one=go, two=go)
+    came = list(answers(sources.names, sources.ask, slow_s=0.01, within_s=0.05))
+    go.set()
+    [answer] = came
+    with pytest.raises(SourceError, match="no source has answered"):
+        answer()
+    assert sources.asked == ["one", "two"]
+
+
 def test_after_one_that_fails_the_next_is_asked_at_once():
     sources = Sources(one=SourceError("gone"), two="2")
     assert first(sources, slow_s=20.0) == "2"

@@ -1,6 +1,7 @@
 """From a name to its manifest: what is remembered counts only while its key is trusted."""
 
 import sqlite3
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,52 @@ def test_a_source_that_stays_busy_is_given_up(catalog, tmp_path):
     with pytest.raises(ThrottledError):
         resolver.resolve(NAME)
     assert waits == [4, 4]
+
+
+def test_a_busy_source_is_not_waited_for_long_where_what_is_known_will_do(
+    follow, catalog, tmp_path
+):
+    """A model that lay on the machine whole could not be used for a minute, at each load."""
+    follow(Origin(signed(ONE, 1)), first_use=True)
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    waits, warned = [], []
+    resolver = Resolver(
+        [Busy(None, [0] * 1000)], catalog, trust, lambda: 100.0, warned.append, pause=waits.append
+    )
+    assert resolver.resolve(NAME).digest == ONE
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+    assert "asking again for up to 10 s" in warned[0]
+    assert "using what is known" in warned[-1]
+
+
+def test_a_source_that_does_not_answer_is_not_waited_for_long_where_what_is_known_will_do(
+    follow, catalog, tmp_path, monkeypatch
+):
+    follow(Origin(signed(ONE, 1)), first_use=True)
+    monkeypatch.setattr(resolve, "_KNOWN_S", 0.1)
+    trust, go = Trust(KnownPublishers(tmp_path / "known"), first_use=True), threading.Event()
+
+    class Frozen(Origin):
+        def record(self, name):
+            assert go.wait(20)
+            raise SourceError("too late")
+
+    warned = []
+    resolver = Resolver([Frozen(None)], catalog, trust, lambda: 100.0, warned.append)
+    assert resolver.resolve(NAME).digest == ONE
+    go.set()
+    assert "no source has answered within 0 s" in warned[0]
+
+
+def test_what_is_known_will_not_do_without_its_manifest(follow, catalog, tmp_path):
+    """Then the sources are waited for as if nothing were known: nothing else helps."""
+    follow(Origin(signed(ONE, 1)), first_use=True)
+    catalog.remove_manifest(ONE)
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    waits = []
+    busy = Busy(signed(ONE, 1), [8, 8, 8])
+    assert Resolver([busy], catalog, trust, lambda: 100.0, pause=waits.append).resolve(NAME)
+    assert waits == [8, 8, 8]
 
 
 def test_what_other_sources_take_counts_as_waiting(catalog, tmp_path, monkeypatch):
