@@ -317,6 +317,7 @@ def test_kept_connections_that_the_server_closed_are_no_failure() -> None:
     ):
         engine.add(wants_of(blocks))
         assert engine.wait(10)
+        eventually(lambda: not engine.status()[0].busy)  # the end of an answer is read, too
         server.close_connections()
         eventually(lambda: server.open_connections == 0)
         engine.add(wants_of(more))
