@@ -133,11 +133,11 @@ class Records:
         """
         stored = await asyncio.to_thread(self._catalog.record, name)
         route = self._fib.route(name)
+        record = None if stored is None else reopen_record(stored.raw)
         if not route:
-            if stored is None:
+            if stored is None or record is None:
                 raise NotFoundError(f"no record of {name} here")
             return Served(stored.raw, 0.0, stale=False)
-        record = None if stored is None else reopen_record(stored.raw)
         if stored is None or record is None:
             self._upstreams.refuse_loop(via, f"record of {name}")
             self._failed.check(name, self._clock())

@@ -9,11 +9,11 @@ the store of its blocks and nothing is copied.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from icnblocks.client.resolve import record_of
-from icnblocks.errors import CorruptError, NotFoundError, TrustError
+from icnblocks.errors import CorruptError, NotFoundError, RefusedError, TrustError
 from icnblocks.limits import DEFAULT_LIFETIME_S, MAX_CLOCK_SKEW_S
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.record import (
@@ -21,7 +21,7 @@ from icnblocks.manifest.record import (
     check_follows,
     check_time,
     fingerprint,
-    open_record,
+    reopen_record,
     sign_record,
     trusted_via,
 )
@@ -218,9 +218,24 @@ def send(
     scan.check()
     source.put_manifest(digest, data)
     if record is not None:
-        source.put_record(name, sign_record(record, key.private))
+        record = _put(source, record, key, known, now)
     seq = record.seq if record else known.seq if known else 0
     return Published(digest, seq, bytes_sent, len(data), record is None)
+
+
+def _put(
+    source: Source, record: Record, key: PublisherKey, known: Record | None, now: int
+) -> Record:
+    """Put a record at an origin; what it has taken."""
+    try:
+        source.put_record(record.name, sign_record(record, key.private))
+    except RefusedError:
+        if known is not None or known_record(source, record.name) is not None:
+            raise
+        # Its own has rotted, and of that the number still binds. The time is a higher one.
+        record = replace(record, seq=max(now, record.seq))
+        source.put_record(record.name, sign_record(record, key.private))
+    return record
 
 
 def place(
@@ -242,8 +257,10 @@ def place(
     data = encode(scan.manifest)
     digest = digest_of(data)
     stored = catalog.record(name)
-    known = open_record(stored.raw) if stored else None
+    known = reopen_record(stored.raw) if stored else None
     record = next_record(name, digest, key, known, now, lifetime=lifetime)
+    if record is not None and stored is not None:  # also where that one has rotted
+        record = replace(record, seq=stored.seq + 1)
     if record is not None:
         check_time(record, now)  # as an origin does with what is sent to it
     scan.check()

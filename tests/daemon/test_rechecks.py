@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 
 import pytest
 
@@ -12,6 +13,7 @@ from icnblocks.naming import Digest
 from icnblocks.store.base import verify
 from icnblocks.store.memory import MemoryStore
 from icnblocks.testing.device import Device
+from icnblocks.testing.exchange import call
 from icnblocks.testing.faults import flip_bit
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.wire.bundle import Want
@@ -80,6 +82,40 @@ def test_what_rotted_at_an_origin_is_missing_there_and_publishing_brings_it(tmp_
         assert failed.code
         assert publisher.publish(model, "acme/model", origin.url)["bytes_sent"] == MIB
         assert device.fetch("acme/model", origin.url)["bytes_network"] == MIB
+
+
+def rot_records(store):
+    with sqlite3.connect(store / "catalog.sqlite") as db:
+        db.execute(
+            "UPDATE records SET raw = CAST(substr(raw, 1, 40) || x'00' || substr(raw, 42) AS BLOB)"
+        )
+    db.close()
+
+
+def test_a_record_that_rotted_at_an_origin_is_replaced_by_publishing_again(tmp_path, model):
+    """The log said so, and it was refused: nobody could open what the new one had to follow."""
+    publisher, device = Device(tmp_path / "publisher"), Device(tmp_path / "device")
+    with start_edge(tmp_path / "origin") as origin:
+        publisher.publish(model, "acme/model", origin.url)
+        device.fetch("acme/model", origin.url)
+        (model / "weights.bin").write_bytes(os.urandom(MIB))
+        publisher.publish(model, "acme/model", origin.url)
+    rot_records(tmp_path / "origin")
+    with start_edge(tmp_path / "origin") as origin:
+        assert call(origin, "GET", "/v1/records/acme/model/main").status == 404
+        assert publisher.publish(model, "acme/model", origin.url)["seq"] > 2
+        assert device.fetch("acme/model", origin.url)["bytes_network"] == MIB
+    assert "publish its model again" in origin.logged()
+
+
+def test_a_record_that_rotted_in_a_store_is_replaced_by_publishing_again_in_place(tmp_path, model):
+    publisher = Device(tmp_path / "publisher")
+    publish = ("publish", model, "acme/model", "--store", tmp_path / "origin")
+    assert publisher.run(*publish).done()["seq"] == 1
+    rot_records(tmp_path / "origin")
+    assert publisher.run(*publish).done()["seq"] == 2
+    with start_edge(tmp_path / "origin") as origin:
+        assert Device(tmp_path / "device").fetch("acme/model", origin.url)["bytes_network"]
 
 
 @pytest.fixture
