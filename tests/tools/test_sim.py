@@ -1,7 +1,9 @@
 """`icn-sim replay` and `icn-sim advise` as programs."""
 
+import contextlib
 import gzip
 import json
+import os
 import re
 import shlex
 import signal
@@ -205,6 +207,36 @@ def test_an_interrupt_promises_nothing(as_json):
         assert json.loads(out)["error"] == "interrupted"
     else:
         assert err == b"error: interrupted (nothing is kept for another run)\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_replay_outlives_the_command(trace, number):
+    """They went on, held the caller's output open, and in the end waited for each other."""
+    code = (
+        "import os, sys\n"
+        "from icnblocks.cache.replay.replay import Replay\n"
+        "from icnblocks_tools.main import sim\n"
+        "def endless(self, tell):\n"
+        "    os.write(1, b'x')\n"
+        "    while True: tell(1)\n"
+        "Replay.run = endless\n"
+        "sim()\n"
+    )
+    words = ["replay", trace, "--policy", "lru", "--capacity", "1kB", "--capacity", "2kB"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.read(2) == b"xx", "both have begun"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)  # until nobody has them open any more
+        assert (process.returncode, out, err) == (-number, b"", b"")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_standard_input_that_is_closed_is_said():

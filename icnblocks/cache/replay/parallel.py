@@ -1,8 +1,8 @@
 """Several replays of one trace at a time, each in a process forked from this one.
 
 The trace is read once and shared by the fork: nothing of it is copied or sent. A process that
-dies (it was killed, or there was no memory) is an error and not a hang. This module must not
-print anything.
+dies (it was killed, or there was no memory) is an error and not a hang, and none outlives the one
+that it reports to. This module must not print anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from icnblocks.cache.replay.replay import Links, Replay, Result
 from icnblocks.errors import IcnError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from multiprocessing.context import ForkProcess
 
     from icnblocks.cache.replay.trace import Trace
@@ -87,7 +87,10 @@ def _forked(
         while given < len(made):
             while started < len(made) and len(running) < limit:
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(made[started], theirs), daemon=True)
+                others = (ours, *running)
+                process = context.Process(
+                    target=_work, args=(made[started], theirs, others), daemon=True
+                )
                 process.start()
                 theirs.close()
                 running[ours] = (started, process)
@@ -125,9 +128,15 @@ def _receive(connection: Connection, process: ForkProcess) -> Result | IcnError 
     return message
 
 
-def _work(replay: Replay, connection: Connection) -> None:
-    """In the forked process."""
+def _work(replay: Replay, connection: Connection, others: Iterable[Connection]) -> None:
+    """In the forked process.
+
+    The parent may be gone without a chance to end its processes. They notice when they tell it
+    something, but only if none of them holds the ends open from which it read.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for other in others:
+        other.close()
     waiting, last = 0, time.monotonic()
 
     def tell(count: int) -> None:
@@ -141,5 +150,7 @@ def _work(replay: Replay, connection: Connection) -> None:
         result = replay.run(tell)
         connection.send(waiting)
         connection.send(result)
+    except BrokenPipeError:  # nobody waits for the result any more
+        return
     except IcnError as error:
         connection.send(error)
