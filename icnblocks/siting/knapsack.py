@@ -9,14 +9,19 @@ best. Pure functions of arrays.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from icnblocks.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from icnblocks.siting.forest import Forest
+
+MAX_CELLS: Final = 2**27
+"""Of a table over values: 8 bytes each, a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +92,28 @@ def best_by_value(
         values: of each node, none negative.
         capacity: bytes.
         epsilon: above 0, below 1.
+
+    Raises:
+        UsageError: if a table of more than MAX_CELLS were needed for so small an epsilon.
     """
-    start = max(
-        by_density(forest, values, capacity), _best_path(forest, values, capacity), key=_worth
-    )
+    # What can never be kept must not count: it would raise the bound on the total, and the table.
+    values = np.where(_path_sums(forest, forest.sizes) <= capacity, values, 0.0)
+    start = in_haste(forest, values, capacity)
     # A poor start would make the steps too fine, so that a coarse pass betters it first.
     for allowed in (0.5, epsilon) if epsilon < 0.5 else (epsilon,):
         if start.value > 0:
-            start = max(_by_steps(forest, values, capacity, allowed, start), start, key=_worth)
+            start = max(_by_steps(forest, values, capacity, allowed, start), start, key=worth)
     return start
 
 
-def _worth(kept: Kept) -> float:
+def in_haste(forest: Forest, values: NDArray[np.float64], capacity: int) -> Kept:
+    """A good choice in no time: the better of the densest bundles and the best single path."""
+    found = by_density(forest, values, capacity), _best_path(forest, values, capacity)
+    return max(found, key=worth)
+
+
+def worth(kept: Kept) -> float:
+    """The value, to choose the best by."""
     return kept.value
 
 
@@ -106,10 +121,13 @@ def _by_steps(
     forest: Forest, values: NDArray[np.float64], capacity: int, epsilon: float, start: Kept
 ) -> Kept:
     """The best choice for values rounded down to steps that cost at most epsilon * start."""
-    step = epsilon * start.value / int(np.count_nonzero(values))
+    step, count = epsilon * start.value / int(np.count_nonzero(values)), len(forest)
+    most = min(float(values.sum()), relaxed(forest, values, capacity))
+    if not step or (count + 1) * (most / step + 2) > MAX_CELLS:
+        text = f"{count} pieces of models are too many for an epsilon of {epsilon:g}"
+        raise UsageError(text, hint="take a larger one, or another algorithm")
     gains = np.floor(values / step).astype(np.int64)
-    top = int(min(float(gains.sum()), relaxed(forest, values, capacity) / step + 1))
-    count = len(forest)
+    top = min(int(gains.sum()), int(most / step + 1))
     tables = np.full((count + 1, top + 1), np.inf)
     tables[:, 0] = 0
     for node in range(count - 1, -1, -1):
@@ -131,19 +149,34 @@ def _by_steps(
     return _kept(forest, values, nodes)
 
 
+def _above(forest: Forest) -> list[int]:
+    """For each node the one above it; -1 for a root."""
+    above, path, beyond = [-1] * len(forest), list[int](), forest.beyond.tolist()
+    for node in range(len(forest)):
+        while path and beyond[path[-1]] <= node:
+            path.pop()
+        above[node] = path[-1] if path else -1
+        path.append(node)
+    return above
+
+
+def _path_sums(forest: Forest, numbers: NDArray[Any]) -> NDArray[Any]:
+    """For each node the sum over it and all above it."""
+    sums = numbers.copy()
+    for node, above in enumerate(_above(forest)):
+        if above >= 0:
+            sums[node] += sums[above]
+    return sums
+
+
 def _best_path(forest: Forest, values: NDArray[np.float64], capacity: int) -> Kept:
     """The one node that, with all above it, fits and is worth most."""
     nodes = np.zeros(len(forest), dtype=np.bool_)
-    path: list[int] = []
-    best: tuple[float, list[int]] = (0.0, [])
-    for node in range(len(forest)):
-        while path and forest.beyond[path[-1]] <= node:
-            path.pop()
-        path.append(node)
-        value = float(values[path].sum())
-        if value > best[0] and int(forest.sizes[path].sum()) <= capacity:
-            best = (value, list(path))
-    nodes[best[1]] = True
+    fits = _path_sums(forest, forest.sizes) <= capacity
+    sums = np.where(fits, _path_sums(forest, values), 0.0)
+    if sums.any():
+        best, numbers = int(sums.argmax()), np.arange(len(forest))
+        nodes = (numbers <= best) & (best < forest.beyond)
     return _kept(forest, values, nodes)
 
 
@@ -152,20 +185,13 @@ def _bundles(forest: Forest, values: NDArray[np.float64]) -> list[list[int]]:
 
     Cutting this order off at any byte is the best fractional choice (Horn, 1972).
     """
-    worth, size = values.astype(float).tolist(), forest.sizes.astype(float).tolist()
-    beyond = forest.beyond.tolist()
-    below: list[list[tuple[list[int], float, float]]] = [[] for _ in worth]
+    gain_of, size = values.astype(float).tolist(), forest.sizes.astype(float).tolist()
+    below: list[list[tuple[list[int], float, float]]] = [[] for _ in gain_of]
     loose: list[tuple[list[int], float, float]] = []
-    parents: list[int] = []
-    above = [-1] * len(worth)
-    for node in range(len(worth)):
-        while parents and beyond[parents[-1]] <= node:
-            parents.pop()
-        above[node] = parents[-1] if parents else -1
-        parents.append(node)
-    for node in range(len(worth) - 1, -1, -1):
+    above = _above(forest)
+    for node in range(len(gain_of) - 1, -1, -1):
         waiting = sorted(below[node], key=_density)
-        nodes, value, need = [node], worth[node], size[node]
+        nodes, value, need = [node], gain_of[node], size[node]
         while waiting and waiting[-1][1] * need >= value * waiting[-1][2]:
             more, gain, extra = waiting.pop()
             nodes, value, need = nodes + more, value + gain, need + extra

@@ -60,7 +60,8 @@ def static_optimum(
         time_limit_s: of the integer program, if one is needed.
 
     Raises:
-        UsageError: if an integer program is needed and scipy is not installed.
+        UsageError: if an integer program is needed and scipy is not installed, or if the models
+            share as a forest that is too large.
     """
     shares = rates / max(float(rates.sum()), np.finfo(float).tiny)
     forest = grow(library)

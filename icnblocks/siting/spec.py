@@ -56,7 +56,8 @@ def spec(
         epsilon: round values instead of bytes, and be within this share of the best per edge.
 
     Raises:
-        UsageError: if the library's sharing is not a forest, or a parameter is out of range.
+        UsageError: if the library's sharing is not a forest, or a parameter is out of range or
+            would need too large a table.
     """
     if epsilon is not None and not 0 < epsilon < 1:
         raise UsageError(f"epsilon lies between 0 and 1, not at {epsilon}")

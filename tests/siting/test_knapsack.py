@@ -1,9 +1,13 @@
 """The knapsack on forests: exact where it says so, within its bound elsewhere, never too heavy."""
 
+import tracemalloc
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icnblocks.errors import UsageError
 from icnblocks.siting.forest import grow
 from icnblocks.siting.knapsack import best_by_value, best_on_grid, by_density, relaxed
 from icnblocks.siting.optimum import static_optimum
@@ -57,6 +61,25 @@ def test_rounded_values_lose_no_more_than_epsilon(case, epsilon):
     kept = best_by_value(forest, forest.values(values), capacity, epsilon)
     _check(library, values, capacity, kept)
     assert kept.value >= (1 - epsilon) * best_value(library, values, capacity) - 1e-9
+
+
+def test_models_that_can_never_fit_do_not_make_the_table_larger():
+    """They raised what the total could be: a gigabyte, where a few kilobytes do."""
+    library = library_from([10, 10, *[1000] * 2000], [{node} for node in range(2002)])
+    values, forest = np.array([1.0, 1.0, *[1e6] * 2000]), grow(library)
+    tracemalloc.start()
+    kept = best_by_value(forest, values, 20, 0.1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (kept.value, kept.size) == (2, 20)
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("epsilon", [1e-9, 1e-19, 1e-320])
+def test_a_table_that_no_memory_holds_is_refused(epsilon):
+    library = library_from([10, 20, 30], [{0}, {1}, {2}])
+    with pytest.raises(UsageError, match="too many for an epsilon of"):
+        best_by_value(grow(library), np.array([1.0, 2.0, 2.5]), 45, epsilon)
 
 
 @given(CASES)
