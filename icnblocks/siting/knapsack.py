@@ -217,11 +217,13 @@ def relaxed(forest: Forest, values: NDArray[np.float64], capacity: int) -> float
 
 
 def by_density(forest: Forest, values: NDArray[np.float64], capacity: int) -> Kept:
-    """Bundles in order of value per byte, passing over what does not fit."""
+    """Bundles in order of value per byte, passing over what does not fit or is worth nothing."""
     nodes = np.zeros(len(forest), dtype=np.bool_)
     blocked = np.zeros(len(forest), dtype=np.bool_)
     left = max(capacity, 0)
     for bundle in _bundles(forest, values):
+        if not values[bundle].any():
+            continue
         size = int(forest.sizes[bundle].sum())
         if size <= left and not blocked[bundle[0]]:
             nodes[bundle] = True

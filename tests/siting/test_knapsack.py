@@ -75,6 +75,22 @@ def test_models_that_can_never_fit_do_not_make_the_table_larger():
     assert peak < 10_000_000
 
 
+@given(CASES)
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_kept_for_nothing(case):
+    """Edges were filled with models that nobody asks there for."""
+    library, capacity, seed = case
+    forest, random = grow(library), np.random.default_rng(seed)
+    values = forest.values(_values(library, seed) * random.integers(0, 2, len(library.models)))
+    for kept in (
+        by_density(forest, values, capacity),
+        best_by_value(forest, values, capacity, 0.1),
+    ):
+        for node in np.flatnonzero(kept.nodes):
+            below = slice(node, forest.beyond[node])
+            assert values[below][kept.nodes[below]].any()
+
+
 @pytest.mark.parametrize("epsilon", [1e-9, 1e-19, 1e-320])
 def test_a_table_that_no_memory_holds_is_refused(epsilon):
     library = library_from([10, 20, 30], [{0}, {1}, {2}])
