@@ -1,8 +1,9 @@
 """TrimCaching Spec: one edge after the other, each by an exact knapsack on the forest of pieces.
 
 Each edge is given what serves most of the requests that no edge before it serves; with an exact
-choice per edge the whole is at least half of the best, with the rounded one (1 - epsilon) / 2
-(arXiv 2405.03990). Only for libraries whose sharing is a forest. No I/O, no clock.
+choice per edge the whole is at least half of the best, with rounded values (1 - epsilon) / 2
+(arXiv 2405.03990). Rounded bytes promise that only where all pieces are whole cells. Only for
+libraries whose sharing is a forest. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from icnblocks.errors import UsageError
 from icnblocks.siting.forest import grow
 from icnblocks.siting.instance import Siting
-from icnblocks.siting.knapsack import best_by_value, best_on_grid
+from icnblocks.siting.knapsack import best_by_value, best_on_grid, in_haste, worth
 
 if TYPE_CHECKING:
     from icnblocks.siting.forest import Forest
@@ -71,7 +72,9 @@ def spec(
         serves = instance.serves[edge]
         values = forest.values(np.where(serves, open_demand, 0.0).sum(axis=0))
         if epsilon is None:
-            kept = best_on_grid(forest, values, capacity, cell=cell)
+            # Rounded up to cells, what just fits does not: this knows its bytes.
+            rough = in_haste(forest, values, capacity)
+            kept = max(best_on_grid(forest, values, capacity, cell=cell), rough, key=worth)
         else:
             kept = best_by_value(forest, values, capacity, epsilon)
         held[edge] = kept.nodes[forest.node_of]

@@ -59,6 +59,13 @@ def test_spec_is_at_least_half_of_the_optimum(instance, capacity):
     assert 0.45 * best - 1e-9 <= rounded.value <= best + 1e-9
 
 
+def test_spec_holds_what_just_fits():
+    """Rounded up to cells of the grid its pieces were larger than the disk: nothing was held."""
+    library = library_from([5001, 4998], [{0, 1}])
+    instance = Instance(library, np.ones((1, 1)), np.ones((1, 1, 1), dtype=bool))
+    assert spec(instance, 9999, cell=100).value == spec(instance, 9999).value == 1
+
+
 @given(instances(forests(most=6), edges=1), CAPACITIES)
 @settings(max_examples=60, deadline=None)
 def test_spec_on_one_edge_is_never_below_greedy(instance, capacity):
