@@ -3,14 +3,16 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
-from icnblocks.errors import IcnError, UsageError
+from icnblocks.errors import IcnError, StorageError, UsageError
 from icnblocks.siting.planfile import parse_plan
+from icnblocks.testing.processes import poll_until
 from icnblocks_tools.sim import sim
 
 
@@ -79,6 +81,48 @@ def test_a_trace_that_nobody_reads_is_not_begun(tmp_path, words, says):
     with pytest.raises(UsageError, match=says):
         _run("make", "lora", *words, "-o", tmp_path / "t")
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
+def test_an_interrupt_leaves_the_trace_that_was_there(tmp_path, name):
+    """What was written so far is a trace, too: a shorter one took the place of a good one."""
+    file = tmp_path / name
+    file.write_bytes(b"before")
+    file.chmod(0o600)
+    words = ["sim", "make", "lora", "--requests", "1000000", "-o", str(file)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "icnblocks_tools", *words], stderr=subprocess.PIPE
+    )
+    poll_until((tmp_path / f"{name}.partial").exists)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert (process.returncode, err.count(b"\n")) == (130, 1)
+    assert file.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == [name]
+    _run("make", "lora", "--requests", 2, "-o", file)
+    assert file.read_bytes() != b"before"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("path", ["/dev/full", ""])
+def test_a_trace_that_cannot_be_written_is_told_by_its_name(path):
+    with pytest.raises(StorageError, match=f"^cannot write {path or repr(path)}: "):
+        _run("make", "lora", "--requests", 2, "-o", path)
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    real, link, pipe = tmp_path / "real", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(real)
+    _run("make", "lora", "--requests", 2, "-o", link)
+    assert link.is_symlink()
+    os.mkfifo(pipe)
+    with (tmp_path / "copy").open("wb") as copy:
+        reader = subprocess.Popen(["cat", str(pipe)], stdout=copy)
+    _run("make", "lora", "--requests", 2, "-o", pipe)
+    assert reader.wait(timeout=20) == 0
+    assert (tmp_path / "copy").read_bytes() == real.read_bytes()
+    assert pipe.is_fifo()
 
 
 def test_a_grid_that_no_memory_holds_is_refused():

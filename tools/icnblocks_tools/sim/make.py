@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import sys
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,26 +13,8 @@ from icnblocks_tools.sim.libraries import (
     size_option,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _SHARE = click.FloatRange(0, 1)
 _COUNT = click.IntRange(0, 1_000_000)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[IO[str]]:
-    """The file to write to; compressed, always to the same bytes, if its name ends in `.gz`."""
-    if path == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    with open(path, "wb") as raw:
-        binary: IO[bytes] = raw
-        if path.endswith(".gz"):
-            binary = gzip.GzipFile("", "wb", 6, raw, 0)  # type: ignore[assignment]
-        with io.TextIOWrapper(binary, encoding="utf-8", newline="\n") as text:
-            yield text
 
 
 @click.command()
@@ -121,10 +99,11 @@ def make(library: str, output: str, unit: int | None, flash_hours: float, **give
     from icnblocks.cache.replay.lines import TraceWriter
     from icnblocks.workloads.demand import Demand
     from icnblocks.workloads.emit import emit
+    from icnblocks_tools.sim.writing import opened
 
     names = ("variants", "bases", "adapter_share", "equal_layers")
     seed: int = given.pop("seed")
     made = make_library(library, seed=seed, **{name: given.pop(name) for name in names})
     made, demand = made.in_units(unit), Demand(flash_s=flash_hours * 3600, **given)
-    with _opened(output) as file:
+    with opened(output) as file:
         emit(made, demand, seed, TraceWriter(file))
