@@ -8,14 +8,32 @@ model) and `observed` (a trace). This module must not choose anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from icnblocks.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from icnblocks.workloads.library import Library
+
+
+MAX_BYTES: Final = 2**31
+"""Of the tables of an instance, roughly."""
+
+
+def check_size(edges: int, users: int, models: int) -> None:
+    """See that an instance is one that memory holds, before it is made.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    # Who serves whom what takes a byte, and demand and budgets, with what they are made of, 40.
+    if (edges + 40) * users * models > MAX_BYTES:
+        text = f"{edges} edges, {users} users and {models} models are too many together"
+        raise UsageError(text, hint="take fewer of one of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +61,9 @@ class Instance:
 
     def value(self, held: NDArray[np.bool_]) -> float:
         """The share of the requests that is served if edges (rows) hold models (columns)."""
-        served = (self.serves & held[:, None, :]).any(axis=0)
+        served = np.zeros(self.demand.shape, dtype=np.bool_)
+        for serves, of_edge in zip(self.serves, held, strict=True):
+            served |= serves & of_edge
         return float(self.demand[served].sum())
 
 
@@ -63,5 +83,9 @@ class Siting:
 
     def bytes_of(self, library: Library) -> NDArray[np.int64]:
         """Bytes that each edge stores, each piece once."""
-        there = self.held.astype(np.int64) @ library.membership > 0
-        return np.asarray(there @ library.piece_bytes)
+        found = []
+        for row in self.held:
+            models = np.flatnonzero(row).tolist()
+            pieces = {piece for model in models for piece in library.models[model].pieces}
+            found.append(sum(library.pieces[piece].size for piece in pieces))
+        return np.array(found, dtype=np.int64)

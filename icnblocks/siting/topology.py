@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icnblocks.errors import UsageError
-from icnblocks.siting.instance import Instance
+from icnblocks.siting.instance import Instance, check_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,8 +110,8 @@ def in_time(
     best = speed.max(axis=0)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing at rate 0 is NaN: not in time
         relayed = bits / best + bits / backhaul_bits <= budgets
-        direct = bits[None, :, :] / speed[:, :, None] <= budgets[None, :, :]
-    return np.asarray(direct | relayed[None, :, :])
+        # Edge by edge: the seconds of all of them together are eight times what is told of them.
+        return np.stack([relayed | (bits / row[:, None] <= budgets) for row in speed])
 
 
 def draw_instance(
@@ -128,7 +128,11 @@ def draw_instance(
         library: the models.
         seed: the same seed gives the same instance.
         popularity: shares of the demand, the same for all users, instead of Zipf.
+
+    Raises:
+        UsageError: if there are too many edges, users and models together.
     """
+    check_size(setup.edges, setup.users, len(library.models))
     random = np.random.default_rng([seed, 2])
     topology = draw_topology(setup, random)
     models = len(library.models)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DAY_S: Final = 86400.0
 RUN: Final = 100
 """Requests for which ranks, releases and places of users stand still."""
+MAX_RANKS: Final = 2**27
+"""Of all rankings together: 8 bytes each, a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def draw(demand: Demand, models: int, seed: int) -> Requests:
     """Draw the requests for a library of so many models.
 
     Raises:
-        UsageError: if there are no models.
+        UsageError: if there are no models, or too many with the tastes of so many people.
     """
     if models < 1:
         raise UsageError("a library has at least one model")
@@ -138,6 +140,9 @@ class _Draw:
         self._own = bool(demand.taste)
         # Row 0 is the ranking of all, the others are people's: the model at each rank.
         rows = 1 + people if self._own else 1
+        if rows * models > MAX_RANKS:
+            text = f"{people} tastes of {models} models are too many"
+            raise UsageError(text, hint="take fewer users, edges or models, or no taste")
         self._ranks = np.stack([self._order.permutation(models) for _ in range(rows)])
         self._at = np.arange(people) % demand.edges
 
@@ -225,15 +230,14 @@ class _Draw:
         row = np.zeros(count, dtype=np.int64)
         if self._own:
             row = np.where(self._pick.random(count) < self._demand.taste, people + 1, 0)
-        out = published[self._ranks] <= first
-        share = np.cumsum(np.where(out, self.weights, 0.0), axis=1)
         wanted = np.empty(count, dtype=np.int64)
         for ranking in np.unique(row):
             mine = row == ranking
-            line = share[ranking]
+            out = published[self._ranks[ranking]] <= first
+            line = np.cumsum(np.where(out, self.weights, 0.0))
             # Up to the next float below the whole, so that the last rank that is out is the end.
             ranks = np.searchsorted(line, chance[mine] * line[-1], side="right")
-            last = int(np.flatnonzero(out[ranking])[-1])
+            last = int(np.flatnonzero(out)[-1])
             wanted[mine] = self._ranks[ranking][np.minimum(ranks, last)]
         joins = self._crowd.random(count)
         for begin, end, model in crowds:

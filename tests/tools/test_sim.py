@@ -239,6 +239,19 @@ def test_no_replay_outlives_the_command(trace, number):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_too_little_memory_is_one_sentence():
+    code = (
+        "import click\n"
+        "from icnblocks_tools.main import run\n"
+        "def command(): raise MemoryError\n"
+        "run(click.command()(command), 'icn-sim')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: there is not enough memory")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_standard_input_that_is_closed_is_said():
     """A program without standard input has no sys.stdin at all: this was a traceback."""
     command = shlex.join([sys.executable, "-m", "icnblocks_tools", "sim", "replay", "-"])

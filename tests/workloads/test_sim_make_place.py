@@ -125,6 +125,19 @@ def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("place", "resnet", "--capacity", "1GB", "--edges", 1000, "--users", 10_000),
+        ("make", "lora", "--variants", 10_000, "--taste", 0.5, "--users", 1_000_000),
+    ],
+    ids=["place", "make"],
+)
+def test_sizes_that_no_memory_holds_are_refused_at_once(words):
+    with pytest.raises(UsageError, match="too many"):
+        _run(*words)
+
+
 def test_a_grid_that_no_memory_holds_is_refused():
     with pytest.raises(IcnError, match="a larger --cell"):
         _run("place", "resnet", "--capacity", "1GB", "--cell", "1")

@@ -80,6 +80,9 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
         raise
     except OSError as error:
         _fail(StorageError(f"{error.filename or 'the system'}: {error.strerror}"), as_json=as_json)
+    except MemoryError:
+        hint = "ask for less at a time, or use a machine with more memory"
+        _fail(IcnError("there is not enough memory for this", hint=hint), as_json=as_json)
     except IcnError as error:
         _fail(error, as_json=as_json)
     except click.exceptions.Exit as stop:

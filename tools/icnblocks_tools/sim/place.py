@@ -149,7 +149,7 @@ def _instance(what: str, given: dict[str, Any]) -> tuple[Instance, tuple[str, ..
     import numpy as np
 
     from icnblocks.errors import UsageError
-    from icnblocks.siting.instance import Instance
+    from icnblocks.siting.instance import Instance, check_size
     from icnblocks.siting.topology import Setup, draw_instance
     from icnblocks.workloads.observed import counts_of, library_of
     from icnblocks_tools.sim.options import load_trace
@@ -174,6 +174,7 @@ def _instance(what: str, given: dict[str, Any]) -> tuple[Instance, tuple[str, ..
     if given["edges"] or given["users"]:
         raise UsageError("the trace names its edges: leave --edges and --users out")
     several = len(trace.edge_names)
+    check_size(several, several, len(library.models))
     own = np.ones((several, several)) if given["together"] else np.eye(several)
     serves = np.repeat(own[:, :, None] > 0, len(library.models), axis=2)
     return Instance(library, counts / counts.sum(), serves), trace.edge_names
