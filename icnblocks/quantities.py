@@ -13,7 +13,7 @@ _SIZE: Final = {
 }  # fmt: skip
 _DURATION: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)\Z", re.ASCII)
+_QUANTITY = re.compile(r"(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]*)\Z", re.ASCII)
 _RATE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]+?)(?:/s|ps)?\Z", re.ASCII)
 MAX_DURATION_S: Final = 3650 * 86400.0
 
@@ -24,10 +24,13 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: for anything else.
     """
-    value, unit = _split(text)
-    if unit not in _SIZE:
+    match = _QUANTITY.match(text.strip())
+    if match is None or match[2].lower() not in _SIZE:
         raise ValueError(f"{text!r} is not a size such as 20GB, 512MiB or 1000000")
-    return int(value * _SIZE[unit])
+    # In whole numbers: as a float 1.001MB is a byte less.
+    whole, _, part = match[1].partition(".")
+    scale: int = 10 ** len(part)
+    return int(whole + part) * _SIZE[match[2].lower()] // scale
 
 
 def parse_duration(text: str) -> float:

@@ -14,8 +14,11 @@ from icnblocks.quantities import (
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("20GB", 20 * 10**9), ("20GiB", 20 << 30), ("20G", 20 << 30), ("1.5kB", 1500), ("7", 7)],
-)
+    [
+        ("20GB", 20 * 10**9), ("20GiB", 20 << 30), ("20G", 20 << 30), ("1.5kB", 1500), ("7", 7),
+        ("1.001MB", 1_001_000), ("0.5", 0), (str(2**63 - 1), 2**63 - 1),
+    ],
+)  # fmt: skip
 def test_sizes(text, size):
     assert parse_size(text) == size
 
