@@ -105,6 +105,32 @@ def test_an_interrupt_leaves_the_trace_that_was_there(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("bound", ["lp", "milp"])
+def test_an_interrupt_ends_a_solver(bound):
+    """It was noticed when the solver was done, after minutes."""
+    code = (
+        "import scipy.optimize, threading\n"
+        "from icnblocks_tools.main import sim\n"
+        "def endless(*_, **__):\n"
+        "    print('solving', file=__import__('sys').stderr, flush=True)\n"
+        "    from hashlib import pbkdf2_hmac\n"
+        "    pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)  # from C, for long\n"
+        "scipy.optimize.milp = endless\n"
+        "sim()\n"
+    )
+    words = ["place", "resnet", "--variants", "2", "--capacity", "1GB", "--bound", bound]
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)
+    try:
+        assert process.stderr.readline() == b"solving\n"
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=20)[1]
+        assert (process.returncode, err.count(b"\n")) == (130, 1)
+        assert err.startswith(b"error: interrupted")
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("path", ["/dev/full", ""])
 def test_a_trace_that_cannot_be_written_is_told_by_its_name(path):
     with pytest.raises(StorageError, match=f"^cannot write {path or repr(path)}: "):

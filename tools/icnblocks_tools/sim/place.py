@@ -7,7 +7,7 @@ import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,9 +20,11 @@ from icnblocks_tools.sim.libraries import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from icnblocks.siting.instance import Instance, Siting
+
+_T = TypeVar("_T")
 
 MOST_CELLS = 2**20  # of Spec's grid: 8 bytes each, times the nodes of the forest
 ALGORITHMS = ("auto", "spec", "spec-epsilon", "gen", "per-byte", "independent")
@@ -216,12 +218,30 @@ def _figures(
         "edge_models": siting.held.sum(axis=1).tolist(),
     }
     if given["bound"] == "lp":
-        figures["bound"] = lp_bound(instance, capacity)
+        figures["bound"] = _aside(lambda: lp_bound(instance, capacity))
     elif given["bound"] == "milp":
         with _solver_quiet():
-            solved = milp_bound(instance, capacity, time_limit_s=given["time_limit"])
+            limit: float = given["time_limit"]
+            solved = _aside(lambda: milp_bound(instance, capacity, time_limit_s=limit))
         figures |= {"bound": solved.bound, "proven": solved.proven}
     return figures
+
+
+def _aside(solve: Callable[[], _T]) -> _T:
+    """What a solver answers, on a thread of its own: within HiGHS nobody notices Ctrl-C."""
+    from concurrent.futures import Future
+    from threading import Thread
+
+    answer: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(solve())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return answer.result()
 
 
 @contextmanager
