@@ -70,6 +70,17 @@ def test_standard_input_and_gzip(trace):
     assert plain["backhaul_bytes"] == piped["backhaul_bytes"] > 0
 
 
+def test_what_a_trace_calls_its_edges_does_nothing_to_a_terminal(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [get_line(t, "ab", edge) for t, edge in enumerate(["caf\u00e9", "\x1b[31mred\n\x9b"])]
+    path.write_text(TRACE.partition('{"t"')[0] + "".join(lines))
+    words = ("replay", path, "--policy", "lru", "--capacity", "1kB")
+    said = sim(*words).stdout.decode()
+    assert "  at caf\u00e9 " in said
+    assert r"  at \x1b[31mred\n\x9b " in said
+    assert "\x1b[31mred\n\x9b" in json.loads(sim(*words, "--json").stdout)["edges"]
+
+
 def test_rates_change_the_pull_times(trace):
     args = ("--policy", "lru", "--capacity", "3kB", "--warmup", "0.5", "--json")
     done = sim("replay", trace, *args, "--edge", "8kbit", "--rtt", "9")

@@ -49,7 +49,12 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
     facts = {name: getattr(result, name) for name in result.__slots__}
     yield row(result.policy, human_bytes(result.capacity), plans, facts)
     for name, figures in result.edges.items():
-        yield row(f"  at {name or 'no edge'}", "", "", figures)
+        yield row(f"  at {printable(name) or 'no edge'}", "", "", figures)
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal, which must not do what it says."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
