@@ -66,6 +66,12 @@ BAD = {
 }  # fmt: skip
 
 
+def test_a_model_is_known_by_its_text_and_by_its_digest():
+    told = model_line(str(digest_of("m")), [("b", 10), ("c", 20)])
+    asked = get_line(2, str(digest_of("m"))) + get_line(3, "m")
+    assert list(parse(GOOD + told + asked).wanted) == [0, 0, 0]
+
+
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_line_is_told_with_its_number_in_one_sentence(what):
     line, words = BAD[what]

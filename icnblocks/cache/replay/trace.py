@@ -207,7 +207,7 @@ class TraceBuilder:
             text = text_of(name, "the model asked for")
             wanted = self._numbers.get(text)
             if wanted is None:
-                raise FormatError(f"model {text!r} is not known: no line before tells its blocks")
+                wanted = self._spelt_anew(text)
         if type(t) is not float and type(t) is not int:
             raise FormatError(f"the time is not a number of seconds: {t!r:.40}")
         if not (self._last <= t <= MAX_TIME_S):
@@ -221,6 +221,14 @@ class TraceBuilder:
         self._times.append(t)
         self._wanted.append(wanted)
         self._edges.append(number)
+
+    def _spelt_anew(self, text: str) -> int:
+        """The model of an id by which none was told: a digest for its text, or the other way."""
+        number = self._by_digest.get(digest_of(text))
+        if number is None:
+            raise FormatError(f"model {text!r} is not known: no line before tells its blocks")
+        self._numbers[text] = number
+        return number
 
     def _wrong_time(self, t: float) -> str:
         if not 0 <= t <= MAX_TIME_S:  # not finite, either
