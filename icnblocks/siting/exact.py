@@ -51,6 +51,7 @@ def milp_bound(instance: Instance, capacity: int, *, time_limit_s: float = 60.0)
     result = program.solve(integral=True, time_limit_s=time_limit_s)
     ceiling = instance.ceiling()
     bound = ceiling if result.mip_dual_bound is None else min(-result.mip_dual_bound, ceiling)
+    bound = max(0.0, bound)  # not -0.0
     if result.x is None:
         return Solved(bound, None, proven=False)
     held = program.held(result.x)
@@ -66,7 +67,7 @@ def lp_bound(instance: Instance, capacity: int) -> float:
     result = _Program(instance, capacity).solve(integral=False, time_limit_s=np.inf)
     if result.x is None:
         raise UsageError(f"the linear program was not solved: {result.message}")
-    return min(-float(result.fun), instance.ceiling())
+    return max(0.0, min(-float(result.fun), instance.ceiling()))
 
 
 class _Program:
@@ -84,6 +85,7 @@ class _Program:
         self._columns: list[NDArray[np.int64]] = []
         self._numbers: list[NDArray[np.float64]] = []
         self._tops: list[float] = []
+        self._fits = library.piece_bytes <= capacity
         worth = self._served()
         self._piece_rows()
         self._space_rows()
@@ -126,12 +128,22 @@ class _Program:
             self._tops += [0.0] * len(owners)
 
     def _space_rows(self) -> None:
-        """Pieces of an edge fit; in units of the capacity, which keeps the numbers near 1."""
-        sizes = self._instance.library.piece_bytes / max(self._capacity, 1)
+        """Pieces of an edge fit; in units of the capacity, which keeps the numbers near 1.
+
+        One that is larger by itself has no number: it is never held (see `_most`).
+        """
+        sizes = np.where(self._fits, self._instance.library.piece_bytes, 0) / max(self._capacity, 1)
         for edge in range(self._instance.edges):
             first = self._models + edge * len(sizes)
             top = 1.0 if self._capacity > 0 else 0.0
             self._row(np.arange(first, first + len(sizes)), sizes, top)
+
+    def _most(self) -> NDArray[np.float64]:
+        """The upper bound of each variable: 1, but 0 for a piece that is larger than an edge."""
+        most = np.ones(len(self._costs))
+        of_pieces = slice(self._models, self._models + self._pieces)
+        most[of_pieces] = np.tile(self._fits, self._instance.edges)
+        return most
 
     def solve(self, *, integral: bool, time_limit_s: float) -> Any:
         """Hand it to HiGHS."""
@@ -151,7 +163,7 @@ class _Program:
         return milp(
             self._costs,
             integrality=whole,
-            bounds=Bounds(0, 1),
+            bounds=Bounds(0, self._most()),
             constraints=LinearConstraint(matrix, ub=np.array(self._tops)),
             options={"time_limit": time_limit_s, "mip_rel_gap": 1e-6},
         )

@@ -85,6 +85,14 @@ def test_the_integer_program_is_the_optimum_and_its_relaxation_above(instance, c
     assert best - 1e-6 <= lp_bound(instance, capacity) <= instance.ceiling() + 1e-9
 
 
+def test_bounds_of_what_is_far_too_large_are_nothing():
+    """The solver refused numbers of 1e15 and more, and minus nothing was told."""
+    library = library_from([2**50, 1], [{0}, {0, 1}])
+    instance = Instance(library, np.array([[0.6, 0.4]]), np.ones((1, 1, 2), dtype=bool))
+    for bound in (lp_bound(instance, 1), milp_bound(instance, 1).bound):
+        assert str(bound) == "0.0"
+
+
 def test_sharing_makes_a_second_variant_nearly_free():
     """`independent` must pay for the base twice; the others must not."""
     library = library_from([90, 5, 5], [{0, 1}, {0, 2}])
