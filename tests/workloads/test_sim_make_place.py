@@ -10,7 +10,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from icnblocks.errors import IcnError, StorageError, UsageError
+from icnblocks.errors import FormatError, IcnError, StorageError, UsageError
 from icnblocks.siting.planfile import parse_plan
 from icnblocks.testing.processes import poll_until
 from icnblocks_tools.sim import sim
@@ -211,6 +211,23 @@ def test_a_trace_whose_names_no_plan_can_hold_writes_nothing(tmp_path):
     with pytest.raises(UsageError, match="not a model name"):
         _run("place", "-", "--capacity", "1", "-o", tmp_path / "plan.json", stdin=lines)
     assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_plan_on_standard_output_is_alone_there():
+    words = ("place", "lora", "--variants", 2, "--edges", 2, "--users", 3, "--capacity", "1GB")
+    result = _run(*words, "-o", "-", "--names", "cellar, roof")
+    assert list(parse_plan(result.stdout).edges) == ["cellar", "roof"]
+    assert "  cellar  " in result.stderr
+
+
+def test_requests_with_and_without_an_edge_need_names(tmp_path):
+    lines = '{"model":"a/x","blocks":[["a",1]]}\n{"t":0,"get":"a/x"}\n'
+    lines += '{"t":0,"get":"a/x","edge":"e"}\n'
+    words = ("place", "-", "--capacity", "1", "-o", tmp_path / "plan.json")
+    with pytest.raises(FormatError) as caught:
+        _run(*words, stdin=lines)
+    assert "--names" in caught.value.hint
+    assert _run(*words, "--names", "d,e", stdin=lines).exit_code == 0
 
 
 def test_auto_takes_what_serves_more(tmp_path):

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -100,7 +99,12 @@ def _budget(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
 @click.option(
     "--time-limit", type=click.FloatRange(1), default=60.0, show_default=True, help="Of milp, s."
 )
-@click.option("-o", "--output", metavar="PLAN", help="Write the plan file for icn-edge here.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PLAN",
+    help="Write the plan file for icn-edge here; with - to stdout, and the figures to stderr.",
+)
 @click.option("--pin", is_flag=True, help="In the plan, pin the models.")
 @click.option("--names", metavar="NAME,...", help="Of the edges, in the plan.")
 @library_options
@@ -126,24 +130,27 @@ def place(
       icn-sim place trace.jsonl --capacity 20GB -o plan.json
       icn-edge prefetch plan.json --edge edge-0
     """
-    from icnblocks.errors import StorageError, UsageError
+    from icnblocks.errors import FormatError, UsageError
     from icnblocks.siting.planfile import serialise_plan
     from icnblocks.siting.planning import edge_names, plan_of
+    from icnblocks_tools.sim.writing import opened
 
     if given["cell"] and capacity // given["cell"] > MOST_CELLS:
         raise UsageError(f"a grid has at most {MOST_CELLS} cells: take a larger --cell")
     instance, edges = _instance(what, given)
-    edges = edge_names(instance.edges, names.split(",") if names else edges)
+    wanted = [name.strip() for name in names.split(",")] if names else edges
+    edges = edge_names(instance.edges, wanted)
     siting = _solve(instance, capacity, given)
     # Before any output: a model whose name no plan can hold is an error of the whole command.
-    plan = None if output is None else plan_of(instance, siting, edges, pin=pin)
+    try:
+        plan = None if output is None else plan_of(instance, siting, edges, pin=pin)
+    except FormatError as error:  # as where some requests name an edge, and others do not
+        raise FormatError(str(error), hint="name all edges with --names") from None
     figures = _figures(instance, siting, capacity, given)
     if output is not None and plan is not None:
-        try:
-            Path(output).write_text(serialise_plan(plan), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"cannot write {output}: {error.strerror}") from error
-    click.echo(json.dumps(figures) if as_json else _said(figures, edges))
+        with opened(output) as file:
+            file.write(serialise_plan(plan))
+    click.echo(json.dumps(figures) if as_json else _said(figures, edges), err=output == "-")
 
 
 def _instance(what: str, given: dict[str, Any]) -> tuple[Instance, tuple[str, ...]]:
