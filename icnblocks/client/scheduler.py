@@ -516,6 +516,7 @@ class Scheduler(Generic[HintT]):
                 continue
             doubtful = self._doubtful(want.digest) & able
             if doubtful and not queue.doubt and not self._options.passes_on:
+                self._pressed.add(want.digest)  # it may be erased there by now: that is an answer
                 self._line_up(want, replace(queue, refused=queue.refused - doubtful, doubt=True))
                 continue
             refusals.append(Refusal(want, self._why(want.digest)))

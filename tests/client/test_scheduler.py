@@ -293,6 +293,33 @@ def test_sources_that_gave_wrong_bytes_are_told_so_once_when_nobody_else_is_left
     assert not len(scheduler)
 
 
+def test_a_doubt_of_a_source_that_lacks_the_block_by_now_ends() -> None:
+    """Others had doubted it there too, so it was erased, as the source's new map says."""
+    scheduler = make(1, 1)
+    some = wants(2, 1000)
+    known = digests(some)
+    scheduler.add(some, "h", 0.0)
+    bundle = drawn(scheduler, 0)
+    assert bundle.wants == tuple(some)
+    scheduler.corrupt(bundle, known[0], 0.0)
+    scheduler.nacked(bundle, known[1], Reason.NOT_FOUND, "", 0.0)
+    scheduler.finished(bundle, 0, 0)
+    assert scheduler.told(0, known, known, 1.0) == []
+    bundle = drawn(scheduler, 1)
+    assert set(bundle.wants) == set(some)
+    ended = scheduler.nacked(bundle, known[1], Reason.NOT_FOUND, "", 1.0)
+    ended += scheduler.nacked(bundle, known[0], Reason.NOT_FOUND, "", 1.0)
+    scheduler.finished(bundle, 0, 0)
+    for source in (0, 1):
+        step = scheduler.next_bundle(source, 100.0)
+        if isinstance(step, Bundle):
+            assert step.queue.doubt
+            ended += scheduler.nacked(step, known[0], Reason.NOT_FOUND, "", 100.0)
+            scheduler.finished(step, 0, 0)
+    assert len(ended) == 2, "nobody is asked, and nobody told"
+    assert not len(scheduler)
+
+
 def test_what_a_source_heard_of_wrong_bytes_upstream_is_doubted_too() -> None:
     scheduler = make(1)
     scheduler.add(wants(1), "h", 0.0)
