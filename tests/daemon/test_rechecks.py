@@ -18,7 +18,7 @@ from icnblocks.testing.faults import flip_bit
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.wire.bundle import Want
 from icnblocks_daemon.metrics import Metrics
-from icnblocks_daemon.rechecks import DOUBTED_BYTES, DOUBTS, Rechecks
+from icnblocks_daemon.rechecks import DOUBTS, Rechecks
 
 QUIET = ("--scrub-rate", "0")
 
@@ -144,10 +144,16 @@ async def test_of_many_doubts_a_few_are_looked_into(rechecks, blocks):
     wants = [Want(Digest.of(data), len(data)) for data in blocks]
     await asyncio.gather(*(rechecks.doubted([want]) for want in wants))
     assert left(rechecks) == len(wants) - DOUBTS
-    await rechecks.doubted([Want(Digest.of(b"another"), DOUBTED_BYTES), *wants])
-    assert left(rechecks) == len(wants) - DOUBTS
     await rechecks.doubted(wants)
     assert left(rechecks) == 0
+
+
+async def test_of_one_doubting_bundle_so_many_bytes_are_looked_into(rechecks, blocks, monkeypatch):
+    """Of those that are here, whatever length it says that they have."""
+    monkeypatch.setattr("icnblocks_daemon.rechecks.DOUBTED_BYTES", 3000)
+    await rechecks.doubted([Want(Digest.of(b"another"), MIB)])
+    await rechecks.doubted([Want(Digest.of(data), 1) for data in blocks])
+    assert left(rechecks) == len(blocks) - 3
 
 
 async def test_closing_waits_for_what_is_looked_into(rechecks, blocks):
