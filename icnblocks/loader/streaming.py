@@ -141,7 +141,8 @@ class _Pulling:
         end = part.reach.size if count is None else min(part.reach.size, offset + count)
         self.reach(part, end)
         with reading(part.path), _opened(part) as file:
-            return os.pread(file.fileno(), max(0, end - offset), offset)
+            file.seek(offset)
+            return file.read(max(0, end - offset))  # a single read gives 2 GiB at most
 
     def close(self) -> None:
         """End the pull if it lasts, and let go of the files. Idempotent."""

@@ -200,6 +200,17 @@ def test_shared_and_empty_tensors_and_files_in_folders(origin, stream, tmp_path)
     assert same(given, expected(root))
 
 
+def test_a_file_beyond_what_one_read_gives_is_given_whole(origin, stream, tmp_path, monkeypatch):
+    (tmp_path / "pack").mkdir()
+    data = os.urandom(300_000)
+    (tmp_path / "pack" / "big.bin").write_bytes(data)
+    origin.publish(tmp_path / "pack", "acme/big", kind=Kind.PACK)
+    once = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: once(fd, min(count, 100_000), at))
+    with stream("acme/big", origin.url) as tensors:
+        assert tensors.read("big.bin") == data
+
+
 def test_what_is_no_model_of_tensors_says_so(origin, stream, tmp_path):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "a.txt").write_bytes(b"text")
