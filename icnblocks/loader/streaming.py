@@ -144,6 +144,13 @@ class _Pulling:
             file.seek(offset)
             return file.read(max(0, end - offset))  # a single read gives 2 GiB at most
 
+    def mapped(self, name: str) -> None:
+        """A file is mapped as far as it will be: its mappings may keep descriptors of their own."""
+        part = (self.parts or {}).get(name)
+        if self.parts is not None and part is not None and part.fd is not None:
+            self.parts[name] = part._replace(fd=None)
+            os.close(part.fd)
+
     def close(self) -> None:
         """End the pull if it lasts, and let go of the files. Idempotent."""
         self._closed = True
@@ -264,6 +271,7 @@ class Stream:
             infos = tensor_infos(part.path, part.reach.size, partial(pulling.read, part))
             enter(known, infos, promised, part.path)
             yield from self._tensors_of(pulling, part, part.fd, infos, step)
+            pulling.mapped(name)
         self.wait()
 
     def _tensors_of(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import threading
 from dataclasses import dataclass, replace
 from functools import partial
@@ -209,6 +210,28 @@ def test_a_file_beyond_what_one_read_gives_is_given_whole(origin, stream, tmp_pa
     monkeypatch.setattr(os, "pread", lambda fd, count, at: once(fd, min(count, 100_000), at))
     with stream("acme/big", origin.url) as tensors:
         assert tensors.read("big.bin") == data
+
+
+def test_hundreds_of_files_need_no_more_descriptors_than_loading_them(
+    origin, stream, settings, tmp_path
+):
+    root, count = tmp_path / "many", 600
+    root.mkdir()
+    for number in range(count):
+        tensor = Tensor(f"t{number:04}", "U8", (5000,))
+        write_safetensors(
+            root / f"m-{number:04}.safetensors", [Part(tensor, noise(tensor, number))]
+        )
+    origin.publish(root, "acme/many")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        with stream("acme/many", origin.url) as tensors:
+            given = dict(tensors)
+            assert tensors.read("m-0000.safetensors") == (root / "m-0000.safetensors").read_bytes()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert same(given, expected(root))
 
 
 def test_what_is_no_model_of_tensors_says_so(origin, stream, tmp_path):
