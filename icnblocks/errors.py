@@ -38,6 +38,8 @@ class IcnError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint or self.advice
+        if self.hint:  # a traceback shows it too
+            self.add_note(f"hint: {self.hint}")
 
 
 class UsageError(IcnError):
