@@ -80,6 +80,7 @@ class InPlaceStore:
         self._files: OpenFiles[int] = OpenFiles()
         self._unsaved: dict[int, FileFacts] = {}
         """Changed files that could not be marked in the index at once, by number."""
+        self._told: dict[int, FileFacts] = {}  # changed files that were said to be so
         self._known: dict[int, IndexedFile] = {}
         """Files of the index that were unchanged when last read; what another process has changed
         in their entries is seen when they do not look as they should."""
@@ -235,6 +236,8 @@ class InPlaceStore:
             differs = _facts_now(os.path.join(_root(root), path)) != facts
             if differs or changed == index.ROTTEN:
                 wrong.append(os.fsdecode(path))
+            if not differs:
+                self._told.pop(number, None)
             if changed != index.ROTTEN and differs != bool(changed):
                 marks.append((int(differs), number))
         if marks:
@@ -372,7 +375,14 @@ class InPlaceStore:
             raise _changed(file.path)
 
     def _mark(self, file: IndexedFile) -> None:
-        log(__name__).warning("%s has changed; its blocks are refused", os.fsdecode(file.path))
+        with self._read_lock:  # of several threads that come upon it, one says so
+            told, self._told[file.number] = self._told.get(file.number), file.facts
+        if told != file.facts:
+            if os.path.lexists(file.path):
+                say, what = log(__name__).warning, "has changed"
+            else:  # who removes a model knows of it
+                say, what = log(__name__).info, "is gone"
+            say("%s %s; its blocks are refused", os.fsdecode(file.path), what)
         self._unsaved[file.number] = file.facts
         self._save_marks()
 

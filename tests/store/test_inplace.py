@@ -1,5 +1,6 @@
 """The in-place store: changed files are noticed, directories come and go, processes share it."""
 
+import logging
 import os
 import random
 import subprocess
@@ -112,6 +113,52 @@ def test_a_changed_file_is_refused_at_open(store, tmp_path, change, held_open):
     assert store.directories()[0].changed == 1
     with InPlaceStore(tmp_path / "places.sqlite") as again, pytest.raises(ChangedError):
         again.open(ONE)
+
+
+def test_a_file_that_was_removed_is_not_said_to_have_changed(store, tmp_path, caplog):
+    """Catches: a loud line for each file of a model that its user removed, to pull it again."""
+    add(store, tmp_path / "m", FILES)
+    sent = store.open(ONE)
+    for path in ("one", "sub/two"):
+        (tmp_path / "m" / path).unlink()
+    with pytest.raises(ChangedError):
+        sent.check()
+    with pytest.raises(ChangedError):
+        store.open(TWO)
+    assert [file.path for file in store.changed()] == ["one", "sub/two"]
+    assert not [line for line in caplog.records if line.levelno > logging.INFO]
+    sent.close()
+
+
+def test_a_changed_file_is_said_to_be_one_once(store, tmp_path, caplog):
+    """Catches: a line for each thread that was about to read it."""
+    add(store, tmp_path / "m", FILES)
+    leases = [store.open(ONE) for _ in range(3)]
+    path = tmp_path / "m" / "one"
+    path.rename(tmp_path / "away")
+    path.write_bytes(b"another")
+    for lease in leases:
+        with pytest.raises(ChangedError):
+            lease.check()
+        lease.close()
+    with pytest.raises(ChangedError):
+        store.open(ONE)
+    assert caplog.messages == [f"{path} has changed; its blocks are refused"]
+
+
+def test_a_file_that_came_back_and_then_changed_is_said_to_have(store, tmp_path, caplog):
+    """Catches: what was said of a file that was away keeps quiet what happens to it later."""
+    add(store, tmp_path / "m", FILES)
+    (tmp_path / "m" / "sub").rename(tmp_path / "away")
+    (tmp_path / "m" / "sub").mkdir()
+    with pytest.raises(ChangedError):
+        store.open(TWO)
+    (tmp_path / "away").rename(tmp_path / "m" / "sub")
+    assert store.check(tmp_path / "m") == []
+    append(tmp_path / "m" / "sub" / "two")
+    with pytest.raises(ChangedError):
+        store.open(TWO)
+    assert [line.levelno for line in caplog.records] == [logging.WARNING]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=IDS)
