@@ -173,7 +173,7 @@ def test_a_server_that_is_none_of_ours_is_named(tmp_path):
 
 @pytest.mark.parametrize("leave", [True, False])
 def test_what_is_gone_is_forgotten_by_a_repair(tmp_path, leave):
-    """Catches: a repair that says to run it again, again and again."""
+    """Catches: a repair that says to run it again, again and again; what was removed is wrong."""
     device, model, store = Device(tmp_path / "d"), tmp_path / "model", tmp_path / "store"
     model.mkdir()
     (model / "file").write_bytes(b"bytes")
@@ -181,10 +181,27 @@ def test_what_is_gone_is_forgotten_by_a_repair(tmp_path, leave):
     (model / "file").unlink()
     if not leave:
         model.rmdir()
-    assert device.run("verify", store).code == 6
+    found = device.run("verify", store)
+    assert (found.code, [event["event"] for event in found.events]) == (0, ["gone", "done"])
+    assert found.events[0]["message"] == f"{model} is gone (--repair forgets it)"
+    assert device.run("verify", store, "--complete").code == 6, "an origin's are missed"
     repaired = device.run("verify", store, "--repair")
     assert "forgotten" in [event["event"] for event in repaired.events]
     assert device.run("verify", store).code == 0
+
+
+def test_what_is_wrong_in_a_store_is_told_with_its_reason(tmp_path):
+    device, model, store = Device(tmp_path / "d"), tmp_path / "model", tmp_path / "store"
+    model.mkdir()
+    for name in ("one", "two", "three"):
+        (model / name).write_bytes(name.encode())
+    device.run("publish", model, "a/b", "--store", store).done()
+    (model / "one").write_bytes(b"another")
+    (model / "two").unlink()
+    found = device.run("verify", store)
+    wrong = {event["path"]: event["what"] for event in found.events if event["event"] == "wrong"}
+    assert wrong == {str(model / "one"): "has changed", str(model / "two"): "is missing"}
+    assert (found.code, found.last["error"]) == (6, "corrupt")
 
 
 def test_no_new_key_is_made_where_the_publisher_is_known_by_another(tmp_path):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
 
-_RESULTS = ("wrong", "incomplete", "repaired", "checked", "forgotten", "done")
+_RESULTS = ("wrong", "incomplete", "repaired", "checked", "gone", "forgotten", "done")
 
 
 def _directory(root: Path, output: Output) -> int:
@@ -103,13 +103,20 @@ def _directories(puller: Puller, output: Output, repair: bool) -> int:
     """Recheck the directories that a store knows; how many files are wrong and not repaired."""
     count = 0
     for entry in puller.places.directories():
-        if repair and _is_gone(puller, entry):
-            puller.places.remove_directory(entry.root)
-            output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
+        if _is_gone(puller, entry):  # its user may have removed it: nothing of it can be wrong
+            if repair:
+                puller.places.remove_directory(entry.root)
+                output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
+            else:
+                puller.places.check(entry.root)  # so that its blocks are missed
+                told = f"{entry.root} is gone (--repair forgets it)"
+                output.say("gone", told, path=str(entry.root))
             continue
         changed = _changed(puller, entry)
         for file in changed:
-            output.say("wrong", f"wrong: {entry.root / file}", path=str(entry.root / file))
+            path = entry.root / file
+            what = "has changed" if os.path.lexists(path) else "is missing"
+            output.say("wrong", f"wrong: {path}: {what}", path=str(path), what=what)
         if changed and repair and _was_pulled(entry):
             _repair(puller, entry.root, output)
         else:
@@ -222,9 +229,9 @@ def verify(
     """Recheck a pulled directory, or a store with all that it holds.
 
     Every block is read and hashed again. With --repair what is wrong is fetched again into new
-    files, which replace the old ones when they are whole; nothing else is touched. What a store
-    knows of directories that are gone is forgotten. A cache need not hold all of a model; with
-    --complete, a store that does not is wrong.
+    files, which replace the old ones when they are whole; nothing else is touched; and what a
+    store knows of directories that are gone is forgotten. A cache need not hold all of a model, and
+    a pulled directory may go; with --complete, a store that lacks something of a model is wrong.
     """
     from icnblocks.client.settings import load_settings
     from icnblocks.errors import CorruptError, UsageError
