@@ -260,7 +260,7 @@ class Records:
             if record.seq < old.seq or (record.seq == old.seq and record != old):
                 raise ConflictError(
                     f"the record of {name} here has number {old.seq}; this one {record.seq}",
-                    hint="publish again with a higher number",
+                    hint="somebody else published it meanwhile: look at that, then run it again",
                 )
             check_follows(old, record)
         return record

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from icnblocks.client.source import RecordAnswer
 from icnblocks.errors import (
+    ConflictError,
     LoopError,
     NotFoundError,
     SourceError,
@@ -440,3 +441,12 @@ async def test_a_record_that_has_rotted_is_asked_for_anew(world, tmp_path, seq):
     assert (await world.get()).raw == world.origin.raw
     world.origin.raw = None
     assert not (await world.get()).stale
+
+
+async def test_who_publishes_second_at_the_same_moment_is_told_what_to_do(world):
+    """Catches: advice to give a number, which no command takes."""
+    await world.records.put(MODEL.name, MODEL.record(seq=1))
+    with pytest.raises(ConflictError) as caught:
+        await world.records.put(MODEL.name, MODEL.record(seq=1, lifetime=61))
+    assert "somebody else published it meanwhile" in caught.value.hint
+    assert "run it again" in caught.value.hint
