@@ -6,8 +6,9 @@ argument of the Python function in parentheses. This module must not import anyt
 project.
 """
 
+import errno
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final, Self
 
 
 class Fault(StrEnum):
@@ -123,11 +124,28 @@ class IncompleteError(SourceError):
     advice = "run it again to go on from here, or name another source with --from (sources=)"
 
 
+_BY_ERRNO: Final = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose another place")
+    | dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)")
+    | dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "see who may read and write there, or choose another place",
+    )
+)
+
+
 class StorageError(IcnError):
     """The disk refused: full, read-only, or failing."""
 
     code, exit_code, fault, retry = "storage", 11, Fault.MACHINE, True
     advice = "free space, see who may write there, or choose another place; what came is kept"
+
+    @classmethod
+    def of(cls, error: OSError, what: str) -> Self:
+        """What the system said of `what`, with the hint that is for just that."""
+        hint = _BY_ERRNO.get(error.errno or 0)
+        text = f"{what}: {error.strerror or error}"
+        return cls(text, hint=f"{hint}; what came is kept" if hint else "")
 
 
 class ChangedError(StorageError):

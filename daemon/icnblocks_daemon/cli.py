@@ -139,7 +139,7 @@ def main() -> None:
         _fail(error)
     except OSError as error:
         what = error.filename or "the output"
-        _fail(StorageError(f"cannot write or read {what}: {error.strerror or error}"))
+        _fail(StorageError.of(error, f"cannot write or read {what}"))
 
 
 def _fail(error: IcnError) -> None:

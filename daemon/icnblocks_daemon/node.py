@@ -94,7 +94,7 @@ class Node:
         try:
             config.store.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"store: cannot make {config.store}: {error.strerror}") from None
+            raise StorageError.of(error, f"store: cannot make {config.store}") from None
         damage: Literal["empty", "refuse"] = "empty" if self.fib.has_default else "refuse"
         self.store = DiskStore(config.store / BLOCKS, on_damage=damage)
         self.places = InPlaceStore(config.store / PLACES)

@@ -77,7 +77,7 @@ def load(path: Path) -> PolicyState | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from None
+        raise StorageError.of(error, f"cannot read {path}") from None
     head, body = data[: len(_MAGIC) + DIGEST_BYTES], data[len(_MAGIC) + DIGEST_BYTES :]
     if head != _MAGIC + Digest.of(body):
         raise FormatError(f"{path} is damaged, or no state of a policy")

@@ -128,7 +128,7 @@ def load_order(path: Path) -> Order | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from None
+        raise StorageError.of(error, f"cannot read {path}") from None
     try:
         if value["version"] != _VERSION:
             raise FormatError(f"version {value['version']!r} of the file is not known here")

@@ -91,7 +91,7 @@ def check_store(path: Path) -> None:
     try:
         check_may_be_store(path)
     except OSError as error:
-        raise StorageError(f"store: cannot read {path}: {error.strerror}") from None
+        raise StorageError.of(error, f"store: cannot read {path}") from None
     except UsageError as error:
         raise UsageError(f"store: {error}", hint=error.hint) from None
 

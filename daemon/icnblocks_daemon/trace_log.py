@@ -196,12 +196,12 @@ class _File:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._fd = os.open(path, flags, 0o640)
         except OSError as error:
-            raise StorageError(f"trace: cannot open {path}: {error.strerror}") from None
+            raise StorageError.of(error, f"trace: cannot open {path}") from None
         try:
             self._take()
         except OSError as error:
             os.close(self._fd)
-            raise StorageError(f"trace: cannot read {path}: {error.strerror}") from None
+            raise StorageError.of(error, f"trace: cannot read {path}") from None
         except BaseException:
             os.close(self._fd)
             raise

@@ -320,14 +320,14 @@ class _Writing:
         try:
             self._fd, self._mine = self._partials.use(self._file)
         except OSError as error:
-            raise StorageError(f"{self._name()}: {error.strerror}") from error
+            raise StorageError.of(error, self._name()) from error
         return self._fd
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._mine:
             os.close(self._fd)
         if isinstance(error, OSError):
-            raise StorageError(f"{self._name()}: {error.strerror}") from error
+            raise StorageError.of(error, self._name()) from error
 
     def _name(self) -> str:
         return str(self._directory.root / self._partials.path(self._file))

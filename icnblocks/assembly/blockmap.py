@@ -151,7 +151,7 @@ class BlockMap:
         try:
             written = os.write(self._fd, notes)
         except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror}") from error
+            raise StorageError.of(error, str(self._path)) from error
         if written != len(notes):
             raise StorageError(f"{self._path}: the disk is full")
 

@@ -94,7 +94,7 @@ class KnownPublishers:
                 line = " ".join([publisher, key, *(old for old in replaced if old != key)])
                 write_whole(self._path, ("\n".join([*kept, line]) + "\n").encode())
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+            raise StorageError.of(error, f"cannot write {self._path}") from error
 
     def _lines(self) -> list[str]:
         try:

@@ -98,7 +98,7 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError.of(error, f"cannot read {path}") from error
 
 
 def _pem(key: Ed25519PrivateKey) -> bytes:

@@ -75,7 +75,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+        raise StorageError.of(error, f"cannot read {error.filename}") from error
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ refused when newer and migrated when older. It must not know what any table mean
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -25,6 +26,8 @@ BUSY_TIMEOUT_S: Final = 30.0
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """SQLITE_ERROR: a table of ours is not there."""
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+_AS_ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
 
 
 class DamagedError(StorageError):
@@ -54,7 +57,7 @@ class Schema:
 def storage_error(error: Exception, what: str) -> IcnError:
     """The error of the tree that says what `error` means for somebody who stores things."""
     if isinstance(error, OSError):
-        return StorageError(f"{what}: {error.strerror or error}")
+        return StorageError.of(error, what)
     if isinstance(error, UnicodeDecodeError):  # SQLite names a table that rotted
         return DamagedError(f"{what}: what it names is not text")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -62,7 +65,8 @@ def storage_error(error: Exception, what: str) -> IcnError:
         return BusyError(f"{what}: another process is writing")
     if code in _DAMAGE:
         return DamagedError(f"{what}: {error}")
-    return StorageError(f"{what}: {error}")
+    number = _AS_ERRNO.get(code)
+    return StorageError.of(OSError(number, str(error)), what)
 
 
 @contextmanager

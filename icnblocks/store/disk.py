@@ -222,7 +222,7 @@ class DiskStore:
             self._forget(digest)
             return None
         except OSError as error:
-            raise StorageError(f"cannot open a segment: {error.strerror}") from error
+            raise StorageError.of(error, "cannot open a segment") from error
 
     def _end_lease(self, at: int) -> None:
         with self._lock:

@@ -70,7 +70,7 @@ def read_extent(fd: int, offset: int, length: int) -> bytes:
     try:
         data = read_all(fd, length, offset)
     except OSError as error:
-        raise StorageError(f"cannot read a block: {error.strerror}") from error
+        raise StorageError.of(error, "cannot read a block") from error
     if len(data) < length:
         raise ChangedError(f"a file ends {length - len(data)} bytes before a block in it")
     return data

@@ -40,7 +40,7 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink()
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise StorageError.of(error, f"cannot write {path}") from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -41,16 +41,20 @@ def test_help_imports_nothing_heavy(command):
     assert "Examples:" in done.stdout or command == "verify"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("args", "code"), [(["--help"], 11), (["a/b", "--json"], 4)])
-def test_output_that_cannot_be_written_is_one_line_and_a_code(tmp_path, args, code):
+def test_output_that_cannot_be_written_is_one_line_and_a_code(tmp_path, args, code, unbuffered):
     """Catches: a traceback from telling, where nothing can be told, that nothing can be told."""
+    device = Device(tmp_path / "d", PYTHONUNBUFFERED=unbuffered)
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "icnblocks_tools", "fetch", *args],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
-            env=Device(tmp_path / "d").environ,  # its user may have named sources, and models
+            env=device.environ,  # its user may have named sources, and models
         )  # fmt: skip
     assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+    if code == 11:
+        assert done.stderr.startswith("error: standard output: No space left on device (free space")
 
 
 def test_the_list_of_commands_is_complete():

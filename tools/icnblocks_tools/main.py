@@ -6,6 +6,7 @@ into one line and a stable exit code; it must not do any command's work.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ COMMANDS: Final = {
     "edge": ("icnblocks_daemon.cli:icn_edge", "Run the edge cache daemon (icn-edge)."),
 }
 INTERRUPTED: Final = 130
+_WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 @click.group(cls=LazyGroup, table=COMMANDS)
@@ -79,7 +81,7 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _fail(StorageError(f"{error.filename or 'the system'}: {error.strerror}"), as_json=as_json)
+        _fail(StorageError.of(error, _whose(error)), as_json=as_json)
     except MemoryError:
         hint = "ask for less at a time, or use a machine with more memory"
         _fail(IcnError("there is not enough memory for this", hint=hint), as_json=as_json)
@@ -97,6 +99,13 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
         sys.exit(error.exit_code)
 
 
+def _whose(error: OSError) -> str:
+    """What the system speaks of; only our own output is written to without a name."""
+    if error.filename:
+        return str(error.filename)
+    return "standard output" if error.errno in _WRITING else "the system"
+
+
 def _fail(error: IcnError, *, as_json: bool) -> NoReturn:
     try:
         report(error, as_json=as_json)
@@ -105,6 +114,11 @@ def _fail(error: IcnError, *, as_json: bool) -> NoReturn:
     except OSError:  # our own output is what cannot be written
         _hush()
         report(error, as_json=False)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # Python would try it once more, and end with a code of its own
+        _hush()
     sys.exit(error.exit_code)
 
 
