@@ -29,7 +29,7 @@ from icnblocks.assembly.inspect import (
 )
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.resolve import Resolved, Resolver
-from icnblocks.client.settings import Settings, load_settings
+from icnblocks.client.settings import Settings, load_settings, opening_store
 from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
 from icnblocks.errors import (
@@ -145,10 +145,11 @@ class Puller:
         self._listener: Listener = listener or _Logged()
         self._overwrite = overwrite
         with ExitStack() as stack:
-            self.catalog = Catalog(settings.store / CATALOG)
-            stack.callback(self.catalog.close)
-            self.places = InPlaceStore(settings.store / PLACES)
-            stack.callback(self.places.close)
+            with opening_store():
+                self.catalog = Catalog(settings.store / CATALOG)
+                stack.callback(self.catalog.close)
+                self.places = InPlaceStore(settings.store / PLACES)
+                stack.callback(self.places.close)
             options = SourceOptions(
                 ca_file=settings.ca_file, token=settings.token, stall_s=settings.stall_s
             )

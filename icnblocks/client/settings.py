@@ -7,18 +7,19 @@ This module must not decide anything with the settings; pull and publish do.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 
-from icnblocks.errors import UsageError
+from icnblocks.errors import StorageError, UsageError
 from icnblocks.limits import DEFAULT_PRIORITY, MAX_PRIORITY
 from icnblocks.quantities import parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 APP: Final = "icnblocks"
 LEAST_LIMIT_RATE: Final = 20_000
@@ -237,7 +238,26 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{where} = {raw!r}: {error}") from error
     settings = replace(_defaults(), **values)
-    for name in ("models", "store", "keys", "known_publishers"):
-        if not getattr(settings, name).is_absolute():  # `~` stands for nothing here
-            raise UsageError(f"there is no home directory: name a place with ICN_{name.upper()}")
+    places = ("models", "store", "keys", "known_publishers")
+    # `~` stands for nothing here.
+    homeless = [
+        f"ICN_{name.upper()}" for name in places if not getattr(settings, name).is_absolute()
+    ]
+    if homeless:
+        raise UsageError(
+            "there is no home directory",
+            hint=f"set HOME, or XDG_DATA_HOME and XDG_CONFIG_HOME, or {' and '.join(homeless)}",
+        )
     return settings
+
+
+@contextmanager
+def opening_store() -> Iterator[None]:
+    """Say how another store is chosen, where the one of the settings cannot be made or written."""
+    try:
+        yield
+    except StorageError as error:
+        hint = error.hint.replace("another place", "another place for the store with ICN_STORE")
+        if hint == error.hint:  # it is damaged, say: another one would not be the thing to do
+            raise
+        raise StorageError(str(error), hint=hint) from error

@@ -67,12 +67,20 @@ def test_without_a_home_what_needs_one_must_be_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", nobody)
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="ICN_MODELS"):
-        settings(tmp_path)
+    with pytest.raises(UsageError, match="there is no home directory") as caught:
+        settings(tmp_path, ICN_KEYS=str(tmp_path))
+    assert caught.value.hint == (
+        "set HOME, or XDG_DATA_HOME and XDG_CONFIG_HOME,"
+        " or ICN_MODELS and ICN_STORE and ICN_KNOWN_PUBLISHERS"
+    ), "all at once, not one at a time"
     with pytest.raises(UsageError, match="ICN_STORE"):
         settings(tmp_path, ICN_STORE="~/store")
     with pytest.raises(UsageError, match="ICN_MODELS"):
         load_settings({})
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        assert settings(tmp_path).store.is_absolute()
     rest = ("MODELS", "STORE", "KEYS", "KNOWN_PUBLISHERS")
     assert settings(tmp_path, **{f"ICN_{key}": str(tmp_path) for key in rest})
 

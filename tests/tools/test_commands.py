@@ -108,6 +108,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_and_no_traceback(tmp_pat
     done = icn("fetch", "a/b", ICN_STORE=str(tmp_path / "file" / "store"), ICN_CONFIG="/dev/null")
     assert done.returncode == 11
     assert "Traceback" not in done.stderr
+    assert "choose another place for the store with ICN_STORE" in done.stderr
 
 
 def test_a_closed_pipe_ends_quietly(tmp_path):
