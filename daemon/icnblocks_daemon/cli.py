@@ -25,7 +25,8 @@ Examples:
            --capacity 20GB --listen 0.0.0.0:4260           an edge cache
 Settings may stand in a TOML file (--config; keys as the options, with _), in variables
 {ENV_PREFIX}* and in options; later ones win. docs/operations.md says more.
-Exit codes: 0 stopped as asked, 2 wrong settings, 11 storage refused, 13 store in use.
+Exit codes: 0 stopped as asked, 2 wrong settings, 8 store of a newer version, 11 storage refused,
+13 store in use.
 """
 
 

@@ -136,6 +136,11 @@ def _by_code() -> dict[str, type[IcnError]]:
     return found
 
 
+def no_http(where: str, why: str) -> ForeignError:
+    """The error for what cannot be an answer at all."""
+    return ForeignError(f"{where} does not speak HTTP: {why}")
+
+
 def not_icn(where: str) -> ForeignError:
     """The error for an answer of success that makes no sense."""
     return ForeignError(f"{where} does not answer as an icnblocks server")

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.client.answers import no_http
 from icnblocks.client.endpoint import Endpoint, Proxy, SourceOptions, proxy_for, ssl_context
 from icnblocks.client.head import decode_head, encode_head, find_end
 from icnblocks.client.timed import TimedSocket
@@ -34,6 +35,7 @@ _SPARE_BYTES: Final = 32 * KIB
 _MAX_CHUNK_LINE: Final = 1024
 _MAX_TRAILERS: Final = 32
 _LEAST_S: Final = 0.01
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 _BEGINS: Final = b"HTTP/1."
 _DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 _FAILURES: Final = (OSError, ValueError, SourceError, FormatError)
@@ -314,7 +316,7 @@ class Connection:
             while not (end := find_end(spare[:have].tobytes())):
                 begins = spare[: min(have, len(_BEGINS))].tobytes()
                 if have == _SPARE_BYTES or not _BEGINS.startswith(begins):
-                    raise _no_http(str(self), "what it sends is no head of an answer")
+                    raise no_http(str(self), "what it sends is no head of an answer")
                 count = timed.recv_into(spare[have:])
                 if not count:
                     raise ConnectionResetError
@@ -322,7 +324,7 @@ class Connection:
             try:
                 head = decode_head(spare[:end].tobytes(), method)
             except FormatError as error:
-                raise _no_http(str(self), str(error)) from None
+                raise no_http(str(self), str(error)) from None
             spare[: have - end] = spare[end:have]
             have -= end
             if head.status >= 200:
@@ -457,10 +459,6 @@ def _is_closing(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
-def _no_http(where: str, why: str) -> ForeignError:
-    return ForeignError(f"{where} does not speak HTTP: {why}")
-
-
 def _no_way(where: str, proxy: Proxy, error: BaseException) -> SourceError:
     match error:
         case TimeoutError():
@@ -489,7 +487,8 @@ def _explain(where: str, error: BaseException) -> IcnError:
         case TimeoutError():
             return SourceError(f"{where} does not answer, or stalled")
         case ssl.SSLError():
-            return SourceError(f"no TLS with {where}: {error.reason or error}")
+            hint = "does it speak http://?" if error.reason in _NO_TLS else ""
+            return SourceError(f"no TLS with {where}: {error.reason or error}", hint=hint)
         case socket.gaierror():
             return SourceError(f"{where} cannot be reached: unknown host name")
         case ConnectionResetError() | BrokenPipeError():
@@ -497,4 +496,4 @@ def _explain(where: str, error: BaseException) -> IcnError:
         case OSError():
             return SourceError(f"{where} cannot be reached: {error.strerror or error}")
         case _:
-            return _no_http(where, type(error).__name__)
+            return no_http(where, type(error).__name__)

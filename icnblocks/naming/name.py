@@ -27,7 +27,8 @@ def _check(part: str, what: str) -> str:
     if not _PART.match(part) or ".." in part or "--" in part or part[-1] in ".-":
         raise UsageError(
             f"not a valid {what}: {part!r}",
-            hint="names are publisher/model[@tag], of letters, digits, '.', '_' and '-'",
+            hint="names are publisher/model[@tag], of letters, digits, '.', '_' and '-'; no part"
+            " may begin with '.', '_' or '-', end with '.' or '-', or hold '..' or '--'",
         )
     return part
 

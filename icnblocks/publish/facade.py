@@ -80,7 +80,10 @@ def publish(
         IcnError: as its class says; running it again goes on where it was.
     """
     if (to is None) == (store is None):
-        raise UsageError("say where to publish: either to an origin's URL or in place to a store")
+        raise UsageError(
+            "say where to publish: either to an origin's URL or in place to a store",
+            hint="give one of --to URL (to=) and --store DIR (store=)",
+        )
     if lifetime is not None and not 1 <= lifetime <= MAX_LIFETIME_S:
         raise UsageError(f"a name's lifetime is 1 s to {MAX_LIFETIME_S // 86_400} days")
     wanted = name if isinstance(name, Name) else Name.parse(name)

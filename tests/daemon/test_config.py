@@ -10,6 +10,7 @@ import pytest
 
 from icnblocks.errors import UsageError
 from icnblocks_daemon.addresses import Address, parse_address
+from icnblocks_daemon.cli import icn_edge
 from icnblocks_daemon.config import keys, load_config, taken_over
 
 ROOT = Path(__file__).parents[2]
@@ -199,6 +200,12 @@ def test_help_is_quick_and_has_every_key():
     assert took < 2  # 0.1 s on a quiet machine; the next test says why
     for key in keys():
         assert f"--{key.name.replace('_', '-')}" in text
+
+
+def test_help_names_the_exit_codes_of_a_start():
+    text = " ".join((icn_edge.epilog or "").split())
+    for code in ("2 wrong settings", "8 store of a newer", "11 storage refused", "13 store in use"):
+        assert code in text
 
 
 def test_help_imports_nothing_heavy():

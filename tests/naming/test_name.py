@@ -34,6 +34,15 @@ def test_bad_names_are_refused_on_one_line(text):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("text", ["acme/.hidden", "acme/-x", "_a/x", "acme/x.", "acme/a--b"])
+def test_a_bad_name_is_told_with_the_rule_that_it_breaks(text):
+    """Catches: a list of the characters that are allowed, which these names keep to."""
+    with pytest.raises(UsageError) as caught:
+        Name.parse(text)
+    for rule in ("begin with '.', '_' or '-'", "end with '.' or '-'", "'..' or '--'"):
+        assert rule in caught.value.hint
+
+
 def test_the_default_tag_is_left_out_when_written():
     assert Name.parse("a/b@main") == Name.parse("a/b") == Name("a", "b", "main")
     assert str(Name("a", "b", "main")) == "a/b"

@@ -209,6 +209,26 @@ def test_what_is_wrong_in_a_store_is_told_with_its_reason(tmp_path):
     assert (found.code, found.last["error"]) == (6, "corrupt")
 
 
+@pytest.mark.parametrize(
+    "words", [("acme/.x", "--store", "store"), ("acme/x", "--store", "store", "--base", "acme/.x")]
+)
+def test_a_publish_under_a_name_that_is_none_is_refused_at_once(tmp_path, words):
+    """Catches: a new key and warnings of the model, for a name that is none."""
+    device, model = Device(tmp_path / "d"), tmp_path / "model"
+    model.mkdir()
+    (model / "adapter_config.json").write_text("{}")
+    ran = device.run("publish", model, *words)
+    assert (ran.code, [event["event"] for event in ran.events]) == (2, ["error"])
+    assert "no part may begin with '.'" in ran.last["hint"]
+    assert not (device.root / "keys").exists()
+
+
+def test_a_publish_to_nowhere_names_the_options(tmp_path):
+    ran = Device(tmp_path / "d").run("publish", tmp_path, "acme/x")
+    assert (ran.code, ran.last["error"]) == (2, "usage")
+    assert ran.last["hint"] == "give one of --to URL (to=) and --store DIR (store=)"
+
+
 def test_no_new_key_is_made_where_the_publisher_is_known_by_another(tmp_path):
     """Catches: a typo in --key, or a key that was lost, and another one lies there from then on."""
     device, model = Device(tmp_path / "d"), tmp_path / "model"

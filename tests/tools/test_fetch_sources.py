@@ -158,3 +158,13 @@ def test_a_first_source_that_never_answers_is_not_waited_for(tmp_path, publisher
         stalled = f"http://127.0.0.1:{silent.getsockname()[1]}"
         done = device.fetch("acme/model", stalled, "--from", origin.url)
     assert list(Path(done["path"]).glob("*.safetensors"))
+
+
+def test_https_to_a_daemon_that_speaks_http_is_told_so(origin, device):
+    """Catches: WRONG_VERSION_NUMBER, and nothing that says what is meant."""
+    ran = device.run("fetch", "acme/m", "--from", origin.url.replace("http:", "https:"))
+    assert (ran.code, ran.last["error"], ran.last["hint"]) == (
+        9,
+        "source",
+        "does it speak http://?",
+    )

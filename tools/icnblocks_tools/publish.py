@@ -115,20 +115,23 @@ def publish(
       icn-publish ./minilm acme/minilm --store /srv/icn     (in place, nothing is copied)
     """
     from icnblocks.manifest.model import Kind
+    from icnblocks.naming import Name
     from icnblocks.publish.facade import publish as publish_model
     from icnblocks.quantities import parse_duration
     from icnblocks_tools.options import read_option
 
     seconds = read_option("--lifetime", lifetime, parse_duration)
+    wanted = Name.parse(name)  # what cannot be meant is said before anything is looked at
+    base_name = None if base is None else Name.parse(base)
     began = time.monotonic()
     with make_output(as_json=as_json) as output:
         _warn_of_config(directory, base, output)
         published = publish_model(
             directory,
-            name,
+            wanted,
             to=url,
             store=store,
-            base=base,
+            base=base_name,
             kind=None if kind is None else Kind(kind),
             lifetime=None if seconds is None else round(seconds),
             key=key,
