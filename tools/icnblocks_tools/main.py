@@ -87,6 +87,11 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
         _fail(IcnError("there is not enough memory for this", hint=hint), as_json=as_json)
     except IcnError as error:
         _fail(error, as_json=as_json)
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":  # a mistake of ours
+            raise
+        what = f"{error.object[:200]!a} cannot be named here: the locale is not UTF-8"
+        _fail(UsageError(what, hint="set PYTHONUTF8=1 or LC_ALL=C.UTF-8"), as_json=as_json)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
