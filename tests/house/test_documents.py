@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from icnblocks.errors import IcnError
+from icnblocks.limits import DEFAULT_LIFETIME_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -47,6 +48,14 @@ def test_documents_that_are_named_are_there():
 
 def test_the_changelog_tells_of_the_version():
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/client.md"])
+def test_when_a_new_version_is_seen_through_an_edge_is_told(document):
+    """Catches: a user who pulls what was published just now, and gets the old one."""
+    told = f"after up to {DEFAULT_LIFETIME_S} s"
+    lines = (ROOT / document).read_text().splitlines()
+    assert any(told in line and "icn-publish --lifetime" in line for line in lines)
 
 
 def _errors(kind=IcnError):
