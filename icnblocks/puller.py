@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
-from icnblocks.assembly.directory import PARTIAL, STATE, ModelDirectory
+from icnblocks.assembly.directory import PARTIAL, ModelDirectory
 from icnblocks.assembly.inspect import (
     Inspection,
     has_state,
     inspect,
+    is_for_models,
     is_unchanged,
     make_way,
     pulled_into,
@@ -229,7 +230,7 @@ class Puller:
         path = taken[0].parent / ref.name.model if beside else self._default_path(base)
         lies_there = self.places.manifest_at(path) if path.exists() else None
         free = os.path.realpath(path) not in there and lies_there in {None, ref.manifest}
-        if not free or not (_is_for_models(path) if beside else self._vouched(ref)):
+        if not free or not (is_for_models(path) if beside else self._vouched(ref)):
             # An adapter says which bytes it needs. They must not replace another model, nor lie
             # under a name whose own publisher does not say that they are it, nor among files of
             # the user's in a directory that the publisher chose.
@@ -499,13 +500,3 @@ def _urls(sources: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(sources, list | tuple) and all(isinstance(url, str) for url in sources):
         return tuple(sources)
     raise UsageError(f"`sources` is no URL, and no list of URLs: {sources!r:.100}")
-
-
-def _is_for_models(path: Path) -> bool:
-    """Is this a directory of a pull, or one that holds nothing, or none yet?"""
-    try:
-        return STATE in (held := os.listdir(path)) or not held
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False

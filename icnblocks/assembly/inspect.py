@@ -261,3 +261,13 @@ def remember(
     directory.write_state(MANIFEST, resolved.encoded)
     directory.write_state(NAME, f"{resolved.name}\n".encode())
     places.add_directory(directory.root, resolved.digest, resolved.manifest, facts)
+
+
+def is_for_models(path: Path) -> bool:
+    """Is this a directory of a pull, or one that holds nothing, or none yet?"""
+    try:
+        return STATE in (held := os.listdir(path)) or not held
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
