@@ -505,3 +505,12 @@ def test_patience_is_of_what_was_measured_last_however_often_it_was_asked_for():
         kept = standing._ranked
         assert standing.patience(0.95) == pytest.approx(seconds)
         assert standing._ranked is kept, "sorted once"
+
+
+def test_models_that_anybody_makes_up_are_not_remembered_for_as_long_as_it_is_busy() -> None:
+    standing = Standing()
+    for _ in range(8):
+        standing.asked("u", MIB, 0.0, "large")
+    for number in range(5000):
+        standing.delivered(standing.asked("u", 1000, 1.0, number), 1.0)
+    assert len(standing._quick) <= 1024

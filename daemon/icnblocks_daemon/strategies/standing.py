@@ -38,6 +38,8 @@ _LEAST_WINDOW: Final = 2 * MIB
 _OVERTAKEN: Final = 0.5
 """A block that came before so much of what was owed of other models did not stand in line behind
 that: the upstream has it, and waits for the others itself."""
+_MOST_QUICK: Final = 1024
+"""So many models of which it owes nothing are remembered as quick."""
 _LEAST_BUSY_S: Final = 1e-6
 LEAST_RATE: Final = 1.0 * KIB
 """A rate is not taken to be lower: the time that a block takes must stay a number."""
@@ -163,6 +165,8 @@ class Standing:
         self._owed_of[asked.model] -= asked.length
         if not self._owed_of[asked.model]:
             del self._owed_of[asked.model]
+            if len(self._quick) > _MOST_QUICK:  # anybody can make models up
+                self._quick.discard(asked.model)
 
     def well(self, now: float) -> None:
         """It answered: what went wrong is over, but for corrupt blocks, which it must sit out."""
@@ -248,7 +252,7 @@ class Standing:
 
     def _in_line(self) -> int:
         """Bytes that it owes of models that are not quick."""
-        quick = sum(self._owed_of.get(model, 0) for model in self._quick)
+        quick = sum(owed for model, owed in self._owed_of.items() if model in self._quick)
         return self.owed - quick
 
     def ahead_of(self, asked: Asked) -> int:
