@@ -68,20 +68,6 @@ def test_a_flipped_bit_at_one_source_is_had_from_another(
     assert same(published, done["path"])
 
 
-def test_with_no_other_source_a_flipped_bit_is_an_error_and_the_rest_is_kept(
-    published, tmp_path, origin, edge, same
-):
-    Device(tmp_path / "first").fetch("acme/model", edge.url)
-    spoil_one_block(edge.store)
-    device = Device(tmp_path / "device", ICN_RETRY_S="2")
-    failed = device.run("fetch", "acme/model", "--trust-first-use", "--from", edge.url)
-    assert (failed.code, failed.last["error"]) == (10, "incomplete")
-    assert "corrupt" in failed.last["message"]
-    done = device.fetch("acme/model", origin.url)
-    assert same(published, done["path"])
-    assert done["bytes_network"] <= 1024 * 1024
-
-
 def test_a_full_disk_is_said_before_the_work_and_nothing_is_lost(published, tmp_path, origin, same):
     device = Device(tmp_path / "device")
     with tmpfs(tmp_path / "small", "10m") as point:

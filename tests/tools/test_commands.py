@@ -11,6 +11,7 @@ import pytest
 
 from icnblocks.testing.device import Device
 from icnblocks.testing.lying import LyingServer, Reply
+from icnblocks.testing.processes import start_edge
 from icnblocks_tools.main import COMMANDS
 
 
@@ -193,6 +194,19 @@ def test_what_is_gone_is_forgotten_by_a_repair(tmp_path, leave):
     repaired = device.run("verify", store, "--repair")
     assert "forgotten" in [event["event"] for event in repaired.events]
     assert device.run("verify", store).code == 0
+
+
+def test_what_a_daemon_serves_in_place_and_is_gone_counts_as_wrong(tmp_path):
+    """Nobody removes it as a model that was pulled, and those who ask for it are refused."""
+    device, model, store = Device(tmp_path / "d"), tmp_path / "model", tmp_path / "store"
+    model.mkdir()
+    (model / "file").write_bytes(b"bytes")
+    device.run("publish", model, "a/b", "--store", store).done()
+    with start_edge(store):
+        pass
+    (model / "file").unlink()
+    found = device.run("verify", store)
+    assert (found.code, "gone" in [event["event"] for event in found.events]) == (6, True)
 
 
 def test_what_is_wrong_in_a_store_is_told_with_its_reason(tmp_path):

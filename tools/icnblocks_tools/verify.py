@@ -89,21 +89,24 @@ def _store(path: Path, puller: Puller, output: Output, *, repair: bool, complete
     count = 0
     stores: list[ReadableStore] = [puller.places]
     with ExitStack() as stack:
-        if (path / BLOCKS).is_dir():
+        if served := (path / BLOCKS).is_dir():
             store = stack.enter_context(DiskStore(path / BLOCKS, create=False))
             count += _blocks(store, output, repair)
             checked = len(store)
             output.say("checked", f"{path}: {checked} blocks", path=str(path), blocks=checked)
             stores.append(store)
-        count += _catalog(puller, output) + _directories(puller, output, repair)
+        count += _catalog(puller, output) + _directories(puller, output, repair, served)
         return count + (_incomplete(stores, puller, output) if complete else 0)
 
 
-def _directories(puller: Puller, output: Output, repair: bool) -> int:
-    """Recheck the directories that a store knows; how many files are wrong and not repaired."""
+def _directories(puller: Puller, output: Output, repair: bool, served: bool) -> int:
+    """Recheck the directories that a store knows; how much is wrong and not repaired.
+
+    Whoever pulled a model may remove it; what a daemon serves in place should be there.
+    """
     count = 0
     for entry in puller.places.directories():
-        if _is_gone(puller, entry):  # its user may have removed it: nothing of it can be wrong
+        if _is_gone(puller, entry):
             if repair:
                 puller.places.remove_directory(entry.root)
                 output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
@@ -111,6 +114,7 @@ def _directories(puller: Puller, output: Output, repair: bool) -> int:
                 puller.places.check(entry.root)  # so that its blocks are missed
                 told = f"{entry.root} is gone (--repair forgets it)"
                 output.say("gone", told, path=str(entry.root))
+                count += served
             continue
         changed = _changed(puller, entry)
         for file in changed:
