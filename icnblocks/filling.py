@@ -48,12 +48,19 @@ class Progress(Protocol):
 class Follower(Protocol):
     """Uses a model while it is pulled. May raise an IcnError, which ends the pull."""
 
+    def asking(self, stop: Callable[[], None]) -> None:
+        """Sources are asked from now on; `stop` ends all questions, from any thread."""
+        ...
+
     def assembling(self, assembler: Assembler) -> None:
         """It is being assembled; what was on this machine is in place. Its files are not in use."""
         ...
 
     def fetching(self, stop: Callable[[], None]) -> None:
-        """The rest is fetched from now on; `stop` ends that, from any thread."""
+        """The rest is fetched from now on; `stop` ends that, from any thread.
+
+        Of bases too, of which it hears nothing else.
+        """
         ...
 
     def placed(self) -> None:
@@ -126,6 +133,7 @@ class Filling:
         settings: how.
         progress: hears how it goes.
         follower: uses it meanwhile, so that it comes in order.
+        fetching: told how to end it, as a follower is.
     """
 
     def __init__(
@@ -137,7 +145,9 @@ class Filling:
         settings: Settings,
         progress: Progress,
         follower: Follower | None = None,
+        fetching: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
+        self._fetching = fetching
         self._resolved = resolved
         self._assembler = assembler
         self._sources = sources
@@ -195,8 +205,8 @@ class Filling:
         sink = _Sink(self._assembler, self._progress, offer, self._follower)
         with ExitStack() as stack:
             engine = self._engine(sink, hint, stack)
-            if self._follower is not None:
-                self._follower.fetching(engine.close)
+            if self._fetching is not None:
+                self._fetching(engine.close)
             for number, part in enumerate(parts):
                 engine.add(part, hint, None if number else self._blocks, part=number)
             engine.wait()

@@ -161,6 +161,7 @@ class Puller:
                 self.sources, self.catalog, trust, time.time, self._listener.warned,
                 patience_s=settings.retry_s,
             )  # fmt: skip
+            self._follower: Follower | None = None
             self.sharer: Sharer | None = None
             if share is not None:
                 from icnblocks.share import Sharer
@@ -194,12 +195,19 @@ class Puller:
         Raises:
             IcnError: as its class says; what arrived is kept.
         """
+        self._follower = follower
+        if follower is not None:
+            follower.asking(self._hang_up)
         resolved = self.resolver.resolve(name, max_age_s=max_age_s)
         path = self._default_path(resolved) if to is None else Path(os.path.abspath(to))
         base: Pulled | None = None
         for one, place in reversed(self._place_bases(resolved, path, beside=to is not None)):
             base = self._pull_one(one, place, base)
         return self._pull_one(resolved, path, base, follower)
+
+    def _hang_up(self) -> None:
+        for source in self.sources:
+            source.close()
 
     def _place_bases(
         self, resolved: Resolved, path: Path, *, beside: bool
@@ -296,10 +304,12 @@ class Puller:
         """Make the directory what it shall be."""
         directory = ModelDirectory(path)
         moved = Moved()
+        check = None if self._follower is None else self._follower.placed
         try:
             directory.lock(
                 wait=True,
                 waiting=lambda: self._listener.warned(f"waiting for another pull into {path}"),
+                check=check,
             )
             doubtful = flushed.is_doubtful(path)
             found = inspect(
@@ -356,7 +366,7 @@ class Puller:
             self._listener.begun(resolved.name, size, size - assembler.missing_bytes())
             filling = Filling(
                 resolved, assembler, self.places, self.sources, self._settings, self._listener,
-                follower,
+                follower, None if self._follower is None else self._follower.fetching,
             )  # fmt: skip
             filling.reuse()
             with ExitStack() as stack:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import BusyError, ConflictError
@@ -26,6 +27,7 @@ MANIFEST: Final = "manifest"
 """Name below `.icnblocks/` of the manifest of what lies in the directory."""
 NAME: Final = "name"
 """Name below `.icnblocks/` of the name that it was pulled by."""
+_LOOK_S: Final = 0.1
 
 
 class ModelDirectory:
@@ -47,12 +49,19 @@ class ModelDirectory:
             (root / STATE).mkdir(exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def lock(self, *, wait: bool, waiting: Callable[[], None] = lambda: None) -> None:
+    def lock(
+        self,
+        *,
+        wait: bool,
+        waiting: Callable[[], None] = lambda: None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """Hold the directory against other processes; the kernel lets go when this one dies.
 
         Args:
             wait: wait for another holder to finish rather than fail.
             waiting: called once when there is somebody to wait for.
+            check: called again and again while that lasts; what it raises ends the wait.
 
         Raises:
             BusyError: if another process holds it and `wait` is false.
@@ -66,6 +75,14 @@ class ModelDirectory:
                 if not wait:
                     raise BusyError(f"another process is pulling into {self.root}") from None
             waiting()
+            while check is not None:
+                check()
+                time.sleep(_LOOK_S)
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    pass
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def _parent(self, path: str, *, make: bool) -> tuple[int, str]:

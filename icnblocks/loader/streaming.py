@@ -73,7 +73,7 @@ class _Pulling:
         self.parts: dict[str, _Part] | None = None
         self.path: Path | None = None
         self._error: BaseException | None = None
-        self._stop: Callable[[], None] | None = None
+        self._stops: list[Callable[[], None]] = []
         self._ended = self._closed = False
         self._thread = threading.Thread(target=self._pull, name="icn-stream", daemon=True)
         self._thread.start()
@@ -89,6 +89,11 @@ class _Pulling:
             self._error = error
         self._ended = True
         self._tell()
+
+    def asking(self, stop: Callable[[], None]) -> None:
+        """See Follower."""
+        self._stops.append(stop)
+        self.placed()
 
     def assembling(self, assembler: Assembler) -> None:
         """See Follower."""
@@ -106,7 +111,7 @@ class _Pulling:
 
     def fetching(self, stop: Callable[[], None]) -> None:
         """See Follower."""
-        self._stop = stop
+        self._stops.append(stop)
         self.placed()
 
     def placed(self) -> None:
@@ -154,8 +159,8 @@ class _Pulling:
     def close(self) -> None:
         """End the pull if it lasts, and let go of the files. Idempotent."""
         self._closed = True
-        if self._stop is not None:
-            self._stop()
+        for stop in tuple(self._stops):
+            stop()
         self._thread.join()
         for part in (self.parts or {}).values():
             if part.fd is not None:

@@ -1,8 +1,10 @@
 """A model that is used while it is pulled: real daemons, and a link that stops where it is told."""
 
+import fcntl
 import json
 import os
 import resource
+import socket
 import threading
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +20,7 @@ from icnblocks.errors import FormatError, IcnError, NotFoundError, UsageError
 from icnblocks.manifest.model import Kind, Tensor
 from icnblocks.publish.facade import publish
 from icnblocks.testing.models import Part, lora, noise, write_llama, write_safetensors
-from icnblocks.testing.processes import start_edge
+from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.testing.relay import Relay
 from tests.assembly.test_puller import settings
 
@@ -162,6 +164,48 @@ def test_leaving_early_ends_the_pull_and_its_threads(origin, stream, settings):
         assert not left
         with pytest.raises(UsageError, match="inside"):
             tensors.wait()
+
+
+def leaves_soon(stream, reached):
+    """Whether a block can be left when `reached` has returned, where the pull stands still."""
+    ended = threading.Event()
+
+    def use():
+        with stream:
+            reached()
+        ended.set()
+
+    threading.Thread(target=use, daemon=True).start()
+    return ended.wait(15)
+
+
+@pytest.fixture
+def patient(settings):
+    return replace(settings, stall_s=600.0, retry_s=600.0, trust_first_use=True)
+
+
+def test_leaving_ends_the_wait_for_a_source_that_does_not_answer(stream, patient):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        held: list[socket.socket] = []
+        pulled = stream(NAME, url, settings=patient)
+        assert leaves_soon(pulled, lambda: held.append(silent.accept()[0]))
+        held[0].close()
+
+
+def test_leaving_ends_the_pull_of_a_base(origin, stream, patient):
+    with Relay(origin.port, hold_after=400_000) as relay:
+        pulled = stream("acme/lora", relay.url, settings=patient)
+        assert leaves_soon(pulled, lambda: relay.holding.wait(20))
+
+
+def test_leaving_ends_the_wait_for_another_pull(origin, stream, tmp_path, caplog):
+    (tmp_path / "here" / ".icnblocks").mkdir(parents=True)
+    with (tmp_path / "here" / ".icnblocks" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pulled = stream(NAME, origin.url, to=tmp_path / "here")
+        waits = lambda: "waiting for another pull" in caplog.text  # noqa: E731
+        assert leaves_soon(pulled, lambda: poll_until(waits))
 
 
 def test_a_loop_that_goes_on_after_its_block_says_so(origin, stream):
