@@ -52,6 +52,8 @@ HintT = TypeVar("HintT", bound="Hashable")
 
 _MANY_BYTES: Final = 4 * MIB  # bundles of tiny blocks grow until here
 _PROBE_S: Final = 0.5
+_MOST_VAIN: Final = 4
+"""Who gave wrong bytes for so many blocks though it was told is told no more."""
 _PASSING: Final = frozenset({Reason.BUSY, Reason.UPSTREAM, Reason.OTHER})
 
 
@@ -227,7 +229,7 @@ class Scheduler(Generic[HintT]):
         """The queue that this source should be asked for: what few others can give goes first."""
         found: tuple[tuple[int, int, int], Queue[HintT]] | None = None
         for queue in list(self._queues):
-            if not queue.may(source):
+            if not (queue.may(source) and self._heeds(source, queue)):
                 continue
             waiting = self._queues[queue]
             while waiting and not self._is_waiting(waiting[0]):
@@ -332,6 +334,8 @@ class Scheduler(Generic[HintT]):
         holder = self._flying.get(digest)
         want = self._open.pop(digest, None)
         bundle.heard = now
+        if bundle.queue.doubt:
+            state.vain = 0
         if want is None:
             if holder is bundle:
                 del self._flying[digest]
@@ -376,7 +380,15 @@ class Scheduler(Generic[HintT]):
         error = CorruptError(f"block {digest} is corrupt at {state.name}")
         self._setback(state, error, now, None, doublings=state.corrupts)
         state.corrupts += 1
-        return self._refused_by(bundle, digest, error, now)
+        state.vain += bundle.queue.doubt
+        refusals = self._refused_by(bundle, digest, error, now)
+        if bundle.queue.doubt and state.vain >= _MOST_VAIN:
+            refusals += self._verdicts(now)
+        return refusals
+
+    def _heeds(self, source: int, queue: Queue[HintT]) -> bool:
+        """Whether doubts are not in vain with a source, if these wants are doubted."""
+        return not queue.doubt or self.sources[source].vain < _MOST_VAIN
 
     def _refused_by(
         self, bundle: Bundle[HintT], digest: Digest, error: IcnError, now: float
@@ -499,7 +511,7 @@ class Scheduler(Generic[HintT]):
         """Refuse what waits in a queue, if nobody is left who could give it."""
         if queue not in self._queues:
             return []
-        able = self._able(now)
+        able = {index for index in self._able(now) if self._heeds(index, queue)}
         if any(queue.may(index) for index in able):
             return []
         waiting, refusals = self._queues.pop(queue), []
@@ -528,7 +540,11 @@ class Scheduler(Generic[HintT]):
     def _doubtful(self, digest: Digest) -> set[int]:
         """Sources that gave wrong bytes for a block, or had none but such."""
         whys = self._whys.get(digest, ())
-        return {source for source, error in whys if isinstance(error, CorruptError)}
+        return {
+            source
+            for source, error in whys
+            if isinstance(error, CorruptError) and self.sources[source].vain < _MOST_VAIN
+        }
 
     def _able(self, now: float) -> set[int]:
         """Sources of which something is to be expected."""

@@ -61,6 +61,7 @@ class SourceState:
         failures: in a row; 0 is healthy.
         failures_total: ever.
         corrupts: corrupt blocks ever; they are not forgotten.
+        vain: blocks that it gave wrong once more when it was told, without a good one between.
         retry_at: demoted until then.
         failing_since: time of the first failure in the row.
         given_up: it failed for too long, or in a way that does not pass.
@@ -78,6 +79,7 @@ class SourceState:
     failures: int = 0
     failures_total: int = 0
     corrupts: int = 0
+    vain: int = 0
     retry_at: float = 0.0
     failing_since: float | None = None
     given_up: bool = False

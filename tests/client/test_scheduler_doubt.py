@@ -91,3 +91,21 @@ def test_one_corrupt_block_of_the_only_source_does_not_stop_the_rest() -> None:
         rest = drawn(scheduler, 0, 10.0)
     assert rest.wants == (doubted,)
     assert len(scheduler) == 1
+
+
+def test_a_source_that_gives_nothing_but_wrong_bytes_is_not_told_of_each() -> None:
+    """Else a model of which all is wrong comes twice, and it takes twice as long to say so."""
+    scheduler = make(1)
+    scheduler.add(wants(200), "h", 0.0)
+    now, came = 0.0, 0
+    while len(scheduler):
+        step = scheduler.next_bundle(0, now)
+        if not isinstance(step, Bundle):
+            assert step is not None
+            now = max(step, now + 0.001)
+            continue
+        for want in step.wants:
+            came += 1
+            scheduler.corrupt(step, want.digest, now)
+        scheduler.finished(step, 1, 1.0)
+    assert came < 300
