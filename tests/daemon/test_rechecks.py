@@ -54,6 +54,7 @@ def test_a_block_that_rotted_at_an_edge_costs_one_fetch_and_nobody_a_pull(tmp_pa
             assert third["bytes_wasted"] == 0
 
 
+@pytest.mark.slow
 def test_a_doubt_reaches_the_daemon_on_whose_disk_the_block_rotted(tmp_path, model):
     with start_edge(tmp_path / "origin", *QUIET) as origin:
         Device(tmp_path / "publisher").publish(model, "acme/model", origin.url)
@@ -70,6 +71,7 @@ def test_a_doubt_reaches_the_daemon_on_whose_disk_the_block_rotted(tmp_path, mod
             assert edge.metric("icn_corrupt_blocks_total") == 0
 
 
+@pytest.mark.slow
 def test_what_rotted_at_an_origin_is_missing_there_and_publishing_brings_it(tmp_path, model):
     """Publishing again found everything there, and nobody could pull it."""
     publisher = Device(tmp_path / "publisher")
@@ -92,6 +94,7 @@ def rot_records(store):
     db.close()
 
 
+@pytest.mark.slow
 def test_a_record_that_rotted_at_an_origin_is_replaced_by_publishing_again(tmp_path, model):
     """The log said so, and it was refused: nobody could open what the new one had to follow."""
     publisher, device = Device(tmp_path / "publisher"), Device(tmp_path / "device")
@@ -108,6 +111,7 @@ def test_a_record_that_rotted_at_an_origin_is_replaced_by_publishing_again(tmp_p
     assert "publish its model again" in origin.logged()
 
 
+@pytest.mark.slow
 def test_a_record_that_rotted_in_a_store_is_replaced_by_publishing_again_in_place(tmp_path, model):
     publisher = Device(tmp_path / "publisher")
     publish = ("publish", model, "acme/model", "--store", tmp_path / "origin")

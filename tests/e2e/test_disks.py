@@ -36,6 +36,7 @@ def model(tmp_path):
     return write_llama(tmp_path / "model", seed=21)
 
 
+@pytest.mark.slow
 def test_publishing_in_place_into_a_full_store_is_an_error_and_goes_on_later(
     model, disk, publisher, device, same
 ):
@@ -64,6 +65,7 @@ def test_keys_that_cannot_be_kept_are_an_error_before_anything_is_sent(
     me.publish(model, "acme/m", origin.url)
 
 
+@pytest.mark.slow
 def test_an_origin_acknowledges_nothing_that_its_full_disk_refused(disk):
     big, small = make_model("acme/big", size=80 * MB, block_bytes=1 << 20), make_model()
     origin = launch_edge(disk / "store")
@@ -115,6 +117,7 @@ def test_an_index_that_cannot_be_written_is_an_error_and_the_pull_is_not_lost(
     assert origin.metric("icn_sent_bytes_total") == before, "what lies there was hashed instead"
 
 
+@pytest.mark.slow
 def test_a_publish_that_is_killed_goes_on_and_shows_nothing_before_it_is_whole(
     tmp_path, origin, publisher, device, same
 ):

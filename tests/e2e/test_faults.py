@@ -130,6 +130,7 @@ def test_an_origin_with_a_full_disk_refuses_and_goes_on_when_there_is_room(
         origin.stop()
 
 
+@pytest.mark.slow
 def test_an_edge_with_a_full_disk_and_no_overflow_says_so_and_lives(published, tmp_path, origin):
     device = Device(tmp_path / "device", ICN_RETRY_S="2")
     with (
@@ -189,6 +190,7 @@ def test_verify_finds_a_flipped_bit_and_repair_fetches_one_block(published, orig
 
 
 @pytest.mark.parametrize("lost", ["blocks", "manifest", "record"])
+@pytest.mark.slow
 def test_verify_misses_what_an_origin_lost(published, tmp_path, publisher, device, lost):
     """Catches: an origin without a block, of which every check says that it is right."""
     store = tmp_path / "lossy"
@@ -246,6 +248,7 @@ def test_a_withdrawn_tag_is_no_longer_pulled(published, tmp_path, origin, publis
     assert (failed.code, failed.last["error"]) == (4, "withdrawn")
 
 
+@pytest.mark.slow
 def test_a_rotated_key_is_followed_and_a_stranger_is_not(
     published, tmp_path, origin, publisher, device
 ):
@@ -264,6 +267,7 @@ def test_a_rotated_key_is_followed_and_a_stranger_is_not(
         assert "HAS CHANGED" in loud.last["message"]
 
 
+@pytest.mark.slow
 def test_after_a_rotation_the_publishers_other_models_stay_usable(
     published, tmp_path, origin, publisher, device
 ):

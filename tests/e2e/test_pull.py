@@ -162,6 +162,7 @@ def test_json_lines_are_json_and_errors_have_stable_codes(origin, device):
 
 
 @pytest.mark.parametrize("noticed", ["verify", "offline", "other"])
+@pytest.mark.slow
 def test_files_that_are_gone_come_again_whoever_noticed_first(
     base, tmp_path, origin, edge, publisher, device, same, noticed
 ):

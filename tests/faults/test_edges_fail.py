@@ -58,6 +58,7 @@ def test_an_edge_killed_in_a_sweep_of_sixteen_readers(origin, size, tmp_path, ri
     kill_in_a_sweep(16, origin, size, tmp_path, right)
 
 
+@pytest.mark.slow
 def test_a_cancelled_device_goes_on_at_another_edge(honest, size, tmp_path, device, right):
     """Catches: a block map that is bound to its source, and a fetch that outlives its last reader.
 

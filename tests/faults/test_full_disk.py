@@ -25,6 +25,7 @@ def stored_again(edge, origin):
     return edge.status()["store"]["failing"] is False
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_an_edge_is_passed_through_and_said(honest, size, tmp_path, right):
     """Catches: an edge that refuses what it cannot keep, or says nothing of it.
 

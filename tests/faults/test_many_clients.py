@@ -33,6 +33,7 @@ def is_closed(sock):
         return True
 
 
+@pytest.mark.slow
 def test_those_who_ask_slowly_or_never_are_closed_by_deadline_and_others_are_served(tmp_path):
     """Catches: a head, or a silence, that keeps a connection for ever if a byte comes at times."""
     model = make_model("acme/quick", seed=71)
@@ -159,6 +160,7 @@ def ask_for_what_is_not_there(count, honest, tmp_path, ceiling_mb):
         assert "Traceback" not in edge.logged()
 
 
+@pytest.mark.slow
 def test_blocks_that_do_not_exist_cost_one_question_each(honest, tmp_path):
     """Catches: refusals that are not remembered, and a crowd of them that holds up a pull."""
     ask_for_what_is_not_there(4_000, honest, tmp_path, 150)

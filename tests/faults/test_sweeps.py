@@ -58,6 +58,7 @@ def test_who_comes_late_rides_on_and_gets_the_rest_afterwards(capacity, honest, 
             assert edge.metric("icn_store_used_bytes") <= 16 * MIB
 
 
+@pytest.mark.slow
 def test_readers_at_once_of_a_model_larger_than_the_budget_cost_one_sweep(honest, big, tmp_path):
     """Catches: blocks that are fetched for one, evicted, and fetched for the next."""
     options = ("--capacity", "16MiB", "--policy", "lru", "--bundle-window", "24")

@@ -18,6 +18,7 @@ from icnblocks.wire.havemap import HaveMap, encode_have
 from tests.faults.pulls import ASKED, QUICK, pulled
 
 
+@pytest.mark.slow
 def test_an_upstream_killed_within_a_block_and_restarted_costs_that_block_only(
     store, size, tmp_path, device, right
 ):

@@ -85,6 +85,7 @@ def test_all_tensors_come_in_the_order_of_the_files_and_stay(origin, stream):
     assert same(icnblocks.load(path), wanted)
 
 
+@pytest.mark.slow
 def test_torch_has_them_too(origin, stream):
     torch = pytest.importorskip("torch")
     with stream(NAME, origin.url, "torch") as tensors:
@@ -257,6 +258,7 @@ def test_a_file_beyond_what_one_read_gives_is_given_whole(origin, stream, tmp_pa
         assert tensors.read("big.bin") == data
 
 
+@pytest.mark.slow
 def test_hundreds_of_files_need_no_more_descriptors_than_loading_them(
     origin, stream, settings, tmp_path
 ):
