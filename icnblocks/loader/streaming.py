@@ -105,8 +105,10 @@ class _Pulling:
                 fd = assembler.reading(number) if is_safetensors(file.path) else None
                 path = assembler.directory.root / file.path
                 parts[file.path] = _Part(path, Reach(assembler, number), fd)
-        finally:
-            self.parts = parts
+        except BaseException:
+            _let_go(parts)
+            raise
+        self.parts = parts
         self._tell()
 
     def fetching(self, stop: Callable[[], None]) -> None:
@@ -162,10 +164,14 @@ class _Pulling:
         for stop in tuple(self._stops):
             stop()
         self._thread.join()
-        for part in (self.parts or {}).values():
-            if part.fd is not None:
-                os.close(part.fd)
+        _let_go(self.parts or {})
         self.parts = {}
+
+
+def _let_go(parts: dict[str, _Part]) -> None:
+    for part in parts.values():
+        if part.fd is not None:
+            os.close(part.fd)
 
 
 def _opened(part: _Part) -> BinaryIO:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import icnblocks
+from icnblocks.assembly.assembler import Assembler
 from icnblocks.client.settings import load_settings
-from icnblocks.errors import FormatError, IcnError, NotFoundError, UsageError
+from icnblocks.errors import FormatError, IcnError, NotFoundError, StorageError, UsageError
 from icnblocks.manifest.model import Kind, Tensor
 from icnblocks.publish.facade import publish
 from icnblocks.testing.models import Part, lora, noise, write_llama, write_safetensors
@@ -279,6 +280,17 @@ def test_hundreds_of_files_need_no_more_descriptors_than_loading_them(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert same(given, expected(root))
+
+
+def test_a_file_that_cannot_be_opened_is_the_error(origin, stream, monkeypatch):
+    """It was taken for a model without tensors: files were looked for among those before it."""
+
+    def refuse(*_):
+        raise StorageError("too many open files")
+
+    monkeypatch.setattr(Assembler, "reading", refuse)
+    with stream(NAME, origin.url) as tensors, pytest.raises(StorageError, match="too many"):
+        list(tensors)
 
 
 def test_what_is_no_model_of_tensors_says_so(origin, stream, tmp_path):
