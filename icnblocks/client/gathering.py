@@ -163,7 +163,7 @@ class Gathering(Scheduler[HintT]):
             return True
         if state.retry_at > now or state.failures or self._is_crowded(source):
             return False
-        if not self._waiting_bytes or self.swarm.has_dealt(source):
+        if not self._lines.waiting_bytes or self.swarm.has_dealt(source):
             return False
         self._dealing.add(source)
         if self._began is None:
@@ -205,14 +205,14 @@ class Gathering(Scheduler[HintT]):
             return None
         wished: float = _FIRST_BYTES
         if state.lane_rate is not None:
-            share = self._waiting_bytes / (_PORTIONS * len(self.swarm))
+            share = self._lines.waiting_bytes / (_PORTIONS * len(self.swarm))
             wished = min(state.lane_rate * _SECONDS, share, _MOST_BYTES)
         picked = self.swarm.pick(source, self._blocks(wished))
         wants = tuple(self._open[digest] for digest in picked)
         if wants:
-            self._waiting_bytes -= sum(want.length for want in wants)
+            self._lines.waiting_bytes -= sum(want.length for want in wants)
             return self._begin(source, Queue(self._hint), wants, now)
-        return None if self._waiting_bytes or not self._bundles else self._steal(source, now)
+        return None if self._lines.waiting_bytes or not self._bundles else self._steal(source, now)
 
     def _blocks(self, size: float) -> int:
         """About how many blocks that is, within what a bundle may ask for."""
@@ -223,11 +223,11 @@ class Gathering(Scheduler[HintT]):
         drawn = [
             self._open[digest]
             for digest in self.swarm.dealt_to(source)
-            if source not in {who for who, _ in self._whys.get(digest, ())}
+            if source not in self._setbacks.refusers(digest)
         ]
         if not drawn:
             return super()._draw(queue, source)
-        self._waiting_bytes -= sum(want.length for want in drawn)
+        self._lines.waiting_bytes -= sum(want.length for want in drawn)
         return tuple(drawn)
 
     def _hold_back(self, source: int, queue: Queue[HintT], now: float) -> float | None:
@@ -326,7 +326,7 @@ class Gathering(Scheduler[HintT]):
             want = self._taken_back(bundle, digest)
             if want is not None:
                 # Among those that the same sources have refused.
-                refused = frozenset(source for source, _ in self._whys.get(digest, ()))
+                refused = self._setbacks.refusers(digest)
                 self._wait(want, Queue(self._hint, refused), first=True)
 
     def _verdict(self, queue: Queue[HintT], now: float) -> list[Refusal]:

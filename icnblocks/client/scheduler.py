@@ -17,11 +17,12 @@ This module must not do I/O, read clocks or lock.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from icnblocks.client.answers import nack_error
+from icnblocks.client.lines import Lines
+from icnblocks.client.setbacks import Setbacks
 from icnblocks.client.shares import bundle_bytes, hold_back
 from icnblocks.client.states import Health, RetryOptions, SourceState
 from icnblocks.client.stealing import Bundle, Queue, Theft, choose
@@ -29,9 +30,6 @@ from icnblocks.errors import (
     CorruptError,
     ForeignError,
     FormatError,
-    IcnError,
-    IncompleteError,
-    NotFoundError,
     RefusedError,
     UntrustedError,
     UsageError,
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Sequence
     from random import Random
 
+    from icnblocks.errors import IcnError
     from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
 
@@ -90,19 +89,11 @@ class Scheduler(Generic[HintT]):
         self._open: dict[Digest, Want] = {}
         self._flying: dict[Digest, Bundle[HintT]] = {}
         self._bundles: dict[Bundle[HintT], None] = {}  # under way, the oldest first
-        # Waiting wants, by whom they may be asked of: what is open and not in flight. Of a
-        # want that was cancelled a stale entry stays behind, passed over when it is drawn.
-        self._queues: dict[Queue[HintT], deque[Want]] = {}
-        self._waiting_bytes = 0
+        self._lines: Lines[HintT] = Lines(self._is_waiting, ordered=ordered)
         # Wants added anew while what was asked for before they were cancelled is on its way: where
         # they wait if no data comes. That may have been another length or hint: they get no blame.
         self._owed: dict[Digest, Queue[HintT]] = {}
-        self._lacks: dict[int, set[Digest]] = {}  # what sources say that they do not hold
-        self._pressed: set[Digest] = set()  # asked for all the same, since nobody holds them
-        self._ranks: dict[Digest, int] = {}  # where the order matters
-        # Of the few wants that were ever refused or lost:
-        self._setbacks: dict[tuple[Digest, int], float] = {}  # since when it does not pass
-        self._whys: dict[Digest, list[tuple[int, IcnError]]] = {}
+        self._setbacks = Setbacks()
 
     def __len__(self) -> int:
         """Wants that have not ended."""
@@ -127,7 +118,7 @@ class Scheduler(Generic[HintT]):
                 continue
             self._open[want.digest] = want
             if self._ordered:
-                self._ranks.setdefault(want.digest, len(self._ranks))
+                self._lines.ranks.setdefault(want.digest, len(self._lines.ranks))
             bundle = self._flying.get(want.digest)
             if bundle is None:
                 self._wait(want, queue)
@@ -140,19 +131,7 @@ class Scheduler(Generic[HintT]):
         self, source: int, known: Iterable[Digest], lacking: Collection[Digest], now: float
     ) -> list[Refusal]:
         """A source said which of the `known` blocks it does not hold and would not fetch."""
-        lacks = self._lacks.setdefault(source, set())
-        lacks.difference_update(known)
-        lacks.update(lacking)
-        queues, self._queues = self._queues, {}
-        for queue, waiting in queues.items():
-            plain = replace(queue, lacking=frozenset())
-            for want in waiting:
-                if self._is_waiting(want):
-                    self._line_up(want, plain)
-        if self._ordered:
-            for queue, waiting in self._queues.items():
-                ranked = sorted(waiting, key=lambda want: self._ranks[want.digest])
-                self._queues[queue] = deque(ranked)
+        self._lines.told(source, known, lacking)
         return self._verdicts(now)
 
     def next_bundle(self, source: int, now: float) -> Bundle[HintT] | float | None:
@@ -176,9 +155,7 @@ class Scheduler(Generic[HintT]):
         if later is not None:
             return later
         wants = self._draw(queue, source)
-        # The next bundle is of another hint, where there are several.
-        for each in [each for each in self._queues if each.hint == queue.hint]:
-            self._queues[each] = self._queues.pop(each)
+        self._lines.to_the_end(queue.hint)  # the next bundle is of another, if there are several
         return self._begin(source, queue, wants, now)
 
     def _begin(
@@ -213,7 +190,7 @@ class Scheduler(Generic[HintT]):
         return bundle
 
     def _lacked_by(self, source: int) -> Collection[Digest]:
-        return self._lacks.get(source, ())
+        return self._lines.lacked_by(source)
 
     def _hold_back(self, source: int, queue: Queue[HintT], now: float) -> float | None:
         """Near the end a slow source leaves the last wants to others."""
@@ -222,29 +199,25 @@ class Scheduler(Generic[HintT]):
         others = (
             each for index, each in enumerate(self.sources) if index != source and queue.may(index)
         )
-        length = self._queues[queue][0].length
-        return hold_back(self.sources[source], others, length, self._waiting_bytes, now)
+        length = self._lines[queue][0].length
+        return hold_back(self.sources[source], others, length, self._lines.waiting_bytes, now)
 
     def _queue_for(self, source: int) -> Queue[HintT] | None:
         """The queue that this source should be asked for: what few others can give goes first."""
         found: tuple[tuple[int, int, int], Queue[HintT]] | None = None
-        for queue in list(self._queues):
+        for queue in self._lines:
             if not (queue.may(source) and self._heeds(source, queue)):
                 continue
-            waiting = self._queues[queue]
-            while waiting and not self._is_waiting(waiting[0]):
-                waiting.popleft()
-            if not waiting:
-                del self._queues[queue]
+            head = self._lines.head(queue)
+            if head is None:
                 continue
             most = self._options.hint_lanes
             if most is not None and self._busy(source, queue) >= most:
                 continue
-            rank = self._ranks[waiting[0].digest] if self._ordered else 0
             drawn_from = self._drawn_from(queue)
             if len(self.sources) == 1 and not self._ordered and not drawn_from:
                 return queue  # no other can come before it: an edge may have hundreds
-            key = (rank, -len(queue.refused | queue.lacking), drawn_from)
+            key = (self._lines.rank(head), -len(queue.refused | queue.lacking), drawn_from)
             if found is None or key < found[0]:
                 found = (key, queue)
         return None if found is None else found[1]
@@ -266,9 +239,9 @@ class Scheduler(Generic[HintT]):
 
     def _draw(self, queue: Queue[HintT], source: int) -> tuple[Want, ...]:
         most = bundle_bytes(
-            self.sources[source], self.sources, self._waiting_bytes, ordered=self._ordered
+            self.sources[source], self.sources, self._lines.waiting_bytes, ordered=self._ordered
         )
-        waiting, total = self._queues[queue], 0
+        waiting, total = self._lines[queue], 0
         drawn: list[Want] = []
         mine: set[Digest] = set()
         while waiting and len(drawn) < MAX_WANTS:
@@ -284,28 +257,11 @@ class Scheduler(Generic[HintT]):
             total += want.length
             mine.add(want.digest)
             drawn.append(want)
-        self._waiting_bytes -= total
-        if not waiting:
-            del self._queues[queue]
+        self._lines.drawn(queue, total)
         return tuple(drawn)
 
     def _wait(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
-        self._line_up(want, queue, first=first)
-        self._waiting_bytes += want.length
-
-    def _line_up(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
-        """Put a want where those wait that the same sources may be asked for."""
-        if self._lacks or queue.lacking:
-            lacking = [index for index, lacks in self._lacks.items() if want.digest in lacks]
-            pressed = want.digest in self._pressed
-            queue = replace(queue, lacking=frozenset(() if pressed else lacking))
-        waiting = self._queues.get(queue)
-        if waiting is None:
-            waiting = self._queues[queue] = deque()
-        if first:
-            waiting.appendleft(want)
-        else:
-            waiting.append(want)
+        self._lines.add(want, queue, first=first)
 
     def finished(self, bundle: Bundle[HintT], payload: int, seconds: float) -> None:
         """A bundle has ended, well or not; call it after all that happened in it.
@@ -342,7 +298,7 @@ class Scheduler(Generic[HintT]):
             return False
         bundle.got += want.length
         if holder is None:  # it was taken from this bundle, and given back by who took it
-            self._waiting_bytes -= want.length
+            self._lines.waiting_bytes -= want.length
         else:
             del self._flying[digest], holder.left[digest]
             if holder is not bundle:
@@ -365,7 +321,7 @@ class Scheduler(Generic[HintT]):
         patience_s = options.busy_s if reason is Reason.BUSY else options.retry_s
         self._setback(state, error, now, patience_s)
         if digest in self._open and digest not in self._owed:
-            since = self._setbacks.setdefault((digest, bundle.source), now)
+            since = self._setbacks.since(digest, bundle.source, now)
             if now - since >= options.retry_s:
                 return self._refused_by(bundle, digest, error, now)
         self._lost(bundle, [digest])
@@ -396,7 +352,7 @@ class Scheduler(Generic[HintT]):
         want = self._taken_back(bundle, digest)
         if want is None:
             return self._verdicts(now) if self.sources[bundle.source].given_up else []
-        self._whys.setdefault(digest, []).append((bundle.source, error))
+        self._setbacks.refused(digest, bundle.source, error)
         queue = replace(bundle.queue, refused=bundle.queue.refused | {bundle.source})
         self._wait(want, queue)
         return self._judged(queue, now)
@@ -480,71 +436,62 @@ class Scheduler(Generic[HintT]):
                 continue
             bundle = self._flying.get(digest)
             if bundle is None:
-                self._waiting_bytes -= want.length
+                self._lines.waiting_bytes -= want.length
             else:
                 del bundle.left[digest]
             self._forget(digest)
             ended.append(digest)
         if not self._open:
-            self._queues.clear()
+            self._lines.clear()
         return ended
 
     def _forget(self, digest: Digest) -> None:
         if self._owed:
             self._owed.pop(digest, None)
-        if self._whys:
-            self._whys.pop(digest, None)
-        if self._pressed:
-            self._pressed.discard(digest)
-        if self._setbacks:
-            for source in range(len(self.sources)):
-                self._setbacks.pop((digest, source), None)
+        self._lines.pressed.discard(digest)
+        self._setbacks.forget(digest)
 
     def _judged(self, queue: Queue[HintT], now: float) -> list[Refusal]:
         """As `_verdict`; by what sources lack, wants of a queue may have lined up in others."""
-        return self._verdicts(now) if self._lacks else self._verdict(queue, now)
+        return self._verdicts(now) if self._lines.any_lacks else self._verdict(queue, now)
 
     def _verdicts(self, now: float) -> list[Refusal]:
-        return [refusal for queue in list(self._queues) for refusal in self._verdict(queue, now)]
+        return [refusal for queue in self._lines for refusal in self._verdict(queue, now)]
 
     def _verdict(self, queue: Queue[HintT], now: float) -> list[Refusal]:
         """Refuse what waits in a queue, if nobody is left who could give it."""
-        if queue not in self._queues:
+        if queue not in self._lines:
             return []
         able = {index for index in self._able(now) if self._heeds(index, queue)}
         if any(queue.may(index) for index in able):
             return []
-        waiting, refusals = self._queues.pop(queue), []
+        refusals = []
         pressed = bool(able - queue.refused)  # a have-map may be old: somebody is left to ask
-        for want in waiting:
-            if not self._is_waiting(want):
-                continue
+        for want in self._lines.take(queue):
             if self._elsewhere(want.digest):
-                self._line_up(want, queue)
+                self._lines.line_up(want, queue)
                 continue
             if pressed:
-                self._pressed.add(want.digest)
-                self._line_up(want, queue)
+                self._lines.pressed.add(want.digest)
+                self._lines.line_up(want, queue)
                 continue
             doubtful = self._doubtful(want.digest) & able
             if doubtful and not queue.doubt and not self._options.passes_on:
-                self._pressed.add(want.digest)  # it may be erased there by now: that is an answer
-                self._line_up(want, replace(queue, refused=queue.refused - doubtful, doubt=True))
+                # It may be erased there by now: that is an answer.
+                self._lines.pressed.add(want.digest)
+                again = replace(queue, refused=queue.refused - doubtful, doubt=True)
+                self._lines.line_up(want, again)
                 continue
-            refusals.append(Refusal(want, self._why(want.digest)))
+            refusals.append(Refusal(want, self._setbacks.why(want.digest, self.sources)))
             del self._open[want.digest]
-            self._waiting_bytes -= want.length
+            self._lines.waiting_bytes -= want.length
             self._forget(want.digest)
         return refusals
 
     def _doubtful(self, digest: Digest) -> set[int]:
-        """Sources that gave wrong bytes for a block, or had none but such."""
-        whys = self._whys.get(digest, ())
-        return {
-            source
-            for source, error in whys
-            if isinstance(error, CorruptError) and self.sources[source].vain < _MOST_VAIN
-        }
+        """Who gave wrong bytes for a block, and may heed a doubt."""
+        corrupt_at = self._setbacks.corrupt_at(digest)
+        return {source for source in corrupt_at if self.sources[source].vain < _MOST_VAIN}
 
     def _able(self, now: float) -> set[int]:
         """Sources of which something is to be expected."""
@@ -553,21 +500,3 @@ class Scheduler(Generic[HintT]):
     def _elsewhere(self, digest: Digest) -> bool:  # noqa: ARG002
         """Whether somebody who is no source may give a block."""
         return False
-
-    def _why(self, digest: Digest) -> IcnError:
-        """The most telling of the reasons why nobody could give a block."""
-        whys = self._whys.get(digest, [])
-        for _, error in whys:
-            if isinstance(error, CorruptError):
-                return error
-        refused = {source for source, _ in whys}
-        for index, state in enumerate(self.sources):
-            if index not in refused and state.last_error is not None:
-                return IncompleteError(
-                    f"block {digest} could not be had: {state.last_error}",
-                    hint=state.last_error.hint if not state.last_error.retry else "",
-                )
-        for _, error in whys:
-            if not isinstance(error, NotFoundError):
-                return error
-        return whys[0][1] if whys else IncompleteError(f"no source for block {digest}")

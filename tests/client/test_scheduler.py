@@ -340,7 +340,7 @@ def test_cancelled_wants_end_and_what_is_on_its_way_is_not_asked_for_twice() -> 
     assert scheduler.cancel([want.digest]) == []
     scheduler.add([want], "other", 0.0)  # somebody wants it again while it is on its way
     assert scheduler.next_bundle(0, 0.0) is None
-    assert scheduler._waiting_bytes == 0, "what is on its way does not wait"
+    assert scheduler._lines.waiting_bytes == 0, "what is on its way does not wait"
     assert scheduler.arrived(bundle, want.digest, 0.0) is True
     assert scheduler.arrived(bundle, want.digest, 0.0) is False
 
@@ -493,11 +493,11 @@ class Interleavings(RuleBasedStateMachine):
                 assert set(bundle.left) <= set(pending), "it has answered that"
                 assert not bundle.taken & set(bundle.left)
             waiting = self.open - set(expected)
-            assert self.scheduler._waiting_bytes == len(waiting) * BLOCK_BYTES
+            assert self.scheduler._lines.waiting_bytes == len(waiting) * BLOCK_BYTES
             queued = {
                 want.digest
-                for waits in self.scheduler._queues.values()
-                for want in waits
+                for queue in self.scheduler._lines
+                for want in self.scheduler._lines[queue]
                 if self.scheduler._is_waiting(want)
             }
             assert queued == waiting

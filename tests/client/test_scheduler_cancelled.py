@@ -39,7 +39,7 @@ def cancelled_and_wanted_anew(
 
 def is_asked_anew(scheduler: Scheduler[str], bundle: Bundle[str], now: float) -> None:
     """The lane goes on; RIGHT is asked for under its own hint, and charged for its own answer."""
-    assert scheduler._waiting_bytes >= RIGHT.length
+    assert scheduler._lines.waiting_bytes >= RIGHT.length
     scheduler.give_back(bundle, [OTHER], now)
     scheduler.finished(bundle, 0, 0)
     again = drawn(scheduler, 0, now)
@@ -83,7 +83,7 @@ def test_data_ends_it() -> None:
     scheduler, bundle = cancelled_and_wanted_anew("b", 4096)
     assert scheduler.arrived(bundle, D, 0.2) is True
     assert not scheduler._owed
-    assert scheduler._waiting_bytes == 0
+    assert scheduler._lines.waiting_bytes == 0
     assert len(scheduler) == 1
 
 
@@ -92,7 +92,7 @@ def test_cancelled_twice_it_is_forgotten() -> None:
     assert scheduler.cancel([D]) == [D]
     assert not scheduler._owed
     assert scheduler.nacked(bundle, D, Reason.NOT_FOUND, "", 0.2) == []
-    assert scheduler._waiting_bytes == 0
+    assert scheduler._lines.waiting_bytes == 0
 
 
 @pytest.mark.parametrize("how", ["refused", "corrupt", "given back"])
@@ -126,7 +126,7 @@ def test_who_took_it_over_is_not_charged_either() -> None:
     assert D in slow.taken
     assert fast.hint == "b"
     assert scheduler.nacked(fast, D, Reason.NOT_FOUND, "", 5.1) == []
-    assert not scheduler._whys
+    assert not scheduler._setbacks
 
 
 def test_a_device_with_neighbours_keeps_no_trace_of_it() -> None:

@@ -130,8 +130,9 @@ class Checks:
     @staticmethod
     def _forgotten(scheduler: Scheduler) -> None:
         """A scheduler without wants keeps nothing of those that it had."""
-        for table in ("_flying", "_bundles", "_setbacks", "_whys", "_pressed"):
+        for table in ("_flying", "_bundles", "_setbacks"):
             assert not getattr(scheduler, table), f"{table} of a scheduler is not empty"
+        assert not scheduler._lines.pressed, "a scheduler presses for what it does not want"
 
     @staticmethod
     def _at_rest(node: Node) -> None:

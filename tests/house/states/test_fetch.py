@@ -122,8 +122,8 @@ class Scene:
 
     def may(self, source):
         return any(
-            queue.may(source) and OURS in waiting
-            for queue, waiting in self.scheduler._queues.items()
+            queue.may(source) and OURS in self.scheduler._lines[queue]
+            for queue in self.scheduler._lines
         )
 
     def on_given_up(self):
@@ -152,7 +152,7 @@ class Scene:
             self.done.append("rest")
         if self.state() == "waiting" and not self.may(0):
             self.done.append("exclude")
-        if any(queue.doubt for queue in self.scheduler._queues):
+        if any(queue.doubt for queue in self.scheduler._lines):
             self.done.append("doubt")
 
     def nack(self, reason):
