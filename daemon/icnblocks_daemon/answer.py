@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from icnblocks.naming import Digest
     from icnblocks.store.base import Lease
     from icnblocks.wire.bundle import Want
-    from icnblocks_daemon.forwarder import Forwarder, Hint
+    from icnblocks_daemon.forwarder import Forwarder
     from icnblocks_daemon.holdings import Holdings
+    from icnblocks_daemon.interests import Hint
 
 _FEW: Final = 4
 """The window while blocks cannot be stored: so many may wait in memory for one reader."""

@@ -9,16 +9,17 @@ under way counts against the budget. Whom to ask is decided then and not before.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from icnblocks.limits import DEFAULT_PRIORITY, MAX_HOPS
-from icnblocks.wire.bundle import HERE_ONLY, Order
+from icnblocks.wire.bundle import HERE_ONLY
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.landings import Landings
 from icnblocks_daemon.reasons import FAILURES, failure_of, reason_of
 from icnblocks_daemon.siblings import Siblings
+from icnblocks_daemon.storage import Storage
 from icnblocks_daemon.strategies import Failure
 from icnblocks_daemon.turns import Turns
 from icnblocks_daemon.under_way import UnderWay
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
 
     from icnblocks.cache.content_store import Reservation
     from icnblocks.errors import IcnError
-    from icnblocks.naming import Digest, Name
+    from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
     from icnblocks_daemon.fib import Fib, Route
     from icnblocks_daemon.holdings import Holdings
+    from icnblocks_daemon.interests import Carrier, Waiter
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.pit import Fetch, Pit, Step
     from icnblocks_daemon.strategies import Asked, Strategy
     from icnblocks_daemon.turns import Line
 
-_LOG = logging.getLogger(__name__)
 _TICK_S: Final = 0.05
 """How often it is looked for room while somebody waits for it, and for what is late."""
 _FEW_LINES: Final = 16
@@ -46,66 +47,8 @@ EVICTED: Final = "evicted"
 """Why a block is fetched again: it was here since it was wanted first, and is no more."""
 UNSTORED: Final = "unstored"
 """Why a block is fetched again: it could not be stored, nor held in memory for who waited."""
-_CALM_S: Final = 1.0
-"""Blocks are stored again when one was so long after the last that was not: on a disk that is all
-but full small ones still are."""
 HEDGE: Final = "hedge"
 """Why a block comes twice: two upstreams were asked for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """What a requester said about where a block may be found.
-
-    Attributes:
-        name: the model it is part of, if known.
-        manifest: the manifest it stands in, if known.
-        hops: daemons that passed the Interest on.
-        via: their ids.
-        priority: 0 to 7; the larger goes first where not all can be served at once.
-        order: in which order the requester would like to have the blocks of its bundle.
-        doubt: the block came with wrong bytes before: who has it hashes it first.
-        client: who asks; clients take turns. All of whom that is not known count as one.
-    """
-
-    name: Name | None = None
-    manifest: Digest | None = None
-    hops: int = 0
-    via: frozenset[str] = frozenset()
-    priority: int = DEFAULT_PRIORITY
-    order: Order = Order.ANY
-    client: str = ""
-    doubt: bool = False
-
-
-class Waiter(Protocol):
-    """Whoever waits for blocks. Called on the loop; must not call the forwarder back at once."""
-
-    def landed(self, digest: Digest) -> None:
-        """It is in the store now, and may be evicted as soon as this returns."""
-        ...
-
-    def refused(self, digest: Digest, reason: Reason, text: str) -> None:
-        """It cannot be had."""
-        ...
-
-    def __hash__(self) -> int: ...
-
-
-class Carrier(Protocol):
-    """What fetches from upstreams (upstreams.py); reports to the forwarder on the loop."""
-
-    def begin(self, fetch: Fetch) -> None:
-        """Ask the fetch's upstream for its block, and put it into the store."""
-        ...
-
-    def abandon(self, fetch: Fetch) -> bool:
-        """Stop; False if it is too late and the forwarder will be told as if nothing were."""
-        ...
-
-    def overtaken(self, fetch: Fetch) -> None:
-        """Another upstream gave it, so what still comes of it came twice; `abandon` follows."""
-        ...
 
 
 @dataclass(slots=True)
@@ -173,13 +116,12 @@ class Forwarder:
         self._turns = Turns()
         self._starved_since: float | None = None  # no room in the budget for whose turn it is
         self._under_way = UnderWay(holdings.content)
-        self._overflow = holdings.overflow
+        self._storage = Storage(holdings.overflow)
         self._tick: asyncio.TimerHandle | None = None
         self._going: asyncio.Handle | None = None
         self._siblings = Siblings() if siblings is None else siblings
         several = any(len(route) > 1 for route in (*fib.prefixes.values(), fib.upstreams))
         self._choice = several or bool(self._siblings.urls)
-        self._unstored_at: float | None = None  # the last time that a block could not be
 
     @property
     def pending(self) -> int:
@@ -204,7 +146,7 @@ class Forwarder:
     @property
     def storage_failing(self) -> bool:
         """Some block that came just now could not be stored: it is passed on from memory."""
-        return self._unstored_at is not None
+        return self._storage.failing
 
     def want(
         self,
@@ -280,10 +222,7 @@ class Forwarder:
         self._strategy.delivered(pending.asked, now)
         if pending.hedged:
             self._metrics.refetched.labels(HEDGE).inc(fetch.length)
-        if self._unstored_at is not None and now - self._unstored_at >= _CALM_S:
-            self._unstored_at = None
-            self._overflow.clear()
-            _LOG.warning("blocks are stored again")
+        self._storage.took(now)
         self.landings.add(fetch.digest)
         self._arrived(fetch, pending.asked)
         if self._turns:
@@ -308,7 +247,7 @@ class Forwarder:
     def passed(self, fetch: Fetch, error: IcnError) -> None:
         """The store would not take it, but it is verified and in memory for those who wait."""
         asked = self._release(fetch)
-        self._failing(error)
+        self._storage.failed(error, self._clock())
         self._metrics.passed_bytes.inc(fetch.length)
         if asked is not None:
             self._strategy.delivered(asked, self._clock())
@@ -319,13 +258,13 @@ class Forwarder:
         """It came, and neither store nor memory would take it."""
         pending = self._pending.get(fetch.serial)
         asked = self._release(fetch)
-        self._failing(error)
+        self._storage.failed(error, self._clock())
         if asked is not None:
             self._strategy.delivered(asked, self._clock())
         self._metrics.refetched.labels(UNSTORED).inc(fetch.length)
         if pending is None or pending.unwanted:
             pass  # who wants it now waits for another fetch of it
-        elif not self._overflow.can_ever_fit(fetch.length):
+        elif not self._storage.can_ever_pass(fetch.length):
             self._do(self._pit.drop(fetch, Reason.NO_SPACE, str(error)))
         else:  # more was under way than memory has room for when the disk failed: once more
             self._take_turn(fetch)
@@ -350,11 +289,6 @@ class Forwarder:
         self._do_later(step)  # those who gave it another length
         for other in step.cancel:
             self._give_up(other, hedged=True, gave=asked)
-
-    def _failing(self, error: IcnError) -> None:
-        known, self._unstored_at = self._unstored_at, self._clock()
-        if known is None:
-            _LOG.error("blocks cannot be stored, and are passed on from memory: %s", error)
 
     def _do(self, step: Step) -> None:
         for fetch in step.cancel:
@@ -401,7 +335,7 @@ class Forwarder:
                 starved = True
                 break
             room = None
-            if self._can_be_held(fetch.length, now):
+            if self._may_come(fetch.length, now):
                 room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
             if room is None:
                 # As long as others get room, the queue moves and patience begins anew.
@@ -414,7 +348,7 @@ class Forwarder:
                 self._turns.remove(serial)
                 del self._pending[serial]
                 text = "no room: the cache's budget is all pinned or being sent"
-                if self._unstored_at is not None:
+                if self._storage.failing:
                     text = "no room: blocks cannot be stored, and memory is full of blocks"
                 step = self._pit.drop(fetch, Reason.NO_SPACE, text)
                 for other in step.cancel:
@@ -479,7 +413,7 @@ class Forwarder:
                 continue
             fetch = pending.fetch
             room = None
-            if self._can_be_held(fetch.length, now):
+            if self._may_come(fetch.length, now):
                 room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
             if room is None:
                 continue
@@ -488,19 +422,8 @@ class Forwarder:
             self._metrics.hedges.labels(fetch.upstream).inc()
             self._ask(second, room, now)
 
-    def _can_be_held(self, length: int, now: float) -> bool:
-        """While nothing can be stored: has memory room for it and for all that is under way?
-
-        One alone is tried in any case, to see whether blocks are stored again; but not over and
-        over while memory is full of what slow readers are sent.
-        """
-        if self._unstored_at is None:
-            return True
-        coming = self._holdings.content.reserved_bytes + length
-        if self._overflow.has_room(coming):
-            return True
-        calm = now - self._unstored_at >= _CALM_S or not self._overflow.can_ever_fit(length)
-        return calm and coming == length
+    def _may_come(self, length: int, now: float) -> bool:
+        return self._storage.may_come(length, self._holdings.content.reserved_bytes, now)
 
     def _do_later(self, step: Step) -> None:
         """Refusals have no consequences here, so this does not lead back to `_go_on`."""

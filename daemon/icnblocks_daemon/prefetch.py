@@ -27,8 +27,8 @@ from icnblocks.errors import (
 from icnblocks.store.whole import write_whole
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
-from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.holdings import shielded
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.prefetch_order import Order, load_order, pack_order
 from icnblocks_daemon.prefetch_pace import bucket_of, may_ask
 from icnblocks_daemon.prefetch_report import gauges, report

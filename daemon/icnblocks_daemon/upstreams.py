@@ -33,7 +33,7 @@ from icnblocks.limits import MAX_HOPS
 from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
 from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.couriers import Courier
-from icnblocks_daemon.forwarder import Hint
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.questions import Questions, Race
 from icnblocks_daemon.reasons import failure_of
 from icnblocks_daemon.strategies import Failure

@@ -8,8 +8,9 @@ from icnblocks.testing.exchange import make_model
 from icnblocks.wire.bundle import Order, Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Refuse, Send, SendBytes
-from icnblocks_daemon.forwarder import Hint
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.overflow import Overflow
+from icnblocks_daemon.storage import Storage
 from tests.daemon.test_prefetch_driver import Bench
 
 MODEL = make_model("acme/listed", size=6 * 65536, seed=66)
@@ -128,7 +129,8 @@ async def test_all_who_wait_are_told_also_when_the_index_of_places_cannot_be_rea
         Answer((want,), Hint(), bench.holdings, bench.forwarder, 4, 1 << 20) for _ in range(3)
     ]
     assert [answer.next() for answer in answers] == [None] * 3
-    bench.holdings.overflow = bench.forwarder._overflow = Overflow(1 << 20)
+    bench.holdings.overflow = Overflow(1 << 20)
+    bench.forwarder._storage = Storage(bench.holdings.overflow)
     bench.holdings.overflow.put(verify(want.digest, MODEL.blocks[want.digest]))
 
     def broken(*_):

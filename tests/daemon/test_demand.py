@@ -59,7 +59,7 @@ def test_the_replay_of_a_daemons_trace_says_what_the_daemon_did(origin, library,
     with start_edge(tmp_path / "edge", *options(origin, *more)) as edge:
         hits = [pull(edge, library[n]) for n in (0, 1, 2, 0, 3, 4, 1, 0, 0, 5, 3, 0)]
     assert 0 < sum(hits) < len(hits)
-    command = "from icnblocks_tools.main import sim; sim()"
+    command = "from icnblocks_tools.entry import sim; sim()"
     done = subprocess.run(
         [sys.executable, "-c", command, "replay", str(trace), "--policy", "lru",
          "--capacity", "16MiB", "--json"],

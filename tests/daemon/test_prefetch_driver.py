@@ -15,8 +15,9 @@ from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.memory import MemoryStore
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.fib import Fib
-from icnblocks_daemon.forwarder import Forwarder, Hint
+from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.pit import Pit
 from icnblocks_daemon.prefetch import Prefetch, kept_order

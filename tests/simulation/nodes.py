@@ -24,9 +24,10 @@ from icnblocks.wire.havemap import HaveMap
 from icnblocks_daemon.answer import Answer, Send, SendBytes
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.fib import Fib
-from icnblocks_daemon.forwarder import Forwarder, Hint
+from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
 from icnblocks_daemon.http.outlet import SMALL_BYTES
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.neighbours import Deals, Neighbours
 from icnblocks_daemon.overflow import Overflow

@@ -24,9 +24,9 @@ from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Refuse, Send
-from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.http.names import hint_of, via_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
+from icnblocks_daemon.interests import Hint
 
 if TYPE_CHECKING:
     from icnblocks.store.base import Lease

@@ -19,10 +19,10 @@ from icnblocks.wire.frames import (
     nack_frame,
 )
 from icnblocks_daemon.answer import Answer, Send, SendBytes
-from icnblocks_daemon.forwarder import Hint
 from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.http.names import via_of
 from icnblocks_daemon.http.outlet import SMALL_BYTES, CutOffError, Outlet
+from icnblocks_daemon.interests import Hint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,8 +17,9 @@ from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Refuse, Send
 from icnblocks_daemon.fib import Fib
-from icnblocks_daemon.forwarder import Forwarder, Hint
+from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.pit import Pit
 from icnblocks_daemon.strategies import make_strategy

@@ -13,8 +13,9 @@ from icnblocks.store.memory import MemoryStore
 from icnblocks.wire.bundle import HERE_ONLY, Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.fib import Fib
-from icnblocks_daemon.forwarder import Forwarder, Hint
+from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.overflow import Overflow
 from icnblocks_daemon.pit import Pit
