@@ -93,12 +93,15 @@ def publish(
         kind = Kind.ADAPTER
     heard.begun("hashing", size_of(directory))
     with Scanning(directory, progress=heard.moved) as scanning:
+        from icnblocks.client.endpoint import Endpoint
         from icnblocks.client.settings import load_settings
         from icnblocks.publish.ways import Wish, in_place, publisher_key, to_origin
 
         if kind is None:
             kind = Kind.BASE if any(directory.rglob("*.safetensors")) else Kind.PACK
         settings = settings or load_settings()
+        if to is not None:
+            Endpoint.parse(to)  # before a key is made for nothing
         signer = publisher_key(settings, wanted.publisher, key, heard)
         wish = Wish(wanted, base_name, kind, lifetime)
         if to is not None:

@@ -9,11 +9,12 @@ from icnblocks.client.patience import Waiter
 from icnblocks.client.settings import load_settings
 from icnblocks.client.source import RecordAnswer
 from icnblocks.client.trust import KnownPublishers
-from icnblocks.errors import ChangedError, NotFoundError, TrustError
+from icnblocks.errors import ChangedError, NotFoundError, TrustError, UsageError
 from icnblocks.manifest.model import Kind
 from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
 from icnblocks.naming import Digest, Name
 from icnblocks.publish.deliver import known_record, send
+from icnblocks.publish.facade import publish
 from icnblocks.publish.keys import PublisherKey
 from icnblocks.publish.scan import scan
 from icnblocks.publish.ways import check_base
@@ -115,3 +116,12 @@ def test_a_file_that_changes_before_it_is_sent_is_said_to_have_changed(tmp_path,
     change(tmp_path / "file")
     with pytest.raises(ChangedError, match="file"):
         send(Fresh(), BASE, found, PublisherKey(MINE), 0)
+
+
+def test_a_url_that_is_none_is_said_before_a_key_is_made(settings, tmp_path):
+    """Catches: a first key, and a fingerprint to tell others, of a publish that cannot be."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes").write_text("x")
+    with pytest.raises(UsageError, match="URL"):
+        publish(tmp_path / "model", "acme/m", to="edge:4260", settings=settings)
+    assert not (settings.keys / "acme.pem").exists()
