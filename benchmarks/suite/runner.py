@@ -154,8 +154,6 @@ def play(
         RuntimeError: if icnblocks fails, or a peer that had not failed before.
     """
     found: dict[str, list[Cost]] = {side.name: [] for side in stage.sides}
-    # What the stage wrote goes to disk once, now. What the runs write is removed before that.
-    os.sync()
     for number in range(runs):
         for at in order(len(stage.sides), number):
             side = stage.sides[at]
@@ -163,6 +161,7 @@ def play(
                 continue
             try:
                 side.before()
+                os.sync()  # what others wrote is not on its way to the disk during this run
                 warm(side.reads)
                 make_ready(stage.touch_bytes)
                 cost = spend(side)
