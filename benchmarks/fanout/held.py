@@ -17,8 +17,9 @@ import sys
 import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401  (by the first record)
 
 import icnblocks.puller  # noqa: F401
-import icnblocks_tools.fetch  # noqa: F401
-from icnblocks_tools.main import fetch
+import icnblocks_tools.fetch
+import icnblocks_tools.main  # noqa: F401
+from icnblocks_tools.entry import fetch
 
 
 def main() -> None:

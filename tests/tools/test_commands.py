@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy(command):
     """Start-up is what a small pull feels: no asyncio, aiohttp, rich, numpy, cryptography."""
     code = (
         f"import os, sys; sys.argv = ['icn', '{command}', '--help']; os._exit = sys.exit\n"
-        "from icnblocks_tools.main import main\n"
+        "from icnblocks_tools.entry import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'asyncio', 'aiohttp', 'rich', 'numpy', 'cryptography', 'torch', 'sqlite3'}\n"
@@ -40,6 +40,25 @@ def test_help_imports_nothing_heavy(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("HEAVY []\n")
     assert "Examples:" in done.stdout or command == "verify"
+
+
+@pytest.mark.parametrize("early", ["click", "icnblocks_tools.fetch"])
+def test_an_interrupt_while_a_command_is_imported_ends_it_without_a_word(early):
+    """Catches: a traceback for who presses Ctrl-C in the first tenth of a second."""
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == '{early}': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['icn-fetch', '--help']\n"
+        "from icnblocks_tools.entry import fetch\n"
+        "fetch()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

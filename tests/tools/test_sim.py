@@ -226,7 +226,7 @@ def test_no_replay_outlives_the_command(trace, number):
     code = (
         "import os, sys\n"
         "from icnblocks.cache.replay.replay import Replay\n"
-        "from icnblocks_tools.main import sim\n"
+        "from icnblocks_tools.entry import sim\n"
         "def endless(self, tell):\n"
         "    os.write(1, b'x')\n"
         "    while True: tell(1)\n"
@@ -279,7 +279,7 @@ def test_standard_input_that_is_closed_is_said():
 def test_help_of_every_command_is_fast_to_import():
     code = (
         "import os, sys; os._exit = sys.exit\n"
-        "from icnblocks_tools.main import sim\n"
+        "from icnblocks_tools.entry import sim\n"
         "heavy = {'asyncio', 'rich', 'numpy', 'scipy', 'matplotlib', 'multiprocessing', 'blake3'}\n"
         "try: sim()\n"
         "except SystemExit: pass\n"

@@ -110,7 +110,7 @@ def test_an_interrupt_ends_a_solver(bound):
     """It was noticed when the solver was done, after minutes."""
     code = (
         "import scipy.optimize, threading\n"
-        "from icnblocks_tools.main import sim\n"
+        "from icnblocks_tools.entry import sim\n"
         "def endless(*_, **__):\n"
         "    print('solving', file=__import__('sys').stderr, flush=True)\n"
         "    from hashlib import pbkdf2_hmac\n"

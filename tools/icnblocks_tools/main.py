@@ -1,4 +1,4 @@
-"""The `icn` command, and its short forms `icn-fetch`, `icn-publish`, `icn-show` and so on.
+"""The `icn` command, and how every command is run as a program.
 
 Commands are imported when they are run, so that `--help` is fast. This module turns every error
 into one line and a stable exit code; it must not do any command's work.
@@ -40,6 +40,11 @@ _WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
 @click.group(cls=LazyGroup, table=COMMANDS)
 def icn() -> None:
     """Named blocks of model parameters: publish, fetch, look, verify, serve, simulate."""
+
+
+def command(name: str) -> click.Command:
+    """The command of a program: `icn`, or one of its short forms, `icn-` and its name there."""
+    return icn if name == "icn" else load(COMMANDS[name.removeprefix("icn-")][0])
 
 
 def report(error: IcnError, *, as_json: bool) -> None:
@@ -130,33 +135,3 @@ def _fail(error: IcnError, *, as_json: bool) -> NoReturn:
 def _hush() -> None:
     """Let nothing more go to standard output, whose buffer Python would try to empty at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def main() -> NoReturn:
-    """Entry point of `icn`."""
-    run(icn, "icn")
-
-
-def fetch() -> NoReturn:
-    """Entry point of `icn-fetch`."""
-    run(load(COMMANDS["fetch"][0]), "icn-fetch")
-
-
-def publish() -> NoReturn:
-    """Entry point of `icn-publish`."""
-    run(load(COMMANDS["publish"][0]), "icn-publish")
-
-
-def show() -> NoReturn:
-    """Entry point of `icn-show`."""
-    run(load(COMMANDS["show"][0]), "icn-show")
-
-
-def verify() -> NoReturn:
-    """Entry point of `icn-verify`."""
-    run(load(COMMANDS["verify"][0]), "icn-verify")
-
-
-def sim() -> NoReturn:
-    """Entry point of `icn-sim`."""
-    run(load(COMMANDS["sim"][0]), "icn-sim")

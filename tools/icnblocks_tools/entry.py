@@ -1,0 +1,50 @@
+"""Where the commands begin: `icn`, and its short forms `icn-fetch`, `icn-publish` and so on.
+
+Nothing is imported here before an interrupt may come: until there is somebody to answer it in a
+line, it ends the program as it ends any other, without a traceback. This module must not do more.
+"""
+
+import signal
+from typing import NoReturn
+
+
+def _begin(name: str) -> NoReturn:
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from icnblocks_tools.main import command, run
+
+    found = command(name)
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(found, name)
+
+
+def main() -> NoReturn:
+    """Entry point of `icn`."""
+    _begin("icn")
+
+
+def fetch() -> NoReturn:
+    """Entry point of `icn-fetch`."""
+    _begin("icn-fetch")
+
+
+def publish() -> NoReturn:
+    """Entry point of `icn-publish`."""
+    _begin("icn-publish")
+
+
+def show() -> NoReturn:
+    """Entry point of `icn-show`."""
+    _begin("icn-show")
+
+
+def verify() -> NoReturn:
+    """Entry point of `icn-verify`."""
+    _begin("icn-verify")
+
+
+def sim() -> NoReturn:
+    """Entry point of `icn-sim`."""
+    _begin("icn-sim")
