@@ -8,6 +8,7 @@ This module must not talk to people.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -145,6 +146,7 @@ class Puller:
         self._settings = settings
         self._listener: Listener = listener or _Logged()
         self._overwrite = overwrite
+        self._left = threading.Event()
         with ExitStack() as stack:
             with opening_store():
                 self.catalog = Catalog(settings.store / CATALOG)
@@ -159,7 +161,7 @@ class Puller:
                 stack.callback(source.close)
             self.resolver = Resolver(
                 self.sources, self.catalog, trust, time.time, self._listener.warned,
-                patience_s=settings.retry_s,
+                patience_s=settings.retry_s, pause=self._left.wait,
             )  # fmt: skip
             self._follower: Follower | None = None
             self.sharer: Sharer | None = None
@@ -206,6 +208,7 @@ class Puller:
         return self._pull_one(resolved, path, base, follower)
 
     def _hang_up(self) -> None:
+        self._left.set()
         for source in self.sources:
             source.close()
 

@@ -180,14 +180,15 @@ class Gathering(Scheduler[HintT]):
         self._dealing.discard(source)
         if indexes is None:
             self._never_deals.add(source)
-        elif not indexes:
-            self._dealt_nothing.add(source)
-            self._empty[source] = self._empty.get(source, 0) + 1
-            if self._empty[source] == _STRIKES:
-                self._never_deals.add(source)
-        else:
+            return
+        self.swarm.dealt(source, indexes)
+        if self.swarm.has_dealt(source):
             self._empty[source] = 0
-            self.swarm.dealt(source, indexes)
+            return
+        self._dealt_nothing.add(source)  # or what is here already
+        self._empty[source] = self._empty.get(source, 0) + 1
+        if self._empty[source] == _STRIKES:
+            self._never_deals.add(source)
 
     def next_bundle(self, source: int, now: float) -> Bundle[HintT] | float | None:
         """See Scheduler."""
@@ -220,15 +221,23 @@ class Gathering(Scheduler[HintT]):
 
     def _draw(self, queue: Queue[HintT], source: int) -> tuple[Want, ...]:
         self._dealt_nothing.discard(source)
-        drawn = [
-            self._open[digest]
-            for digest in self.swarm.dealt_to(source)
-            if source not in self._setbacks.refusers(digest)
-        ]
+        # What others refused, or lack, waits in a line of its own, and is asked for alone: who
+        # fails with a bundle hands it on to those who may be asked for all of it.
+        dealt = [self._open[digest] for digest in self.swarm.dealt_to(source)]
+        drawn = [want for want in dealt if self._is_alike(want, queue)]
         if not drawn:
             return super()._draw(queue, source)
         self._lines.waiting_bytes -= sum(want.length for want in drawn)
         return tuple(drawn)
+
+    def _plain(self, want: Want) -> Queue[HintT]:
+        """Where a want waits with those that the same sources have refused."""
+        return Queue(self._hint, self._setbacks.refusers(want.digest))
+
+    def _is_alike(self, want: Want, queue: Queue[HintT]) -> bool:
+        """Whether the same sources may be asked for it as for those of a queue."""
+        place = self._lines.placed(want, self._plain(want))
+        return (place.refused, place.lacking) == (queue.refused, queue.lacking) and not queue.doubt
 
     def _hold_back(self, source: int, queue: Queue[HintT], now: float) -> float | None:
         if not len(self.swarm) or self.swarm.rare():
@@ -325,9 +334,7 @@ class Gathering(Scheduler[HintT]):
         for digest in digests:
             want = self._taken_back(bundle, digest)
             if want is not None:
-                # Among those that the same sources have refused.
-                refused = self._setbacks.refusers(digest)
-                self._wait(want, Queue(self._hint, refused), first=True)
+                self._wait(want, self._plain(want), first=True)
 
     def _verdict(self, queue: Queue[HintT], now: float) -> list[Refusal]:
         refusals = super()._verdict(queue, now)

@@ -387,7 +387,12 @@ class Connection:
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
         until = time.monotonic() + self._options.connect_s
         for number, (family, kind, proto, _, where) in enumerate(found):
-            sock = self._held(socket.socket(family, kind, proto))
+            try:
+                sock = socket.socket(family, kind, proto)
+            except OSError as error:  # a family that this host does not have
+                failure = error if number == 0 else failure
+                continue
+            self._held(sock)
             try:
                 # An even share: an address that swallows packets leaves time for the next.
                 share = (until - time.monotonic()) / (len(found) - number)

@@ -72,10 +72,7 @@ class Lines(Generic[HintT]):
 
     def line_up(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
         """Put a want that waits where those wait that the same sources may be asked for."""
-        if self._lacks or queue.lacking:
-            lacking = [index for index, lacks in self._lacks.items() if want.digest in lacks]
-            pressed = want.digest in self.pressed
-            queue = replace(queue, lacking=frozenset(() if pressed else lacking))
+        queue = self.placed(want, queue)
         line = self._lines.get(queue)
         if line is None:
             line = self._lines[queue] = deque()
@@ -83,6 +80,14 @@ class Lines(Generic[HintT]):
             line.appendleft(want)
         else:
             line.append(want)
+
+    def placed(self, want: Want, queue: Queue[HintT]) -> Queue[HintT]:
+        """The same queue, but of those that the same sources say that they lack."""
+        if not (self._lacks or queue.lacking):
+            return queue
+        lacking = [index for index, lacks in self._lacks.items() if want.digest in lacks]
+        pressed = want.digest in self.pressed
+        return replace(queue, lacking=frozenset(() if pressed else lacking))
 
     def told(self, source: int, known: Iterable[Digest], lacking: Collection[Digest]) -> None:
         """A source said which of the `known` blocks it does not hold and would not fetch."""

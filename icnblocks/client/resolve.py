@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.hedged import answers
 from icnblocks.errors import (
+    BusyError,
     ForeignError,
     FormatError,
     IcnError,
@@ -123,7 +124,7 @@ class Resolver:
         warn: Callable[[str], None] = lambda _: None,
         *,
         patience_s: float = 60.0,
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._sources = sources
         self._catalog = catalog
@@ -204,11 +205,8 @@ class Resolver:
                 self._warn(f"using what is known of {name}: {failure}")
             self._trust.judge(known, accepted=True)
             return known
-        unreached = [error for error in failures if isinstance(error, SourceError)]
         if failures:
-            first = (unreached or failures)[0]
-            others = [str(failure) for failure in failures if failure is not first]
-            raise type(first)("; ".join([str(first), *others]), hint=first.hint)
+            raise _all_of(failures)
         raise NotFoundError(
             f"{name} is not on this machine and no source was asked",
             hint=NO_SOURCE,
@@ -293,8 +291,18 @@ class Resolver:
             if not self._waited(rounds, name, failures):
                 break
         if failures:
-            raise failures[0]
+            raise _all_of(failures)
         raise NotFoundError(f"the manifest {digest} of {name} is not on this machine")
+
+
+def _all_of(failures: Sequence[IcnError]) -> IcnError:
+    """What stands for all: a failure that may pass, where there is one, since who could not be
+    asked may know.
+    """
+    unsure = [error for error in failures if isinstance(error, (SourceError, BusyError))]
+    first = (unsure or failures)[0]
+    others = [str(failure) for failure in failures if failure is not first]
+    return type(first)("; ".join([str(first), *others]), hint=first.hint)
 
 
 def record_of(source: Source, name: Name) -> tuple[bytes, Record]:

@@ -129,7 +129,7 @@ class SourceState:
         if self.retry_at <= now or not self.failures:
             doublings = min(max(doublings, self.failures), _MOST_DOUBLINGS)
             wait = min(options.first_s * 2.0**doublings, options.longest_s)
-            self.retry_at = now + wait * (0.5 + 0.5 * chance)
+            self.retry_at = max(self.retry_at, now + wait * (0.5 + 0.5 * chance))
             self.failures += 1
         self.retry_at = max(self.retry_at, now + after_s)
         if budget_s is not None and now - self.failing_since >= budget_s:

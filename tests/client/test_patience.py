@@ -1,11 +1,14 @@
 """Busy sources: waited for as long as they ask, asked again, and given up in the end."""
 
 from itertools import count
+from random import Random
 
 import pytest
 
 from icnblocks.client.patience import Patience, Waiter
+from icnblocks.client.scheduler import RetryOptions, Scheduler
 from icnblocks.client.source import Source, ThrottledError
+from icnblocks.errors import SourceError
 from icnblocks.naming import Digest, Name
 from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.wire.bundle import Want, pack_indexes
@@ -122,3 +125,16 @@ def test_uploads_and_sources_without_a_waiter_raise_at_once():
         with Source(server.url) as source, pytest.raises(ThrottledError):
             source.record(NAME)
     assert time.waits == []
+
+
+def test_who_asked_to_be_left_alone_is_though_another_request_of_it_fails():
+    """Catches: a block on another lane, a connection cut, and 2 s instead of the 30 asked for."""
+    wants = [Want(Digest(bytes([number]) * 32), 1 << 20) for number in range(100)]
+    scheduler = Scheduler([("a", 2)], Random(1), RetryOptions())
+    scheduler.add(wants, "hint", 0.0)
+    one, two = scheduler.next_bundle(0, 0.0), scheduler.next_bundle(0, 0.0)
+    busy = ThrottledError("busy", after_s=30.0)
+    scheduler.failed(one, list(one.left), busy, 1.0, after_s=30.0)
+    scheduler.arrived(two, two.wants[0].digest, 1.5)
+    scheduler.failed(two, list(two.left), SourceError("cut"), 2.0)
+    assert scheduler.next_bundle(0, 30.0) == 31.0

@@ -12,7 +12,7 @@ from icnblocks.client.answers import ThrottledError
 from icnblocks.client.resolve import Resolver
 from icnblocks.client.source import RecordAnswer, Source
 from icnblocks.client.trust import KnownPublishers, Trust
-from icnblocks.errors import IcnError, SourceError, TrustError
+from icnblocks.errors import IcnError, NotFoundError, SourceError, TrustError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.cutting import build_manifest
 from icnblocks.manifest.model import Kind
@@ -297,3 +297,28 @@ def test_a_remembered_record_that_has_rotted_is_asked_for_anew(follow, catalog, 
     asked = Origin()
     assert follow(asked, max_age_s=50) == ONE
     assert not asked.asked
+
+
+@pytest.mark.parametrize("what", ["record", "manifest"])
+@pytest.mark.parametrize("other", [SourceError("refused"), ThrottledError("busy", after_s=90.0)])
+def test_nobody_says_not_found_while_somebody_could_not_be_asked(catalog, tmp_path, what, other):
+    """Catches: exit code 4, which no script tries again, of a name that a busy source may know."""
+
+    class Lacks:
+        def record(self, name):
+            raise NotFoundError("no such name")
+
+        def manifest(self, digest, **_):
+            raise NotFoundError("no such manifest")
+
+    class Away:
+        def record(self, name):
+            raise other
+
+        def manifest(self, digest, **_):
+            raise other
+
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    resolver = Resolver([Lacks(), Away()], catalog, trust, lambda: 100.0)
+    with pytest.raises(type(other), match="no such"):
+        resolver.resolve(NAME) if what == "record" else resolver.manifest(NAME, ONE)

@@ -20,6 +20,7 @@ from icnblocks.client.settings import load_settings
 from icnblocks.errors import FormatError, IcnError, NotFoundError, StorageError, UsageError
 from icnblocks.manifest.model import Kind, Tensor
 from icnblocks.publish.facade import publish
+from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.testing.models import Part, lora, noise, write_llama, write_safetensors
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.testing.relay import Relay
@@ -193,6 +194,14 @@ def test_leaving_ends_the_wait_for_a_source_that_does_not_answer(stream, patient
         pulled = stream(NAME, url, settings=patient)
         assert leaves_soon(pulled, lambda: held.append(silent.accept()[0]))
         held[0].close()
+
+
+def test_leaving_ends_the_wait_for_a_busy_source(stream, patient):
+    """Catches: `Retry-After: 25`, and a block that is left 25 seconds later."""
+    busy = Reply(503, b'{"error":"busy","message":"later"}', {"Retry-After": "25"})
+    with LyingServer({}, respond=lambda _: busy) as server:
+        pulled = stream(NAME, server.url, settings=patient)
+        assert leaves_soon(pulled, lambda: poll_until(lambda: server.requests))
 
 
 def test_leaving_ends_the_pull_of_a_base(origin, stream, patient):

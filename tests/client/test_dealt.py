@@ -1,0 +1,62 @@
+"""What a source deals is advice: it must not bind others, nor keep a pull from going on."""
+
+from random import Random
+
+from icnblocks.client.gathering import Deal, Gathering
+from icnblocks.client.scheduler import Bundle, RetryOptions
+from icnblocks.errors import SourceError
+from icnblocks.limits import BLOCK_BYTES
+from icnblocks.naming import Digest
+from icnblocks.wire.bundle import Want
+from icnblocks.wire.frames import Reason
+
+BLOCKS = [Digest(number.to_bytes(32, "big")) for number in range(200)]
+
+
+def two_sources() -> Gathering[str]:
+    made = Gathering([("a", 2), ("b", 2)], Random(1), RetryOptions(), blocks=BLOCKS, hint="h")
+    made.add([Want(digest, BLOCK_BYTES) for digest in BLOCKS], "h", 0.0)
+    return made
+
+
+def asked(scheduler: Gathering[str], source: int, now: float) -> Bundle[str]:
+    step = scheduler.next_bundle(source, now)
+    assert isinstance(step, Bundle)
+    return step
+
+
+def gives_all(scheduler: Gathering[str], source: int, now: float) -> None:
+    while isinstance(step := scheduler.next_bundle(source, now), Bundle):
+        for want in step.wants:
+            scheduler.arrived(step, want.digest, now)
+        scheduler.finished(step, step.got, 0.1)
+
+
+def test_what_one_source_refused_does_not_mark_what_another_dealt() -> None:
+    """Catches: one block that a lacks, and a is never asked for all that b dealt with it."""
+    scheduler = two_sources()
+    first = asked(scheduler, 0, 0.0)
+    scheduler.nacked(first, first.wants[0].digest, Reason.NOT_FOUND, "", 0.1)
+    for want in first.wants[1:]:
+        scheduler.arrived(first, want.digest, 0.1)
+    scheduler.finished(first, first.got, 0.1)
+    assert isinstance(scheduler.deal(1, 0.2), Deal)
+    scheduler.dealt(1, range(100, 140))
+    under_way = [asked(scheduler, 1, 0.3), asked(scheduler, 1, 0.3)]
+    gives_all(scheduler, 0, 0.4)
+    for bundle in under_way:
+        scheduler.failed(bundle, list(bundle.left), SourceError("down"), 1.0)
+        scheduler.finished(bundle, 0, 0.1)
+    gives_all(scheduler, 0, 2.0)
+    assert len(scheduler) == 1, "all but the one that a lacks"
+
+
+def test_a_source_that_deals_what_is_here_is_asked_for_blocks_all_the_same() -> None:
+    """Catches: a pull that asks for deals for ever, and for no block."""
+    scheduler, deals = two_sources(), 0
+    scheduler.cancel(BLOCKS[:1])
+    while isinstance(scheduler.deal(0, 0.0), Deal):
+        scheduler.dealt(0, [0])
+        deals += 1
+        assert deals < 10
+    assert asked(scheduler, 0, 0.0).wants
