@@ -126,6 +126,26 @@ def test_an_adapter_is_planned_with_the_base_it_is_pulled_with():
         assert bool(len(whole)) is kept
 
 
+def test_an_adapter_is_planned_alone_if_its_base_does_not_fit():
+    """Catches: no adapter worth anything, since a base that can never be here is missing."""
+    world = World(blocks=8, objective="hits")
+    world.learn("base", " ".join(f"b{number}" for number in range(10)))
+    for name in ("a1", "a2"):
+        world.learn(name, f"{name}.1 {name}.2", base="base")
+    world.request("base a1 base a1 base a2")
+    plan = world.plan()
+    assert sorted(plan.kept[plan.kept == 2 * BLOCK]) == [2 * BLOCK] * 2
+
+
+def test_no_room_is_planned_for_a_block_that_can_never_be_here():
+    """Catches: the room kept for it, and nothing else planned."""
+    world = World(blocks=4)
+    world.policy.learn(manifest_digest("huge"), {block("h"): 6 * BLOCK}, None)
+    world.learn("small", "s1 s2")
+    world.request("huge huge huge huge small")
+    assert world.plan().kept.sum() == 2 * BLOCK
+
+
 def test_what_the_plan_does_not_keep_passes_through(world):
     """In the order in which it came, before anything that is planned."""
     world.learn("hot", "h1 h2")

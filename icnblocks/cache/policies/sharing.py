@@ -150,6 +150,9 @@ class Sharing(Policy):
         """Its rate begins with that of its kin, if it has any."""
         if manifest in self._blocks.models:
             return
+        if self._capacity is not None and max(blocks.values(), default=0) > self._capacity:
+            # No room is planned for what can never be here.
+            blocks = {block: size for block, size in blocks.items() if size <= self._capacity}
         model = self._blocks.learn(manifest, blocks, base)
         prior = 0.0
         if self._rates.requests:

@@ -69,7 +69,7 @@ class Outline:
 
         typical = float(rate @ self._bytes / max(float(rate.sum()), 1e-300))
         self.costs = upstream, byte = objective.costs(typical)
-        starts, members = self._with_bases(rate)
+        starts, members = self._with_bases(rate, capacity)
         return Problem(
             capacity=max(0, capacity),
             numbers=self._numbers,
@@ -106,13 +106,17 @@ class Outline:
         ]
         self._adapters, self._bases = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
-    def _with_bases(self, rate: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _with_bases(
+        self, rate: NDArray[np.float64], capacity: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What models need: their groups, and, if they are pulled with their base, the base's.
 
-        Judged from the requests: who has the base already does not ask for it.
+        Judged from the requests: who has the base already does not ask for it. Where both do not
+        fit, an adapter is kept for itself: with a base that cannot be here it is worth nothing.
         """
         asked = np.bincount(self._bases, rate[self._adapters], len(rate))
         together = rate[self._bases] >= _TOGETHER * asked[self._bases]
+        together &= self._bytes[self._bases] + self._bytes[self._adapters] <= capacity
         adapters, bases = self._adapters[together], self._bases[together]
         if not len(adapters):
             return self._starts, self._members

@@ -72,8 +72,9 @@ def advise(
 ) -> None:
     """Say what each policy reaches at each size on TRACE, and advise on both.
 
-    The best policy is the one with the least mean pull time over all sizes; the size is the
-    smallest that brings nine tenths of what the largest one brings.
+    The best policy is the one with the least mean pull time over all sizes (of those within 0.5 %
+    of it, the one named first); the size is the smallest that brings nine tenths of what the
+    largest one brings.
 
     \b
     Examples:
