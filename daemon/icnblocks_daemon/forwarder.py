@@ -324,16 +324,24 @@ class Forwarder:
         """Ask for what waits, as far as upstreams and the budget have room."""
         now = self._clock()
         passed: set[Line] = set()
+        stalled = self._strategy.stalled(now)
+        held: set[str] = set()  # upstreams of which enough is under way
         starved = False
         for serial, line in self._turns.heads(passed, now):
             pending = self._pending[serial]
             fetch = pending.fetch = self._chosen(pending.fetch, now)
-            if not self._strategy.may_ask(fetch.upstream, fetch.length, now, _model_of(fetch)):
+            may_ask = self._strategy.may_ask(fetch.upstream, fetch.length, now, _model_of(fetch))
+            if fetch.upstream in held or not may_ask:
                 passed.add(line)
                 continue
-            if self._under_way.is_enough(fetch.length, now):
+            of_others = sum(owed for url, owed in stalled.items() if url != fetch.upstream)
+            if self._under_way.is_enough(fetch.length, of_others, now):
                 starved = True
-                break
+                if not stalled:
+                    break
+                held.add(fetch.upstream)
+                passed.add(line)
+                continue
             room = None
             if self._may_come(fetch.length, now):
                 room = self._holdings.content.reserve(fetch.digest, fetch.length, now)

@@ -43,14 +43,21 @@ class UnderWay:
             self._forget(now)
             self._landed.append((now, digest, length))
 
-    def is_enough(self, length: int, now: float) -> bool:
-        """Is as much under way as may push other content out of a full cache?"""
+    def is_enough(self, length: int, stalled: int, now: float) -> bool:
+        """Is as much under way as may push other content out of a full cache?
+
+        Args:
+            length: bytes that come besides.
+            stalled: bytes that are owed by other upstreams that give nothing: they do not count,
+                or the blocks of one that is frozen would hold up everybody's.
+            now: the time.
+        """
         content = self._content
         if content.capacity is None or content.fits(length):
             return False
         self._forget(now)
         sending = sum(size for _, digest, size in self._landed if content.is_leased(digest))
-        under_way = content.reserved_bytes + sending
+        under_way = content.reserved_bytes - stalled + sending
         most = min(content.capacity // _PART, MOST)
         return under_way > 0 and under_way + length > max(most, _LEAST)
 

@@ -130,6 +130,11 @@ class Measured(Strategy):
         known = self._standings.get(upstream)
         return known.resting(now) if known is not None else 0.0
 
+    def stalled(self, now: float) -> dict[str, int]:
+        """See Strategy."""
+        known = self._standings.items()
+        return {url: each.owed for url, each in known if each.silence(now) >= STALLED_S}
+
     def standing(self, upstream: str) -> Standing:
         """See Strategy."""
         known = self._standings.get(upstream)

@@ -116,6 +116,10 @@ class Strategy(Protocol):
         """Seconds for which it is passed over when there is another; 0 when it is well."""
         ...
 
+    def stalled(self, now: float) -> dict[str, int]:
+        """Upstreams that owe something and give nothing any more: the bytes that each owes."""
+        ...
+
     def standing(self, upstream: str) -> Standing:
         """What is known of it, to be read only."""
         ...
