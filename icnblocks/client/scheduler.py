@@ -285,7 +285,7 @@ class Scheduler(Generic[HintT]):
         """
         state = self.sources[bundle.source]
         state.late = False
-        if state.failing_since is not None or not state.good or state.given_up:
+        if state.failures or not state.good or state.given_up:
             state.well()
         holder = self._flying.get(digest)
         want = self._open.pop(digest, None)
@@ -318,8 +318,7 @@ class Scheduler(Generic[HintT]):
             state.well()
             return self._refused_by(bundle, digest, error, now)
         options = self._options
-        patience_s = options.busy_s if reason is Reason.BUSY else options.retry_s
-        self._setback(state, error, now, patience_s)
+        self._setback(state, error, now, busy=reason is Reason.BUSY)
         if digest in self._open and digest not in self._owed:
             since = self._setbacks.since(digest, bundle.source, now)
             if now - since >= options.retry_s:
@@ -334,7 +333,7 @@ class Scheduler(Generic[HintT]):
         """
         state = self.sources[bundle.source]
         error = CorruptError(f"block {digest} is corrupt at {state.name}")
-        self._setback(state, error, now, None, doublings=state.corrupts)
+        self._setback(state, error, now, doublings=state.corrupts, fatal=False)
         state.corrupts += 1
         state.vain += bundle.queue.doubt
         refusals = self._refused_by(bundle, digest, error, now)
@@ -380,8 +379,7 @@ class Scheduler(Generic[HintT]):
         lasting = isinstance(error, (RefusedError, UntrustedError, UsageError)) or (
             isinstance(error, (FormatError, ForeignError)) and not state.good
         )
-        budget_s = options.retry_s if after_s is None else options.busy_s
-        self._setback(state, error, now, budget_s, after_s=after_s or 0.0)
+        self._setback(state, error, now, busy=after_s is not None, after_s=after_s or 0.0)
         if lasting:
             state.given_up = True
             state.retry_at = max(state.retry_at, now + options.longest_s)
@@ -415,12 +413,12 @@ class Scheduler(Generic[HintT]):
         return want
 
     def _setback(
-        self, state: SourceState, error: IcnError, now: float, budget_s: float | None,
-        *, after_s: float = 0.0, doublings: int = 0,
+        self, state: SourceState, error: IcnError, now: float,
+        *, busy: bool = False, fatal: bool = True, after_s: float = 0.0, doublings: int = 0,
     ) -> None:  # fmt: skip
         state.setback(
             error, now, self._options, self._random.random(),
-            budget_s=budget_s, after_s=after_s, doublings=doublings,
+            busy=busy, fatal=fatal, after_s=after_s, doublings=doublings,
         )  # fmt: skip
 
     def cancel(self, digests: Iterable[Digest]) -> list[Digest]:

@@ -63,7 +63,8 @@ class SourceState:
         corrupts: corrupt blocks ever; they are not forgotten.
         vain: blocks that it gave wrong once more when it was told, without a good one between.
         retry_at: demoted until then.
-        failing_since: time of the first failure in the row.
+        failing_since: time of the first failure in the row; that it is busy ends a row.
+        busy_since: when it first said that it was busy, without a block since.
         given_up: it failed for too long, or in a way that does not pass.
         good: it has given a block or a proper refusal.
         late: what it had begun was taken from it, and no block came since.
@@ -82,6 +83,7 @@ class SourceState:
     vain: int = 0
     retry_at: float = 0.0
     failing_since: float | None = None
+    busy_since: float | None = None
     given_up: bool = False
     good: bool = False
     late: bool = False
@@ -103,13 +105,13 @@ class SourceState:
     def well(self) -> None:
         """It gave a block or a proper refusal: what went wrong before is over."""
         self.failures = 0
-        self.failing_since = None
+        self.failing_since = self.busy_since = None
         self.given_up = False
         self.good = True
 
     def setback(
         self, error: IcnError, now: float, options: RetryOptions, chance: float,
-        *, budget_s: float | None, after_s: float = 0.0, doublings: int = 0,
+        *, busy: bool = False, fatal: bool = True, after_s: float = 0.0, doublings: int = 0,
     ) -> None:  # fmt: skip
         """Demote it; only once for what happens while it is demoted already (its other lanes).
 
@@ -118,21 +120,25 @@ class SourceState:
             now: the time.
             options: how patient to be.
             chance: from 0 to 1, for jitter.
-            budget_s: seconds of failures after which it is given up; None never does that.
+            busy: it said that it is busy: it is there, so that it has not failed all the time.
+            fatal: whether it is given up when this has gone on for as long as `options` say.
             after_s: it asked to be left alone for so long.
             doublings: the demotion is at least `first_s` so often doubled.
         """
         self.last_error = error
         self.failures_total += 1
-        if self.failing_since is None:
-            self.failing_since = now
+        if busy:
+            since = self.busy_since = now if self.busy_since is None else self.busy_since
+            self.failing_since = None
+        else:
+            since = self.failing_since = now if self.failing_since is None else self.failing_since
         if self.retry_at <= now or not self.failures:
             doublings = min(max(doublings, self.failures), _MOST_DOUBLINGS)
             wait = min(options.first_s * 2.0**doublings, options.longest_s)
             self.retry_at = max(self.retry_at, now + wait * (0.5 + 0.5 * chance))
             self.failures += 1
         self.retry_at = max(self.retry_at, now + after_s)
-        if budget_s is not None and now - self.failing_since >= budget_s:
+        if fatal and now - since >= (options.busy_s if busy else options.retry_s):
             self.given_up = True
 
     def measured(self, payload: int, seconds: float) -> None:

@@ -138,3 +138,25 @@ def test_who_asked_to_be_left_alone_is_though_another_request_of_it_fails():
     scheduler.arrived(two, two.wants[0].digest, 1.5)
     scheduler.failed(two, list(two.left), SourceError("cut"), 2.0)
     assert scheduler.next_bundle(0, 30.0) == 31.0
+
+
+def test_a_source_that_was_busy_for_long_is_not_given_up_at_its_first_failure():
+    """Catches: ten minutes of patience that end with the first connection that is cut."""
+    wants = [Want(Digest(bytes([number]) * 32), 1 << 20) for number in range(100)]
+    scheduler, now = Scheduler([("a", 1)], Random(1), RetryOptions(retry_s=60.0)), 0.0
+    scheduler.add(wants, "hint", now)
+
+    def ends(error, **how):
+        bundle = scheduler.next_bundle(0, now)
+        refusals = scheduler.failed(bundle, list(bundle.left), error, now, **how)
+        scheduler.finished(bundle, 0, 0.1)
+        return refusals
+
+    while now < 70.0:
+        assert not ends(ThrottledError("busy", after_s=5.0), after_s=5.0)
+        now = scheduler.next_bundle(0, now)
+    while now < 125.0:
+        assert not ends(SourceError("cut"))
+        now = scheduler.next_bundle(0, now)
+    now = 140.0
+    assert len(ends(SourceError("cut"))) == len(wants), "a minute of failures alone ends it"

@@ -165,7 +165,7 @@ class Scene:
         """What may pass is endured for a while: let that be over."""
         if self.condition == "hopeless":
             self.scheduler.sources[0].setback(
-                DOWN, self.now - 60.0, RetryOptions(), 1.0, budget_s=None
+                DOWN, self.now - 60.0, RetryOptions(), 1.0, fatal=False
             )
             self.scheduler.sources[0].retry_at = 0.0
 

@@ -47,11 +47,13 @@ class Scene:
         pass
 
     def in_resting(self):
-        self.fail(self.early)
         if self.condition == "tired":
+            self.fail(self.early, after_s=0.0 if self.event == "busy" else None)
             self.rest_for_long()
             self.now += self.budget
-        elif self.condition == "forgiven":
+            return
+        self.fail(self.early)
+        if self.condition == "forgiven":
             self.on_block()
 
     def in_probing(self):
@@ -64,8 +66,8 @@ class Scene:
     def in_given_up(self):
         self.scheduler.failed(self.early, [], RefusedError("no"), self.now)
 
-    def fail(self, bundle):
-        self.scheduler.failed(bundle, [], DOWN, self.now)
+    def fail(self, bundle, after_s=None):
+        self.scheduler.failed(bundle, [], DOWN, self.now, after_s=after_s)
         self.scheduler.finished(bundle, 0, 0.0)
 
     @property
@@ -75,7 +77,7 @@ class Scene:
     def rest_for_long(self):
         """Rests must outlast the budget to be still under way when it is used up."""
         if self.target_of_entry == "resting":
-            self.scheduler.failed(self.early, [], DOWN, self.now, after_s=2 * self.budget)
+            self.source.retry_at = self.now + 2 * self.budget
 
     def on_lane_free(self):
         step = self.scheduler.next_bundle(0, self.now)
