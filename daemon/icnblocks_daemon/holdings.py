@@ -129,9 +129,19 @@ class Holdings:
         """
         return self.content.touch(digest, self._clock())
 
+    def look(self) -> Callable[[Digest], bool]:
+        """Is it here? As `contains`, but of blocks in place the files are looked at, each once.
+
+        What a publisher is told must hold: a model directory may have been moved or edited since.
+        May be called from any thread; not on the loop, as disks are asked.
+        """
+        store, in_place = self.content.store, self.places.look()
+        return lambda digest: digest in store or in_place(digest)
+
     def missing(self, wants: Iterable[Want]) -> list[int]:
-        """Indexes of the wants that are not here. May be called from any thread."""
-        return [index for index, want in enumerate(wants) if not self.contains(want.digest)]
+        """Indexes of the wants that are not here (see `look`)."""
+        is_here = self.look()
+        return [index for index, want in enumerate(wants) if not is_here(want.digest)]
 
     def requested(self, manifest: Digest, pull: bytes) -> None:
         """A request belongs to this pull: told to the policy once a pull."""

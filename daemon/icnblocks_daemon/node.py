@@ -231,9 +231,9 @@ class Node:
                 yield entry.digest, [shared.setdefault(digest, digest) for digest in blocks]
 
     def absent(self, manifest: bytes) -> int:
-        """How many blocks of an encoded manifest are not here. May be called from any thread."""
-        contains = self.holdings.contains
-        return sum(not contains(digest) for digest in decode(manifest).lengths())
+        """How many blocks of an encoded manifest are not here (see `Holdings.look`)."""
+        is_here = self.holdings.look()
+        return sum(not is_here(digest) for digest in decode(manifest).lengths())
 
     async def keep_plans(self) -> None:
         """Begin plans when they are due, and write the trace; until cancelled."""

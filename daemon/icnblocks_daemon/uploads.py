@@ -82,7 +82,8 @@ class Uploads:
         """
         stored = 0
         for part in unpack_parts(body):
-            if self._holdings.contains(part.digest):
+            # In place does not count: who sends it was told that what lies there cannot be served.
+            if part.digest in self._holdings.content.store:
                 self._parts.drop(part.digest)  # somebody else brought it, or this is a repeat
                 continue
             block = self._parts.add(part, self._clock())

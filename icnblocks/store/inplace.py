@@ -106,6 +106,23 @@ class InPlaceStore:
                 return length
         return None
 
+    def look(self) -> Callable[[Digest], bool]:
+        """As `in`, but files are looked at: true of a block only if it could be leased now.
+
+        What is returned is for one question about many blocks: it looks at each file once.
+        """
+        looked: dict[int, bool] = {}
+
+        def is_here(digest: Digest) -> bool:
+            for file, _, _ in self._spots(digest):
+                if file.number not in looked:
+                    looked[file.number] = self._can_be_sent(file)
+                if looked[file.number]:
+                    return True
+            return False
+
+        return is_here
+
     def open(self, digest: Digest) -> InPlaceLease | None:
         """Lease a block for sending, from the first of its files that is unchanged.
 
@@ -328,6 +345,16 @@ class InPlaceStore:
 
     def _refused(self, file: IndexedFile) -> bool:
         return file.changed or self._unsaved.get(file.number) == file.facts
+
+    def _can_be_sent(self, file: IndexedFile) -> bool:
+        if self._refused(file):
+            return False
+        self._files.drop(file.number)  # what is open can be read though its directory was moved
+        try:
+            self._lease(file, 0, 0).close()
+        except ChangedError:
+            return False
+        return True
 
     def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, int]]:
         with self._reading() as db:
