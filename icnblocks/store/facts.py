@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _CLOCK_REALTIME_COARSE: Final = 5
 """The kernel's clock for file times (clock_gettime(2)); the time module has no name for it."""
@@ -36,6 +37,44 @@ class FileFacts(NamedTuple):
         return cls(
             stat.st_size, _signed(stat.st_mtime_ns), _signed(stat.st_ctime_ns), _signed(stat.st_ino)
         )
+
+
+def open_to_read(path: bytes) -> int:
+    """A descriptor of a file; of a pipe too, without waiting for a writer."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def facts_if(path: bytes, is_right: Callable[[int], bool]) -> FileFacts | None:
+    """A file's facts, if it is right and stayed as it was while it was read.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    fd = open_to_read(path)
+    try:
+        facts = FileFacts.of(os.fstat(fd))
+        right = is_right(fd) and FileFacts.of(os.fstat(fd)) == facts
+    finally:
+        os.close(fd)
+    return facts if right else None
+
+
+def differs(path: bytes, facts: FileFacts) -> bool | None:
+    """Whether a file is gone or no longer what `facts` says; None if nobody can say now."""
+    try:
+        return FileFacts.of(os.stat(path)) != facts
+    except OSError as error:
+        return True if was_taken_out(path, error) else None
+
+
+def was_taken_out(path: bytes, error: OSError) -> bool:
+    """Whether a file that gave `error` is not there, by somebody's will.
+
+    A directory that is away (not mounted) may come back, as may a disk that fails; and what may
+    not be looked at by one user is there for another.
+    """
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return gone and os.path.isdir(os.path.dirname(path))
 
 
 def _signed(number: int) -> int:

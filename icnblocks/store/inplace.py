@@ -9,7 +9,6 @@ must not write to a model directory.
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import threading
@@ -27,7 +26,14 @@ from icnblocks.store.database import (
     storage_errors,
     transaction,
 )
-from icnblocks.store.facts import FileFacts, let_times_move_on
+from icnblocks.store.facts import (
+    FileFacts,
+    differs,
+    facts_if,
+    let_times_move_on,
+    open_to_read,
+    was_taken_out,
+)
 from icnblocks.store.files import OpenFile, OpenFiles
 from icnblocks.store.inplace_index import ChangedFile, Directory, IndexedFile
 from icnblocks.store.late_log import log
@@ -223,7 +229,7 @@ class InPlaceStore:
             if file.path not in facts:
                 raise UsageError(f"no facts are given of {file.path!r}")
             path = os.path.join(_root(root), os.fsencode(file.path))
-            if _facts_now(path) != facts[file.path]:
+            if differs(path, facts[file.path]) is not False:
                 raise _changed(path)
             files.append((os.fsencode(file.path), facts[file.path]))
         with self._writing() as db:
@@ -242,21 +248,23 @@ class InPlaceStore:
     def check(self, root: Path) -> list[str]:
         """Compare the facts of all files of a directory, and mark those that differ.
 
-        A file that is back as it was is right again, unless it was hashed and found wrong.
+        A file that is back as it was is right again, unless it was hashed and found wrong. One
+        that cannot be looked at now, as its disk is away, is not marked.
 
         Returns:
-            Paths below `root` of the files that are missing or changed.
+            Paths below `root` of the files that are missing, changed or cannot be looked at.
         """
         wrong: list[str] = []
         marks: list[tuple[int, int]] = []
         for number, path, facts, changed in self._files_of(root):
-            differs = _facts_now(os.path.join(_root(root), path)) != facts
-            if differs or changed == index.ROTTEN:
+            other = differs(os.path.join(_root(root), path), facts)
+            if other is not False or changed == index.ROTTEN:
                 wrong.append(os.fsdecode(path))
-            if not differs:
+            if other is False:
                 self._told.pop(number, None)
-            if changed != index.ROTTEN and differs != bool(changed):
-                marks.append((int(differs), number))
+                self._unsaved.pop(number, None)
+            if changed != index.ROTTEN and other not in (None, bool(changed)):
+                marks.append((int(not changed), number))
         if marks:
             with self._writing() as db:
                 db.executemany(index.MARK, marks)
@@ -266,25 +274,31 @@ class InPlaceStore:
     def recheck(self, root: Path, is_right: Callable[[str, int], bool]) -> list[str]:
         """Have every file of a directory read again: those that are right are believed again.
 
+        Of one that cannot be read it stays as it is known, unless its facts say that it changed.
+
         Args:
             root: the directory.
             is_right: whether the file of this path below `root`, opened, holds what it should.
 
         Returns:
-            Paths below `root` of the files that do not.
+            Paths below `root` of the files that do not, or cannot be read.
         """
         wrong: list[str] = []
         for number, path, facts, _ in self._files_of(root):
-            now = _facts_if(os.path.join(_root(root), path), partial(is_right, os.fsdecode(path)))
-            if now is None:
-                wrong.append(os.fsdecode(path))
-            with self._writing() as db:
-                if now is not None:
+            full = os.path.join(_root(root), path)
+            try:
+                now, was_read = facts_if(full, partial(is_right, os.fsdecode(path))), True
+            except OSError:
+                now, was_read = None, False
+            if now is not None:
+                with self._writing() as db:
                     db.execute(index.REVALIDATE, (*now, number))
-                    self._unsaved.pop(number, None)
-                else:
-                    differs = _facts_now(os.path.join(_root(root), path)) != facts
-                    db.execute(index.MARK, (1 if differs else index.ROTTEN, number))
+                self._unsaved.pop(number, None)
+            else:
+                wrong.append(os.fsdecode(path))
+                if (other := differs(full, facts)) or (was_read and other is False):
+                    with self._writing() as db:
+                        db.execute(index.MARK, (1 if other else index.ROTTEN, number))
             self._forget_known()
         return wrong
 
@@ -379,13 +393,9 @@ class InPlaceStore:
         """The file, open, or None if it is not what it was."""
         for _ in range(2):
             try:
-                opened = self._files.borrow(file.number, lambda: _open(file.path))
+                opened = self._files.borrow(file.number, lambda: open_to_read(file.path))
             except OSError as error:
-                # A directory that is away (not mounted) may come back; a file that is gone has
-                # been taken out by somebody.
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and os.path.isdir(
-                    os.path.dirname(file.path)
-                ):
+                if was_taken_out(file.path, error):
                     self._mark(file)
                 raise _changed(file.path, error.strerror or "") from error
             if FileFacts.of(os.fstat(opened.fd)) == file.facts:
@@ -489,31 +499,6 @@ class InPlaceLease:
 
 def _root(root: Path) -> bytes:
     return os.path.abspath(os.fsencode(root))
-
-
-def _open(path: bytes) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-
-
-def _facts_now(path: bytes) -> FileFacts | None:
-    try:
-        return FileFacts.of(os.stat(path))
-    except OSError:
-        return None
-
-
-def _facts_if(path: bytes, is_right: Callable[[int], bool]) -> FileFacts | None:
-    """A file's facts, if it is right and stayed as it was while it was read."""
-    try:
-        fd = _open(path)
-        try:
-            facts = FileFacts.of(os.fstat(fd))
-            right = is_right(fd) and FileFacts.of(os.fstat(fd)) == facts
-        finally:
-            os.close(fd)
-    except OSError:
-        return None
-    return facts if right else None
 
 
 def _changed(path: bytes, why: str = "it is not what it was when it was indexed") -> ChangedError:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -83,3 +84,20 @@ def test_a_record_is_refused_whose_blocks_lay_in_a_directory_that_is_away(origin
     move(base)
     answer = call(origin, "PUT", path, raw)
     assert (answer.status, answer.json["error"]) == (409, "conflict")
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_looking_while_the_disk_is_away_takes_nothing_out_of_service(
+    tmp_path, origin, base, command
+):
+    """Catches: files marked as changed for good, as a look could not see them for a moment."""
+    what = ("acme/base", "--trust-first-use", "--store", origin.store)
+    if command == "verify":
+        origin.stop()
+        what = (origin.store,)
+    base.parent.rename(tmp_path / "away")
+    Device(tmp_path / "pub").run(command, *what)
+    (tmp_path / "away").rename(base.parent)
+    with start_edge(tmp_path / "origin") if command == "verify" else nullcontext(origin) as again:
+        assert again.status()["changed_files"] == []
+        assert pulled(Device(tmp_path / "dev"), again, "acme/base") == len(DATA)

@@ -1,9 +1,12 @@
 """The in-place store, looked at: what of it could be sent now, and what a look may find out."""
 
+import errno
 import os
+from contextlib import contextmanager
 
 import pytest
 
+from icnblocks.errors import ChangedError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.publish.scan import scan
@@ -75,3 +78,87 @@ def test_a_look_finds_a_block_in_the_second_of_two_directories(store, root, foun
     assert not any(map(store.look(), found.manifest.lengths()))
     (tmp_path / "away").rename(root)
     assert all(map(store.look(), found.manifest.lengths()))
+
+
+@contextmanager
+def away(path):
+    """A disk that is not mounted for a while."""
+    path.rename(path.with_name("away"))
+    yield
+    path.with_name("away").rename(path)
+
+
+@contextmanager
+def unmounted(path):
+    """As `away`, but the directory on which the disk is mounted stays, empty."""
+    with away(path):
+        path.mkdir()
+        yield
+        path.rmdir()
+
+
+@contextmanager
+def barred(path):
+    """A directory that who looks may not enter."""
+    user = os.geteuid()
+    path.chmod(0)
+    if user == 0:  # who may enter everything
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+    path.chmod(0o755)
+
+
+@contextmanager
+def failing(path):
+    """A disk that fails: there is none to be had, so what the system says of it is made up."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("stat", "open"):
+            patch.setattr(os, name, _failing(getattr(os, name), os.fsencode(path)))
+        yield
+
+
+def _failing(real, prefix):
+    def call(path, *args, **options):
+        if os.fsencode(path).startswith(prefix):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, *args, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("out_of_reach", [away, barred, failing])
+def test_what_cannot_be_looked_at_has_not_changed(store, root, found, out_of_reach):
+    """Catches: `icn-show` or `icn-verify`, while the models' disk is away, fails or may not be
+    looked at, takes a model out of service for good."""
+    with out_of_reach(root.parent):
+        assert store.check(root) == ["one", "two"]
+        assert store.recheck(root, lambda path, fd: True) == ["one", "two"]
+        assert not any(map(store.look(), found.manifest.lengths()))
+    assert store.changed() == []
+    with store.open(next(iter(found.manifest.lengths()))) as lease:
+        assert lease.read() in ONE + TWO
+
+
+@pytest.mark.parametrize("out_of_reach", [away, barred, failing])
+def test_what_was_found_changed_stays_so_while_it_cannot_be_looked_at(
+    store, root, found, out_of_reach
+):
+    """Catches: a file that was edited is believed again after its disk was away."""
+    (root / "one").write_bytes(b"edited")
+    (root / "two").unlink()
+    assert store.check(root) == ["one", "two"]
+    with out_of_reach(root.parent):
+        assert store.check(root) == store.recheck(root, lambda path, fd: True) == ["one", "two"]
+    assert [file.path for file in store.changed()] == ["one", "two"]
+
+
+def test_a_mark_that_could_not_be_saved_is_taken_back_by_a_check(store, root, found, tmp_path):
+    """Catches: a file that is as it was again stays refused, as the index was locked before."""
+    block = next(iter(found.manifest.lengths()))
+    with InPlaceStore(tmp_path / "places.sqlite") as other, other._writing(), unmounted(root):
+        with pytest.raises(ChangedError):
+            store.open(block)
+    assert store.check(root) == []
+    store.open(block).close()
+    assert store.changed() == []

@@ -127,7 +127,7 @@ def _places(puller: Puller, output: Output, resolved: Resolved) -> None:
         if changed:
             output.say(
                 "changed",
-                f"  changed since it was indexed, its blocks are not served: {root}:"
+                f"  changed since it was indexed, and not served, or out of reach now: {root}:"
                 f" {', '.join(changed)}",
                 path=str(root),
                 files=changed,

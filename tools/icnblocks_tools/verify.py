@@ -14,12 +14,9 @@ from icnblocks.quantities import human_bytes
 from icnblocks_tools.output import make_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
     from icnblocks.puller import Puller
-    from icnblocks.store.base import ReadableStore
     from icnblocks.store.disk import DiskStore
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
@@ -87,16 +84,15 @@ def _store(path: Path, puller: Puller, output: Output, *, repair: bool, complete
     from icnblocks.store.home import BLOCKS
 
     count = 0
-    stores: list[ReadableStore] = [puller.places]
+    store: DiskStore | None = None
     with ExitStack() as stack:
         if served := (path / BLOCKS).is_dir():
             store = stack.enter_context(DiskStore(path / BLOCKS, create=False))
             count += _blocks(store, output, repair)
             checked = len(store)
             output.say("checked", f"{path}: {checked} blocks", path=str(path), blocks=checked)
-            stores.append(store)
         count += _catalog(puller, output) + _directories(puller, output, repair, served)
-        return count + (_incomplete(stores, puller, output) if complete else 0)
+        return count + (_incomplete(store, puller, output) if complete else 0)
 
 
 def _directories(puller: Puller, output: Output, repair: bool, served: bool) -> int:
@@ -111,7 +107,6 @@ def _directories(puller: Puller, output: Output, repair: bool, served: bool) -> 
                 puller.places.remove_directory(entry.root)
                 output.say("forgotten", f"{entry.root} is gone", path=str(entry.root))
             else:
-                puller.places.check(entry.root)  # so that its blocks are missed
                 told = f"{entry.root} is gone (--repair forgets it)"
                 output.say("gone", told, path=str(entry.root))
                 count += served
@@ -119,7 +114,7 @@ def _directories(puller: Puller, output: Output, repair: bool, served: bool) -> 
         changed = _changed(puller, entry)
         for file in changed:
             path = entry.root / file
-            what = "has changed" if os.path.lexists(path) else "is missing"
+            what = _what_is_wrong(path)
             output.say("wrong", f"wrong: {path}: {what}", path=str(path), what=what)
         if changed and repair and _was_pulled(entry):
             _repair(puller, entry.root, output)
@@ -149,11 +144,12 @@ def _catalog(puller: Puller, output: Output) -> int:
     return count
 
 
-def _incomplete(stores: Sequence[ReadableStore], puller: Puller, output: Output) -> int:
+def _incomplete(store: DiskStore | None, puller: Puller, output: Output) -> int:
     """Look for all that records name, as at an origin; how many models are not whole."""
     from icnblocks.errors import IcnError
     from icnblocks.manifest.record import open_record
 
+    in_place, own = puller.places.look(), store or ()
     count = 0
     for stored in puller.catalog.records():
         try:
@@ -162,7 +158,7 @@ def _incomplete(stores: Sequence[ReadableStore], puller: Puller, output: Output)
             continue  # said already
         manifest = None if digest is None else _manifest(puller, digest)
         blocks = manifest.lengths() if manifest else {}
-        missing = sum(not any(block in store for store in stores) for block in blocks)
+        missing = sum(not (block in own or in_place(block)) for block in blocks)
         if missing or (digest is not None and manifest is None):
             what = f"{missing} of its {len(blocks)} blocks" if manifest else "its manifest"
             count += 1
@@ -194,12 +190,30 @@ def _changed(puller: Puller, entry: Directory) -> list[str]:
 
 def _is_gone(puller: Puller, entry: Directory) -> bool:
     """Whether nothing is left of what is listed of a directory."""
-    if not entry.root.exists():
+    if _is_absent(entry.root):
         return True
     manifest = _manifest(puller, entry.manifest)
-    return manifest is not None and not any(
-        os.path.lexists(entry.root / file.path) for file in manifest.files
+    return manifest is not None and all(
+        _is_absent(entry.root / file.path) for file in manifest.files
     )
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing is there, not merely nothing that may be looked at, or that a disk gives."""
+    try:
+        path.lstat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
+
+
+def _what_is_wrong(path: Path) -> str:
+    """What to say of a file that is not right."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return "is missing" if _is_absent(path) else f"cannot be read: {error.strerror}"
+    return "has changed"
 
 
 def _was_pulled(entry: Directory) -> bool:
@@ -209,7 +223,7 @@ def _was_pulled(entry: Directory) -> bool:
 
     try:
         return pulled_into(entry.root).digest == entry.manifest
-    except NotFoundError:
+    except (NotFoundError, OSError):  # the system's: it may not be looked at
         return False
 
 
