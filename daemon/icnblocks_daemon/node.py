@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.planning import Remembering
 from icnblocks.cache.policy import make_policy
-from icnblocks.errors import FormatError, IcnError, StorageError
+from icnblocks.errors import BusyError, FormatError, IcnError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
 from icnblocks.store.catalog import Catalog
@@ -249,7 +249,7 @@ class Node:
                 _LOG.exception("keeping plans and trace failed; it is tried again")
 
     async def keep_house(self) -> None:
-        """Flush, expire uploads; until cancelled."""
+        """Flush, expire uploads, look whether changed files are back; until cancelled."""
         surveyed = self.fib.has_default or self.holdings.evicts
         sweep = saved = self.clock()
         while True:
@@ -265,7 +265,8 @@ class Node:
                 if self.clock() - sweep > min(60.0, self.config.upload_ttl):
                     sweep = self.clock()
                     await self.uploads.expire()
-            except StorageError as error:
+                    await asyncio.to_thread(self.places.look_again)
+            except (BusyError, StorageError) as error:
                 _LOG.error("keeping house failed; it is tried again: %s", error)
             except Exception:
                 _LOG.exception("keeping house failed; it is tried again")

@@ -255,7 +255,7 @@ class InPlaceStore:
             Paths below `root` of the files that are missing, changed or cannot be looked at.
         """
         wrong: list[str] = []
-        marks: list[tuple[int, int]] = []
+        marks: list[tuple[int, int, int]] = []
         for number, path, facts, changed in self._files_of(root):
             other = differs(os.path.join(_root(root), path), facts)
             if other is not False or changed == index.ROTTEN:
@@ -264,12 +264,17 @@ class InPlaceStore:
                 self._told.pop(number, None)
                 self._unsaved.pop(number, None)
             if changed != index.ROTTEN and other not in (None, bool(changed)):
-                marks.append((int(not changed), number))
+                marks.append((int(not changed), number, changed))
         if marks:
             with self._writing() as db:
-                db.executemany(index.MARK, marks)
+                db.executemany(index.MARK_FROM, marks)
             self._forget_known()
         return wrong
+
+    def look_again(self) -> None:
+        """Check the directories of changed files: what is back as it was is believed again."""
+        for root in {file.root for file in self.changed()}:
+            self.check(root)
 
     def recheck(self, root: Path, is_right: Callable[[str, int], bool]) -> list[str]:
         """Have every file of a directory read again: those that are right are believed again.

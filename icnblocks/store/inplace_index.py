@@ -75,6 +75,7 @@ CHANGED: Final = """SELECT roots.path, files.path
 FILE_UNMARKED: Final = """SELECT roots.path, files.path
     FROM files JOIN roots ON roots.id = files.root WHERE files.id = ? AND NOT changed"""
 MARK: Final = "UPDATE files SET changed = ? WHERE id = ?"
+MARK_FROM: Final = "UPDATE files SET changed = ? WHERE id = ? AND changed = ?"
 MARK_IF: Final = """UPDATE files SET changed = 1
     WHERE id = ? AND NOT changed AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
 REVALIDATE: Final = """UPDATE files

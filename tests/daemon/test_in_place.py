@@ -9,7 +9,7 @@ import pytest
 from icnblocks.naming import Name
 from icnblocks.testing.device import Device
 from icnblocks.testing.exchange import call, record_path
-from icnblocks.testing.processes import start_edge
+from icnblocks.testing.processes import poll_until, start_edge
 
 DATA = os.urandom(3_000_000)
 
@@ -101,3 +101,21 @@ def test_looking_while_the_disk_is_away_takes_nothing_out_of_service(
     with start_edge(tmp_path / "origin") if command == "verify" else nullcontext(origin) as again:
         assert again.status()["changed_files"] == []
         assert pulled(Device(tmp_path / "dev"), again, "acme/base") == len(DATA)
+
+
+def test_a_disk_that_is_mounted_again_is_served_without_anybody_looking(tmp_path):
+    """Catches: asked while the directory on which the disk is mounted was empty, a daemon takes the
+    files for removed, and refuses them until somebody publishes again."""
+    base = make(tmp_path / "models" / "base", file=DATA)
+    with start_edge(tmp_path / "origin", "--upload-ttl", "1s") as origin:
+        Device(tmp_path / "pub").run("publish", base, "acme/base", "--store", origin.store).done()
+        base.rename(tmp_path / "away")
+        base.mkdir()
+        device = Device(tmp_path / "dev")
+        refused = device.run("fetch", "acme/base", "--from", origin.url, "--trust-first-use")
+        assert refused.code == 10
+        assert origin.status()["changed_files"] == [str(base / "file")]
+        base.rmdir()
+        (tmp_path / "away").rename(base)
+        poll_until(lambda: not origin.status()["changed_files"], what="the file to be believed")
+        assert pulled(device, origin, "acme/base") == len(DATA)

@@ -162,3 +162,15 @@ def test_a_mark_that_could_not_be_saved_is_taken_back_by_a_check(store, root, fo
     assert store.check(root) == []
     store.open(block).close()
     assert store.changed() == []
+
+
+def test_looking_again_believes_what_is_back_and_nothing_else(store, root, found):
+    """Catches: an edited file, or one that was found rotten, that is believed again unread."""
+    with unmounted(root):
+        assert store.check(root) == ["one", "two"]
+    store.look_again()
+    assert store.changed() == []
+    (root / "one").write_bytes(b"edited")
+    assert store.recheck(root, lambda path, fd: False) == ["one", "two"]
+    store.look_again()
+    assert [file.path for file in store.changed()] == ["one", "two"]
