@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from icnblocks.assembly.contents import bad_blocks, file_is_right
 from icnblocks.assembly.directory import ModelDirectory
-from icnblocks.errors import ConflictError, CorruptError, IcnError
+from icnblocks.errors import ChangedError, ConflictError, CorruptError, StorageError
 from icnblocks.store.base import verify
 
 if TYPE_CHECKING:
@@ -37,6 +37,21 @@ class Wrong:
     path: str
     what: str
     blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadBlock:
+    """A stored block that is not as named, or that cannot be told.
+
+    Attributes:
+        digest: its name.
+        what: in words.
+        was_read: False where the system refused; its bytes may be right.
+    """
+
+    digest: Digest
+    what: str
+    was_read: bool
 
 
 def recheck_directory(root: Path, manifest: Manifest) -> Iterator[Wrong]:
@@ -97,8 +112,8 @@ def recheck_in_place(places: InPlaceStore, root: Path, manifest: Manifest) -> li
     return places.recheck(root, is_right)
 
 
-def recheck_store(store: ReadableStore) -> Iterator[tuple[Digest, str]]:
-    """Read and hash every block of a store; yields the wrong ones and what is wrong with them."""
+def recheck_store(store: ReadableStore) -> Iterator[BadBlock]:
+    """Read and hash every block of a store; yields the wrong ones, and those that were not read."""
     for digest, length in list(store.blocks()):
         try:
             lease = store.open(digest)
@@ -108,5 +123,7 @@ def recheck_store(store: ReadableStore) -> Iterator[tuple[Digest, str]]:
                 if lease.length != length:
                     raise CorruptError(f"block {digest} has {lease.length} bytes, not {length}")
                 verify(digest, lease.read())
-        except IcnError as error:
-            yield digest, str(error)
+        except (CorruptError, ChangedError) as error:
+            yield BadBlock(digest, str(error), was_read=True)
+        except StorageError as error:
+            yield BadBlock(digest, f"block {digest} was not read: {error}", was_read=False)

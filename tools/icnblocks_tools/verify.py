@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from icnblocks.store.inplace import Directory
     from icnblocks_tools.output import Output
 
-_RESULTS = ("wrong", "incomplete", "repaired", "checked", "gone", "forgotten", "done")
+_RESULTS = (
+    "wrong", "unreadable", "incomplete", "repaired", "checked", "gone", "forgotten", "done",
+)  # fmt: skip
 
 
 def _directory(root: Path, output: Output) -> int:
@@ -61,21 +63,24 @@ def _repair(puller: Puller, root: Path, output: Output) -> None:
 
 
 def _blocks(store: DiskStore, output: Output, repair: bool) -> int:
-    """Recheck a daemon's block store; how much is wrong and not removed."""
+    """Recheck a daemon's block store; how much is wrong or unread and not removed."""
     from icnblocks.assembly.recheck import recheck_store
 
-    bad = list(recheck_store(store))
-    for digest, what in bad:
-        output.say("wrong", f"wrong: {what}", digest=str(digest), what=what)
-        if repair:
-            store.erase(digest)
-    if bad and repair:
+    found = removed = 0
+    for bad in list(recheck_store(store)):
+        found += 1
+        event = "wrong" if bad.was_read else "unreadable"
+        output.say(event, f"{event}: {bad.what}", digest=str(bad.digest), what=bad.what)
+        if repair and bad.was_read:  # what was not read now may be read yet
+            store.erase(bad.digest)
+            removed += 1
+    if removed:
         output.say(
             "repaired",
-            f"removed {len(bad)} blocks; a cache fetches them again when they are wanted,"
+            f"removed {removed} blocks; a cache fetches them again when they are wanted,"
             " at an origin their models must be published again",
         )
-    return 0 if repair else len(bad)
+    return found - removed
 
 
 def _store(path: Path, puller: Puller, output: Output, *, repair: bool, complete: bool) -> int:
@@ -278,7 +283,8 @@ def verify(
         if wrong:
             raise CorruptError(
                 f"{wrong} things are wrong in {path}",
-                hint="what was published in place is its publisher's to mend: publish it again"
+                hint="publish again what was published in place; what cannot be read is kept:"
+                " see to the disk"
                 if repair
                 else "run it again with --repair",
             )
