@@ -25,6 +25,8 @@ PAGE_BITS: Final = 18
 PAGE_MASK: Final = (1 << PAGE_BITS) - 1
 SEGMENT_BYTES: Final = PAGE << PAGE_BITS
 _KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02
+_NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
+"""How file systems say that they know no files without a name (NFS, vfat, 9p, most FUSE)."""
 
 
 def footprint(length: int) -> int:
@@ -152,8 +154,18 @@ class Segments:
 
 
 def can_punch(directory: Path) -> bool:
-    """Whether the file system under `directory` can free part of a file."""
-    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    """Whether the file system under `directory` can free part of a file.
+
+    One process at a time tries this in a directory.
+    """
+    trial = directory / ".punch.trial"
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        # One that a kill left lies there again.
+        fd = os.open(trial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, MIB)
         punch(fd, 0, PAGE)
@@ -165,3 +177,4 @@ def can_punch(directory: Path) -> bool:
         return True
     finally:
         os.close(fd)
+        trial.unlink(missing_ok=True)

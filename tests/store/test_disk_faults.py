@@ -1,5 +1,6 @@
 """A disk store on a disk that is full, read-only, damaged, of another version, or in use."""
 
+import errno
 import os
 import resource
 import sqlite3
@@ -19,7 +20,7 @@ from icnblocks.errors import (
     VersionError,
 )
 from icnblocks.naming import Digest
-from icnblocks.store import layout
+from icnblocks.store import layout, segments
 from icnblocks.store.database import DamagedError
 from icnblocks.store.disk import DiskStore
 from icnblocks.store.lease import read_extent
@@ -122,6 +123,28 @@ def test_what_follows_in_a_segment_cut_short_makes_no_zeros_of_its_blocks(tmp_pa
         for digest in digests[1:]:
             with pytest.raises(ChangedError):
                 store.read(digest, 10_000)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_a_file_system_without_nameless_files(tmp_path, monkeypatch, number):
+    """Catches: no block can be stored on NFS, vfat, 9p and most FUSE: the store does not open."""
+    opened = os.open
+
+    def refuse_nameless(path, flags, *args, **more):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, flags, *args, **more)
+
+    punches = segments.can_punch(tmp_path)
+    monkeypatch.setattr(segments.os, "open", refuse_nameless)
+    tmp_path.joinpath(".punch.trial").write_bytes(b"left by a kill")
+    assert segments.can_punch(tmp_path) == punches
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
+    with DiskStore(tmp_path / "store") as store:
+        assert fetch(store, digest) == block(1)
+        assert not (tmp_path / "store" / ".punch.trial").exists()
 
 
 def test_a_disk_filled_by_others_to_the_last_byte(disk):
