@@ -26,6 +26,7 @@ from icnblocks.assembly.inspect import (
     is_unchanged,
     make_way,
     pulled_into,
+    refuse_changed,
     remember,
     salvage,
 )
@@ -359,7 +360,7 @@ class Puller:
         follower: Follower | None,
     ) -> Moved:
         """Reuse, fetch, finish, remember."""
-        make_way(directory, resolved.manifest, found.stale)
+        make_way(directory, resolved.manifest, found)
         plan = Plan(resolved.manifest)
         assembler = Assembler(directory, resolved.digest, resolved.manifest, plan, found.whole)
         try:
@@ -377,7 +378,10 @@ class Puller:
                     pulling = self.sharer.pulling(resolved, assembler, plan, self.sources)
                     filling.share(self.sharer, stack.enter_context(pulling))
                 moved = filling.run()
-                assembler.finish()
+                if self._overwrite:
+                    assembler.finish()
+                else:
+                    assembler.finish(lambda path: refuse_changed(directory, path, found))
                 remember(directory, resolved, self.places, found)
             assembler.forget_map()
         finally:

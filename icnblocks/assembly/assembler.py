@@ -25,7 +25,7 @@ from icnblocks.store.extents import read_all, write_all
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from icnblocks.assembly.directory import ModelDirectory
     from icnblocks.manifest.model import Manifest
@@ -258,10 +258,14 @@ class Assembler:
         for index in fresh:
             have[index] = 1
 
-    def finish(self) -> None:
+    def finish(self, check: Callable[[str], None] = lambda _: None) -> None:
         """Rename the files to their final names; they may not be on disk yet (see `flushed`).
 
         The block map stays until `forget_map`, so that a kill in between is taken up again.
+
+        Args:
+            check: raises if what stands at a path must not be replaced; asked of all paths before
+                anything is, and of each again right before. Nothing is asked by default.
 
         Raises:
             IncompleteError: if blocks are missing; everything is kept.
@@ -270,11 +274,15 @@ class Assembler:
         if sum(self._have) < len(self._plan) and (missing := len(self.missing())):
             raise IncompleteError(f"{missing} blocks are missing in {self.directory.root}")
         self._partials.close()
+        finals = {file: self.manifest.files[file].path for file in self._todo}
+        for path in finals.values():
+            check(path)
         renaming.mark(self.directory, self._digest)
         if self._todo:
             flushed.mark(self.directory)
-        for file in self._todo:
-            self.directory.rename(self._partials.path(file), self.manifest.files[file].path)
+        for file, path in finals.items():
+            check(path)
+            self.directory.rename(self._partials.path(file), path)
 
     def forget_map(self) -> None:
         """The pull is recorded elsewhere now."""

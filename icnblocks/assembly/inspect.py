@@ -41,7 +41,8 @@ class Inspection:
         stale: paths of files of earlier pulls, unchanged since, that are not in this manifest.
         owner: the name of that earlier pull, if there was one of another manifest.
         indexed: whether all is there and the index says so already.
-        seen: facts of the files that are whole, from before they were hashed, by path.
+        seen: facts of what stands where the manifest's files belong, and of what is stale, by
+            path; from before it was hashed.
     """
 
     whole: frozenset[int]
@@ -93,23 +94,22 @@ def inspect(
     believed = listed == digest and not thorough
     former = former_pulls(directory, digest, listed, begun)
     paths = {file.path for file in manifest.files}
-    stale = _stale(directory, paths, known, former)
+    seen = _stale(directory, paths, known, former)
+    stale = frozenset(seen)
     blocked = _in_the_way(paths, stale)
     whole: set[int] = set()
     spoilt: list[int] = []
     foreign: list[str] = []
-    seen: dict[str, FileFacts] = {}
     for number, file in enumerate(manifest.files):
         fd = None if file.path in blocked else directory.open_existing(file.path)
         if fd is None:
             continue
         try:
             with storage_errors(directory.root / file.path):
-                facts = FileFacts.of(os.fstat(fd))
+                facts = seen[file.path] = FileFacts.of(os.fstat(fd))
                 unchanged = known.get(file.path) == facts
                 if (believed and unchanged) or file_is_right(fd, file, manifest):
                     whole.add(number)
-                    seen[file.path] = facts
                     continue
                 spoilt.append(number)
                 # What is listed was pulled, or published in place: then it is the user's.
@@ -132,13 +132,13 @@ def inspect(
 
 def _stale(
     directory: ModelDirectory, paths: set[str], known: Mapping[str, FileFacts], former: Former
-) -> frozenset[str]:
-    return frozenset(
-        path
+) -> dict[str, FileFacts]:
+    return {
+        path: facts
         for path in former.files.keys() - paths
         if (facts := _facts(directory, path)) is not None
         and (facts == known.get(path) or former.put_there(directory, path))
-    )
+    }
 
 
 def _in_the_way(paths: Iterable[str], others: Collection[str]) -> set[str]:
@@ -156,7 +156,7 @@ def _folders(path: str) -> Iterator[str]:
         yield path
 
 
-def make_way(directory: ModelDirectory, manifest: Manifest, stale: Collection[str]) -> None:
+def make_way(directory: ModelDirectory, manifest: Manifest, found: Inspection) -> None:
     """Remove what is stale and stands where files belong; the rest stays until these are there.
 
     Raises:
@@ -164,13 +164,39 @@ def make_way(directory: ModelDirectory, manifest: Manifest, stale: Collection[st
         StorageError: if the disk refuses.
     """
     paths = {file.path for file in manifest.files}
-    for path in _in_the_way(stale, paths):
-        directory.remove(path)
-        directory.remove_empty(path)
-    for path in _in_the_way(paths, stale):
+    for path in _in_the_way(found.stale, paths):
+        _remove_stale(directory, path, found)
+    for path in _in_the_way(paths, found.stale):
         fd = directory.open_existing(path)
         if fd is not None:
             os.close(fd)
+
+
+def _remove_stale(directory: ModelDirectory, path: str, found: Inspection) -> None:
+    """Remove a file of an earlier pull; what somebody made of it meanwhile is theirs and stays."""
+    if _facts(directory, path) == found.seen[path]:
+        directory.remove(path)
+        directory.remove_empty(path)
+
+
+def refuse_changed(directory: ModelDirectory, path: str, found: Inspection) -> None:
+    """See that what is about to be replaced is what the inspection judged.
+
+    Raises:
+        ConflictError: if somebody made or changed a file there meanwhile.
+        StorageError: if it cannot be read.
+    """
+    fd = directory.open_existing(path)
+    facts = None
+    if fd is not None:
+        facts = FileFacts.of(os.fstat(fd))
+        os.close(fd)
+    if facts != found.seen.get(path):
+        raise _changed(directory, path)
+
+
+def _changed(directory: ModelDirectory, path: str) -> ConflictError:
+    return ConflictError(f"{directory.root / path} was changed during the pull")
 
 
 def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
@@ -248,15 +274,14 @@ def remember(
         StorageError: if the disk refuses.
     """
     facts = {}
-    for file in resolved.manifest.files:
+    for number, file in enumerate(resolved.manifest.files):
         fact = _facts(directory, file.path)
-        if fact is None or fact.size != file.size or found.seen.get(file.path, fact) != fact:
-            raise ConflictError(f"{directory.root / file.path} was changed during the pull")
+        expected = found.seen[file.path] if number in found.whole else fact
+        if fact is None or fact.size != file.size or expected != fact:
+            raise _changed(directory, file.path)
         facts[file.path] = fact
     for path in found.stale:  # while the index knows them: it is done again if this is cut off
-        if _facts(directory, path) is not None:
-            directory.remove(path)
-            directory.remove_empty(path)
+        _remove_stale(directory, path, found)
     directory.remove(f"{STATE}/{NAME}")  # so that no name ever stands beside another's manifest
     directory.write_state(MANIFEST, resolved.encoded)
     directory.write_state(NAME, f"{resolved.name}\n".encode())

@@ -146,7 +146,7 @@ def test_while_a_pull_fetches_and_after_it_was_cut_off_there_the_old_files_are_g
 ):
     heard = []
 
-    def look_and_die(_):
+    def look_and_die(*_):
         heard.append(loaded(root))
         raise Killed
 
