@@ -315,7 +315,7 @@ class Puller:
                 waiting=lambda: self._listener.warned(f"waiting for another pull into {path}"),
                 check=check,
             )
-            doubtful = flushed.is_doubtful(path)
+            doubtful, anew = flushed.is_doubtful(path), flushed.has_failed(path)
             found = inspect(
                 directory,
                 resolved.digest,
@@ -323,11 +323,14 @@ class Puller:
                 self.places,
                 self.catalog.manifest,
                 thorough=thorough or doubtful,
+                anew=anew,
             )
             self._refuse_conflicts(found, resolved, directory)
             if not found.indexed:
                 moved = self._gather(resolved, directory, found, follower)
-            if doubtful and len(found.whole) == len(resolved.manifest.files):
+            if anew:
+                flushed.written_anew(directory)
+            elif doubtful and len(found.whole) == len(resolved.manifest.files):
                 flushed.unmark(directory)
             if self._settings.durable:
                 flushed.flush(directory, [file.path for file in resolved.manifest.files])

@@ -10,6 +10,7 @@ fetch anything.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from icnblocks.assembly import flushed, renaming
@@ -40,8 +41,15 @@ _JOINED_BYTES = 256 * KIB
 class _Partials:
     """The partial files of a pull, made at their full size, a bounded number of them kept open."""
 
-    def __init__(self, directory: ModelDirectory, manifest: Manifest, files: list[int]) -> None:
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        manifest: Manifest,
+        files: list[int],
+        doubt: Callable[[], None],
+    ) -> None:
         self._directory = directory
+        self._doubt = doubt
         self._paths = {file: manifest.files[file].path + PARTIAL for file in files}
         self._open: dict[int, int] = {}
         self.youngest = 0
@@ -68,7 +76,7 @@ class _Partials:
                 self.youngest = max(self.youngest, facts.st_mtime_ns)
         finally:
             if not kept:
-                os.close(fd)
+                self.let_go(file, fd)
 
     def use(self, file: int) -> tuple[int, bool]:
         """A descriptor of the file, and whether the caller has to close it."""
@@ -80,9 +88,18 @@ class _Partials:
     def path(self, file: int) -> str:
         return self._paths[file]
 
+    def let_go(self, file: int, fd: int) -> None:
+        """Close a descriptor; some file systems say only then that they could not write."""
+        try:
+            os.close(fd)
+        except OSError as error:
+            self._doubt()
+            raise StorageError.of(error, str(self._directory.root / self._paths[file])) from error
+
     def close(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
+        with ExitStack() as stack:  # all of them, also if one fails
+            while self._open:
+                stack.callback(self.let_go, *self._open.popitem())
 
 
 class Assembler:
@@ -119,7 +136,7 @@ class Assembler:
         self.former = self._map.former
         """The manifest of an earlier pull that did not end and whose partial files are left."""
         try:
-            self._partials = _Partials(directory, manifest, self._todo)
+            self._partials = _Partials(directory, manifest, self._todo, self._map.doubt)
             self._have = bytearray(manifest.block_count)
             for index in self._believed():
                 self._have[index] = 1
@@ -156,8 +173,11 @@ class Assembler:
         length = self._plan.length(digest)
         for spot in self.spots(digest):
             with self.writing(spot.file) as fd:
-                if Digest.of(read_all(fd, length, spot.offset)) != digest:
+                data = read_all(fd, length, spot.offset)
+                if Digest.of(data) != digest:
                     return False
+                if self._map.lost:
+                    write_all(fd, data, spot.offset)
         return True
 
     def missing(self) -> list[Want]:
@@ -291,9 +311,15 @@ class Assembler:
         renaming.unmark(self.directory)
 
     def close(self) -> None:
-        """Let go of all files; what was noted stays. Idempotent."""
-        self._partials.close()
-        self._map.close()
+        """Let go of all files; what was noted stays. Idempotent.
+
+        Raises:
+            StorageError: if the disk refused some of what was written.
+        """
+        try:
+            self._partials.close()
+        finally:
+            self._map.close()
 
 
 def _joined(
@@ -333,7 +359,7 @@ class _Writing:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._mine:
-            os.close(self._fd)
+            self._partials.let_go(self._file, self._fd)
         if isinstance(error, OSError):
             raise StorageError.of(error, self._name()) from error
 

@@ -5,8 +5,8 @@ survives a kill, not a power cut: the map carries the boot id, and after another
 are only a list of what to verify again. This module must not read model files.
 
 Format: 8 bytes `ICNMAP\\x01\\n`, 32 bytes manifest digest, 36 bytes boot id (ASCII, as Linux
-prints it; blank where it does not), then one big-endian u32 a block: its first index in the
-manifest.
+prints it; blank where it does not, and where a partial file could not be closed), then one
+big-endian u32 a block: its first index in the manifest.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class BlockMap:
             repeats; all of them, where the map was another manifest's and partial files are left.
         former: that other manifest, or None.
         same_boot: whether they were written since this machine started.
+        lost: whether the page cache may hold of them what will never be on disk: those that read
+            right have to be written again.
         written_ns: when the last of them was written, as the file system says.
     """
 
@@ -83,6 +85,7 @@ class BlockMap:
         *,
         same_boot: bool,
         written_ns: int,
+        lost: bool = False,
         former: Digest | None = None,
     ) -> None:
         self._fd = fd
@@ -90,6 +93,7 @@ class BlockMap:
         self.manifest = manifest
         self.noted = noted
         self.same_boot = same_boot
+        self.lost = lost
         self.written_ns = written_ns
         self.former = former
 
@@ -123,10 +127,11 @@ class BlockMap:
             os.pwrite(fd, MAGIC + manifest + _boot(), 0)
             os.lseek(fd, HEADER_BYTES, os.SEEK_SET)
             return cls(fd, path, manifest, (), same_boot=True, written_ns=written_ns)
+        lost = not head[-BOOT_BYTES:].strip()
         if former != manifest:
             return cls(
                 fd, path, manifest, range(count),
-                same_boot=False, written_ns=written_ns, former=former,
+                same_boot=False, written_ns=written_ns, lost=lost, former=former,
             )  # fmt: skip
         whole = len(notes) // _NOTE.size * _NOTE.size
         noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}
@@ -134,7 +139,9 @@ class BlockMap:
             os.ftruncate(fd, HEADER_BYTES + whole)
         os.lseek(fd, 0, os.SEEK_END)
         same = _is_this_boot(head[-BOOT_BYTES:])
-        return cls(fd, path, manifest, frozenset(noted), same_boot=same, written_ns=written_ns)
+        return cls(
+            fd, path, manifest, frozenset(noted), same_boot=same, written_ns=written_ns, lost=lost
+        )
 
     def rewrite(self, noted: list[int]) -> None:
         """Replace all notes by ones that were just verified, under this boot's id."""
@@ -143,7 +150,7 @@ class BlockMap:
             notes = b"".join(map(_NOTE.pack, noted))
             os.pwrite(self._fd, MAGIC + self.manifest + _boot() + notes, 0)
             os.lseek(self._fd, 0, os.SEEK_END)
-        self.noted, self.same_boot = frozenset(noted), True
+        self.noted, self.same_boot, self.lost = frozenset(noted), True, False
 
     def note(self, numbers: Iterable[int]) -> None:
         """Note blocks whose bytes have been written. Safe from several threads."""
@@ -155,8 +162,25 @@ class BlockMap:
         if written != len(notes):
             raise StorageError(f"{self._path}: the disk is full")
 
+    def doubt(self) -> None:
+        """Some of what was noted may never reach the disk, and nobody will be told again."""
+        with storage_errors(self._path):
+            try:
+                os.pwrite(self._fd, b" " * BOOT_BYTES, HEADER_BYTES - BOOT_BYTES)
+            except OSError:
+                os.ftruncate(self._fd, 0)  # this needs no room
+
     def close(self) -> None:
-        """Close it; it stays on disk. Idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close it; it stays on disk. Idempotent.
+
+        Raises:
+            StorageError: if the disk refused some of it; then it is gone.
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        try:
+            os.close(fd)
+        except OSError as error:
+            self._path.unlink(missing_ok=True)  # a note that is not there reads as one of block 0
+            raise StorageError.of(error, str(self._path)) from error

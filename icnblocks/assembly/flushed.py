@@ -3,7 +3,9 @@
 A pull does not wait for the disk unless told to. Until its files are flushed, or found right
 after another start of the machine, `.icnblocks/unflushed` holds the boot id under which they were
 written: after a power cut a file may have the size and times that the index knows, and zeros in
-it. This module must not hash anything.
+it. A flush notes there that it has begun: the kernel says only once that it could not write a file
+back, keeps what it could not write in the page cache, and says of the next flush that all is well.
+So after one that did not end the files are written anew. This module must not hash anything.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from icnblocks.assembly.directory import ModelDirectory
 
 _MARK: Final = "unflushed"
+_BEGUN: Final = b" flushing"
 
 
 def is_marked(root: Path) -> bool:
@@ -28,20 +31,44 @@ def is_marked(root: Path) -> bool:
 
 
 def is_doubtful(root: Path) -> bool:
-    """Whether there are files that nobody flushed, written before the machine was started."""
+    """Whether the disk may not have what the index knows.
+
+    There are files that nobody flushed, written before the machine was started, or a flush failed.
+    """
+    written_in = _read(root)
+    return written_in is not None and (not written_in or written_in != boot_id().encode())
+
+
+def has_failed(root: Path) -> bool:
+    """Whether a flush did not end, so that the page cache may hold what the disk has not.
+
+    What is read after another start of the machine is the disk's.
+    """
+    return _read(root) == boot_id().encode() + _BEGUN
+
+
+def _read(root: Path) -> bytes | None:
     path = root / STATE / _MARK
     with storage_errors(path):
         try:
-            written_in = path.read_bytes()
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            return False
-    return not written_in or written_in != boot_id().encode()
+            return None
 
 
 def mark(directory: ModelDirectory) -> None:
-    """Files are about to get their names that may be in the page cache only."""
+    """Files are about to get their names that may be in the page cache only.
+
+    That a flush of others failed stays noted: until all have their names some are of then.
+    """
+    if not has_failed(directory.root):
+        directory.write_state(_MARK, boot_id().encode())
+        directory.sync([f"{STATE}/{_MARK}"])
+
+
+def written_anew(directory: ModelDirectory) -> None:
+    """No file is left of those whose flush failed."""
     directory.write_state(_MARK, boot_id().encode())
-    directory.sync([f"{STATE}/{_MARK}"])
 
 
 def unmark(directory: ModelDirectory) -> None:
@@ -52,5 +79,6 @@ def unmark(directory: ModelDirectory) -> None:
 def flush(directory: ModelDirectory, paths: list[str]) -> None:
     """Flush the pull to disk, if nobody has done so: the files `paths`, and our own state."""
     if is_marked(directory.root):
+        directory.write_state(_MARK, boot_id().encode() + _BEGUN)
         directory.sync([*paths, f"{STATE}/{NAME}", f"{STATE}/{MANIFEST}"])
         unmark(directory)

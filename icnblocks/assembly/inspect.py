@@ -74,6 +74,7 @@ def inspect(
     begun: Callable[[Digest], bytes | None],
     *,
     thorough: bool = False,
+    anew: bool = False,
 ) -> Inspection:
     """Compare a locked directory with a manifest.
 
@@ -84,6 +85,7 @@ def inspect(
         places: knows what was put there.
         begun: finds the manifest of a pull that did not end.
         thorough: hash what seems unchanged, too.
+        anew: no file is whole, also those that read right: they are to be written anew.
 
     Raises:
         ConflictError: if a link or a directory stands where a file belongs.
@@ -109,7 +111,10 @@ def inspect(
                 facts = seen[file.path] = FileFacts.of(os.fstat(fd))
                 unchanged = known.get(file.path) == facts
                 if (believed and unchanged) or file_is_right(fd, file, manifest):
-                    whole.add(number)
+                    if anew:
+                        spoilt.append(number)
+                    else:
+                        whole.add(number)
                     continue
                 spoilt.append(number)
                 # What is listed was pulled, or published in place: then it is the user's.
