@@ -7,13 +7,14 @@ This module must not talk to people.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from icnblocks.assembly import flushed
 from icnblocks.assembly.assembler import Assembler
@@ -30,6 +31,7 @@ from icnblocks.assembly.inspect import (
     remember,
     salvage,
 )
+from icnblocks.assembly.recheck import recheck_directory
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, load_settings, opening_store
@@ -39,6 +41,7 @@ from icnblocks.errors import (
     ConflictError,
     FormatError,
     IcnError,
+    StorageError,
     UsageError,
 )
 from icnblocks.filling import Filling, Follower, Moved, Progress
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
     from icnblocks.manifest.model import BaseRef
     from icnblocks.naming import Digest
     from icnblocks.share import ShareOptions, Sharer
+
+_NOT_TO_WRITE: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
+"""What the system says to who may read only."""
 
 
 class Listener(Progress, Protocol):
@@ -308,13 +314,13 @@ class Puller:
         """Make the directory what it shall be."""
         directory = ModelDirectory(path)
         moved = Moved()
-        check = None if self._follower is None else self._follower.placed
         try:
-            directory.lock(
-                wait=True,
-                waiting=lambda: self._listener.warned(f"waiting for another pull into {path}"),
-                check=check,
-            )
+            try:
+                self._lock(directory)
+            except StorageError as error:
+                if not self._serves(resolved, path, error):
+                    raise
+                return moved
             doubtful, anew = flushed.is_doubtful(path), flushed.has_failed(path)
             found = inspect(
                 directory,
@@ -337,6 +343,28 @@ class Puller:
         finally:
             directory.close()
         return moved
+
+    def _lock(self, directory: ModelDirectory) -> None:
+        directory.lock(
+            wait=True,
+            waiting=lambda: self._listener.warned(
+                f"waiting for another pull into {directory.root}"
+            ),
+            check=None if self._follower is None else self._follower.placed,
+        )
+
+    def _serves(self, resolved: Resolved, path: Path, error: StorageError) -> bool:
+        """Whether what lies where we may not write is right, also if the index cannot know it.
+
+        What was pulled while an image was built has other inodes and times in a container.
+        """
+        refused = isinstance(error.__cause__, OSError) and error.__cause__.errno in _NOT_TO_WRITE
+        if not refused or (self._settings.durable and flushed.is_marked(path)):
+            return False
+        if not has_state(path, resolved.digest) or any(recheck_directory(path, resolved.manifest)):
+            return False
+        self._listener.warned(f"{error}; {resolved.name} is whole there, but hashed each time")
+        return True
 
     def _refuse_conflicts(
         self, found: Inspection, resolved: Resolved, directory: ModelDirectory

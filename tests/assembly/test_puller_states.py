@@ -4,17 +4,23 @@ No network: what is published in place is pulled on the same machine. Success me
 is there, bit for bit.
 """
 
+import errno
 import os
+from dataclasses import replace
 
 import pytest
 
 import icnblocks.puller as puller_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
-from icnblocks.errors import ConflictError, IcnError, NotFoundError
+from icnblocks.client.trust import KnownPublishers, Trust
+from icnblocks.errors import ConflictError, IcnError, NotFoundError, StorageError
 from icnblocks.limits import MIB
 from icnblocks.manifest.model import Kind
+from icnblocks.naming import Name
 from icnblocks.publish.facade import publish
+from icnblocks.puller import Puller
+from icnblocks.store.database import storage_errors
 from icnblocks.store.inplace import InPlaceStore
 from tests.assembly.test_puller import contents, pull, puller, put, recheck, rot, settings
 
@@ -251,3 +257,31 @@ def test_no_name_stands_beside_the_manifest_of_another_model(
         one.repair(here)
     pull("acme/m", here, overwrite=True)
     assert contents(here) == contents(root)
+
+
+@pytest.mark.parametrize("refusal", [errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_touched_model_where_one_may_not_write(
+    put, settings, pull, tmp_path, monkeypatch, refusal, durable
+):
+    """Catches: files of another user's that are right and refused, or taken for flushed."""
+
+    def refuse(directory, **_):
+        with storage_errors(directory.root):
+            raise OSError(refusal, os.strerror(refusal))
+
+    put("acme/m", file=b"1", other=b"2")
+    to = pull("acme/m", tmp_path / "to").path
+    (to / "file").chmod(0o600)
+    monkeypatch.setattr(ModelDirectory, "lock", refuse)
+    trust = Trust(KnownPublishers(settings.known_publishers))
+    name = Name.parse("acme/m")
+    with Puller(replace(settings, durable=durable), trust) as puller:
+        if durable or refusal == errno.EIO:
+            with pytest.raises(StorageError, match=os.strerror(refusal)):
+                puller.pull(name, to)
+        else:
+            assert puller.pull(name, to).path == to
+        (to / "file").write_bytes(b"3")
+        with pytest.raises(StorageError, match=os.strerror(refusal)):
+            puller.pull(name, to)

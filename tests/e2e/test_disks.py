@@ -1,7 +1,10 @@
 """Disks that refuse, under daemon, publisher and device's index, and what comes after."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -161,4 +164,34 @@ def test_a_read_only_disk_is_enough_to_use_what_was_pulled(
     assert ran.returncode == 0, ran.stderr
     ran = device.run("fetch", "acme/model", "--from", edge.url, "--to", tmp_path / "elsewhere")
     assert (ran.code, ran.last["error"]) == (11, "storage")
+    make_writable(disk)
+
+
+@pytest.mark.parametrize("rotten", [False, True])
+def test_a_model_in_an_image_is_used_in_its_container(model, disk, origin, publisher, rotten):
+    """Catches: a model that an image brings along, refused as its files have other times there."""
+    publisher.publish(model, "acme/model", origin.url)
+    device = Device(disk / "device")
+    path = Path(device.fetch("acme/model", origin.url)["path"])
+    shutil.copytree(path, path.with_name("unpacked"))  # other inodes, and other times
+    shutil.rmtree(path)
+    path.with_name("unpacked").rename(path)
+    if rotten:
+        with max(path.glob("*.safetensors")).open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read()
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+    make_read_only(disk)
+    code = "import icnblocks; icnblocks.open_model('acme/model').keys()"
+    words = [sys.executable, "-c", code]
+    opened = subprocess.run(words, env=device.environ, capture_output=True, text=True, check=False)
+    for sources in (("--offline",), ("--from", origin.url)):
+        ran = device.run("fetch", "acme/model", *sources)
+        if rotten:
+            assert (ran.code, ran.last["error"]) == (11, "storage")
+            assert opened.returncode != 0
+        else:
+            assert (ran.done()["path"], ran.last["bytes_network"]) == (str(path), 0)
+            assert opened.returncode == 0, opened.stderr
     make_writable(disk)
