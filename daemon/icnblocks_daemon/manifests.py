@@ -94,6 +94,14 @@ class Manifests:
         """This one was published here: it stays whatever the budget."""
         self._own.add(digest)
 
+    def claim(self, digest: Digest, blocks: Iterable[Digest]) -> None:
+        """This one, of these blocks, is published here: all of it stays, if it does not already."""
+        if digest in self._own:
+            return
+        self.keep(digest)
+        if self._holdings.evicts:
+            self._holdings.content.pin(digest, blocks)
+
     def hold(self, digests: Iterable[Digest]) -> None:
         """These models are pinned: their manifests stay until this is called again."""
         self._held = frozenset(digests)

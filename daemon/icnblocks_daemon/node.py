@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from icnblocks.cache.policy import Policy
     from icnblocks.manifest.model import Manifest
-    from icnblocks.naming import Digest
+    from icnblocks.naming import Digest, Name
     from icnblocks_daemon.config import Config
     from icnblocks_daemon.prefetch_order import Order
 
@@ -191,13 +191,29 @@ class Node:
                     self.config.store / CATALOG, error,
                 )  # fmt: skip
                 continue
-            digest, name = record.manifest, record.name
-            while digest is not None and not self.fib.route(name):
-                yield digest
-                manifest = self._manifest(digest)
-                if manifest is None or manifest.base is None:
-                    break
-                digest, name = manifest.base.manifest, manifest.base.name
+            if record.manifest is not None:
+                yield from self._lineage(record.name, record.manifest)
+
+    def _lineage(self, name: Name, digest: Digest) -> Iterator[Digest]:
+        """A model and the bases it stands on, as far as this daemon is their origin."""
+        while not self.fib.route(name):
+            yield digest
+            manifest = self._manifest(digest)
+            if manifest is None or manifest.base is None:
+                break
+            digest, name = manifest.base.manifest, manifest.base.name
+
+    async def claim(self, name: Name, digest: Digest) -> None:
+        """A record that is published here names this model: it stays from now on, with its bases.
+
+        Most are kept since their manifests came; not those that came before a restart, or from
+        upstream. What is not here is passed over.
+        """
+        if not self.fib.upstreams:  # nothing is fetched that something would have to make room for
+            return
+        mine = await asyncio.to_thread(lambda: dict(self._blocks_of(self._lineage(name, digest))))
+        for manifest, blocks in mine.items():
+            self.manifests.claim(manifest, blocks)
 
     def _blocks_of(self, digests: Iterable[Digest]) -> Iterator[tuple[Digest, list[Digest]]]:
         """Models that are never evicted, with their blocks."""

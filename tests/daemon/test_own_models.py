@@ -3,10 +3,13 @@
 import http.client
 import os
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
-from icnblocks.testing.exchange import bundle, call, make_model, missing, publish
+from icnblocks.limits import MIB
+from icnblocks.manifest.model import BaseRef, Kind
+from icnblocks.testing.exchange import bundle, call, make_model, missing, publish, record_path
 from icnblocks.testing.processes import launch_edge, poll_until, start_edge
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
@@ -37,6 +40,31 @@ def test_an_own_manifest_stays_after_a_restart_whatever_was_fetched(origin, tmp_
             assert answer.status == 200
         assert call(mixed, "GET", f"/v1/manifests/{mine.digest}").status == 200
         assert not missing(mixed, mine.wants)
+
+
+def test_what_a_record_names_stays_though_its_manifest_came_before_a_restart(origin, tmp_path):
+    """Catches: only a manifest that is sent pins its model, so that one which is published in two
+    lives of the daemon is evicted by what others pull, and is nowhere any more."""
+    base = make_model("mine/base", size=4 * MIB, seed=5)
+    mine = make_model("mine/m", size=4 * MIB, seed=6)
+    ref = BaseRef(base.name, base.digest)
+    mine.manifest = replace(mine.manifest, kind=Kind.ADAPTER, base=ref)
+    theirs = [make_model(f"acme/m{i}", size=6 * MIB, seed=50 + i) for i in range(3)]
+    for model in theirs:
+        publish(origin, model)
+    options = ("--upstream", f"acme={origin.url}", "--capacity", "16MiB", "--policy", "lru")
+    with start_edge(tmp_path / "mixed", *options) as mixed:
+        for model in (base, mine):
+            publish(mixed, model, record=False)
+    with start_edge(tmp_path / "mixed", *options) as mixed:
+        for _ in range(2):
+            assert call(mixed, "PUT", record_path(mine.name), mine.record()).status == 201
+        assert mixed.status()["budget"]["pinned_bytes"] == 8 * MIB
+        for model in theirs:
+            got, _ = bundle(mixed, model.wants, name=model.name, manifest=model.digest)
+            assert got == model.blocks
+        assert mixed.status()["budget"]["evicted_bytes"]
+        assert not missing(mixed, base.wants + mine.wants)
 
 
 def test_blocks_of_a_manifest_that_rotted_are_not_taken_for_unnamed(tmp_path):

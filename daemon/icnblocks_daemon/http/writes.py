@@ -93,6 +93,8 @@ class Writes:
         records = self._node.records
         record = await asyncio.to_thread(records.put_checked, name, raw)
         if record.manifest is not None:
+            # Before it is looked, or what is here could be evicted until the record is kept.
+            await self._node.claim(name, record.manifest)
             await self._check_complete(record.manifest)
         await self._node.holdings.flush()
         await records.put(name, raw)
