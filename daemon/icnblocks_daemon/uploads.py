@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import IcnError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.wire.upload import Parts, unpack_parts
+from icnblocks_daemon.holdings import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,12 +91,16 @@ class Uploads:
             if block is None:
                 continue
             stored += 1
-            await self._holdings.put(part.digest, block)
-            self._metrics.uploaded_bytes.inc(part.total)
-            self._note(part.digest)
+            # Stored and noted, whoever leaves: what is not noted is never erased.
+            await shielded(self._take_in(part.digest, block))
         if stored:
             await self._holdings.flush()
         return stored
+
+    async def _take_in(self, digest: Digest, block: bytes | bytearray | memoryview) -> None:
+        await self._holdings.put(digest, block)
+        self._metrics.uploaded_bytes.inc(len(block))
+        self._note(digest)
 
     def named(self, digests: Iterable[Digest]) -> None:
         """A manifest names these: they stay."""
