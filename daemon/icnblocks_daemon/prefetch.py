@@ -122,6 +122,7 @@ class Prefetch:
         self._pause = pause
         self._surveyor = Surveyor(records, manifests, holdings)
         self._taking = asyncio.Lock()
+        self._changing = asyncio.Lock()  # held to the end of a change, also if its asker leaves
         self._writing = asyncio.Lock()
         self._order: Order | None = None
         self._known: set[Digest] = set()  # models of the order that were surveyed, and fit
@@ -166,7 +167,7 @@ class Prefetch:
         """
         async with self._taking:
             survey = await self._surveyor.survey(order, self._others(), strict=True)
-            await shielded(self._replace(order, survey))
+            await shielded(self._replace_alone(order, survey))
 
     async def cancel(self) -> bool:
         """Stop, and release what the order in force pins; what came stays until it is evicted.
@@ -178,10 +179,18 @@ class Prefetch:
             StorageError: if that cannot be kept; it is cancelled all the same until a restart.
         """
         async with self._taking:
+            return await shielded(self._cancel_alone())
+
+    async def _replace_alone(self, order: Order, survey: Survey) -> None:
+        async with self._changing:
+            await self._replace(order, survey)
+
+    async def _cancel_alone(self) -> bool:
+        async with self._changing:
             order = self._order
             if order is None or order.cancelled:
                 return False
-            await shielded(self._cancel(order))
+            await self._cancel(order)
             return True
 
     async def _replace(self, order: Order, survey: Survey) -> None:
@@ -216,7 +225,8 @@ class Prefetch:
 
     async def close(self) -> None:
         """Stop, and note how far it came."""
-        await self._stop()
+        async with self._changing:
+            await self._stop()
         if self._order is not None and not self._order.cancelled:
             with contextlib.suppress(StorageError):
                 await self._keep(pack_order(self._order))

@@ -345,3 +345,79 @@ async def test_the_file_tells_how_far_it_came(bench, models):
     assert (order.rate, str(order.window), order.fetched) == (1e6, "00:00-24:00", 6_000_000)
     await bench.prefetch.cancel()
     assert kept_order(bench.file) is None, "what was cancelled does not come back"
+
+
+async def left_while_it_is_kept(bench, order, monkeypatch):
+    """Somebody gave an order and left while it was written, which goes on when this is set."""
+    begun, go, keep, kept = asyncio.Event(), asyncio.Event(), bench.prefetch._keep, []
+
+    async def slow_disk(packed):
+        kept.append(packed)
+        if len(kept) == 1:
+            begun.set()
+            await go.wait()
+        await keep(packed)
+
+    monkeypatch.setattr(bench.prefetch, "_keep", slow_disk)
+    taking = asyncio.create_task(bench.prefetch.take(order))
+    await begun.wait()
+    taking.cancel()
+    await asyncio.wait([taking])
+    assert taking.cancelled()
+    return go, kept
+
+
+def at_work():
+    return sum(task.get_name() == "prefetch" for task in asyncio.all_tasks())
+
+
+async def test_a_plan_whose_asker_left_is_not_carried_out_beside_the_next(
+    bench, models, monkeypatch
+):
+    """Catches: the lock was given back when the asker left, while the plan was still being put
+    in force: both were, and the pins and the work of the first were nobody's."""
+    bench.network.slow = True
+    go, kept = await left_while_it_is_kept(bench, bench.order(models[0], pin=True), monkeypatch)
+    surveyed, survey = asyncio.Event(), bench.prefetch._surveyor.survey
+
+    async def told(*args, **more):
+        found = await survey(*args, **more)
+        surveyed.set()
+        return found
+
+    monkeypatch.setattr(bench.prefetch._surveyor, "survey", told)
+    second = asyncio.create_task(bench.prefetch.take(bench.order(models[1], pin=True)))
+    await surveyed.wait()
+    for _ in range(50):  # nothing else that it waits for takes more than a few turns
+        await asyncio.sleep(0)
+    assert len(kept) == 1, "it came in while the first was still being written"
+    go.set()
+    await second
+    assert bench.holdings.content.pins() == {models[1].digest: 1}
+    assert at_work() == 1
+    assert await bench.prefetch.cancel()
+    assert not bench.holdings.content.pins()
+    assert not at_work()
+
+
+async def test_a_plan_whose_asker_left_can_be_cancelled_at_once(bench, models, monkeypatch):
+    """Catches: there is no plan to cancel, it is said, and a moment later it is in force."""
+    go, _ = await left_while_it_is_kept(bench, bench.order(models[0], pin=True), monkeypatch)
+    cancelling = asyncio.create_task(bench.prefetch.cancel())
+    await asyncio.sleep(0)
+    go.set()
+    assert await cancelling
+    assert not bench.holdings.content.pins()
+    assert not at_work()
+
+
+async def test_a_plan_whose_asker_left_does_not_begin_after_the_end(bench, models, monkeypatch):
+    """Catches: a daemon that stops while a plan is written carries it out when all is closed."""
+    go, _ = await left_while_it_is_kept(bench, bench.order(models[0], pin=True), monkeypatch)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    closing = asyncio.create_task(bench.prefetch.close())
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait([closing, *others])
+    assert not at_work()
+    assert kept_order(bench.file) is not None, "it goes on after the next start"
