@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.limits import MIB
 from icnblocks_daemon.scrub import erased_if_rotten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
 
     from icnblocks.cache.content_store import ContentStore
     from icnblocks.naming import Digest
@@ -42,7 +42,7 @@ class Rechecks:
         self._content = content
         self._metrics = metrics
         self._replaceable = replaceable
-        self._tasks: set[asyncio.Task[bool]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._doubts = 0
 
     async def recheck(self, digest: Digest) -> bool:
@@ -53,15 +53,19 @@ class Rechecks:
 
     def suspect(self, digest: Digest) -> None:
         """Recheck a block that could not be sent whole; whoever wanted it is cut off by now."""
-        task = asyncio.create_task(self.recheck(digest))
-        self._tasks.add(task)
-        task.add_done_callback(self._rechecked)
+        self._begin(self.recheck(digest))
 
     async def doubted(self, wants: Iterable[Want]) -> None:
-        """Who asks for these says that they came from here with wrong bytes. Look, then return."""
-        if self._doubts >= DOUBTS:
-            return
-        self._doubts += 1
+        """Who asks for these says that they came from here with wrong bytes. Look, then return.
+
+        Once begun it is done to its end, and counts until then, also if the caller is cancelled:
+        a thread that hashes does not stop.
+        """
+        if self._doubts < DOUBTS:
+            self._doubts += 1
+            await asyncio.shield(self._begin(self._look_into(wants)))
+
+    async def _look_into(self, wants: Iterable[Want]) -> None:
         left = DOUBTED_BYTES
         try:
             for want in wants:
@@ -76,7 +80,13 @@ class Rechecks:
         """Wait for what is being looked into."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _rechecked(self, task: asyncio.Task[bool]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._rechecked)
+        return task
+
+    def _rechecked(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("a block could not be rechecked: %s", error)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 
 import pytest
 
@@ -148,6 +149,35 @@ async def test_of_many_doubts_a_few_are_looked_into(rechecks, blocks):
     wants = [Want(Digest.of(data), len(data)) for data in blocks]
     await asyncio.gather(*(rechecks.doubted([want]) for want in wants))
     assert left(rechecks) == len(wants) - DOUBTS
+    await rechecks.doubted(wants)
+    assert left(rechecks) == 0
+
+
+async def test_of_doubts_whose_askers_leave_no_more_are_looked_into(rechecks, blocks, monkeypatch):
+    """Catches: the place was free when the asker left, though a thread still hashed: whoever
+    doubts and leaves, again and again, has all threads of the daemon hash."""
+    reading, opened = threading.Semaphore(0), threading.Event()
+
+    def held(_, length):
+        reading.release()
+        assert opened.wait(20)
+        return b"?" * length
+
+    monkeypatch.setattr(rechecks._content.store, "read", held)
+    wants = [Want(Digest.of(data), len(data)) for data in blocks]
+    for want in wants[:DOUBTS]:
+        leaving = asyncio.create_task(rechecks.doubted([want]))
+        assert await asyncio.to_thread(reading.acquire, timeout=20)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+    another = asyncio.create_task(rechecks.doubted(wants[DOUBTS:]))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    turned_away = another.done()
+    opened.set()
+    assert turned_away
+    await rechecks.close()
+    assert left(rechecks) == len(blocks) - DOUBTS
     await rechecks.doubted(wants)
     assert left(rechecks) == 0
 
