@@ -67,7 +67,8 @@ class DiskStore:
         path: the directory; made if it is missing.
         create: False refuses a directory that is no store yet.
         on_damage: what to do when the index is unreadable: "refuse" raises; "empty" forgets all
-            blocks with a warning, as suits a cache.
+            blocks with a warning, as suits a cache. Where segments are missing, or are not in the
+            index, and no crash explains it, "refuse" raises, too, and "empty" drops them.
         segment_bytes: size at which the next segment file is begun, at most 1 GiB.
         one_per_file: each block in a file of its own; None decides by whether the file system
             can free part of a file.
@@ -76,7 +77,8 @@ class DiskStore:
         BusyError: if the store is open elsewhere.
         NotFoundError: if there is none and `create` is False.
         VersionError: if a newer program wrote it.
-        DamagedError: if the index is unreadable and `on_damage` is "refuse".
+        DamagedError: if the index is unreadable, or does not fit the segments, and `on_damage` is
+            "refuse".
         StorageError: if the disk refuses.
     """
 
@@ -100,16 +102,17 @@ class DiskStore:
                 self._segments = Segments(self._layout.segments)
                 alone = not can_punch(path) if one_per_file is None else one_per_file
                 self._segment_pages = 1 if alone else min(segment_bytes, SEGMENT_BYTES) // PAGE
-                self._begin(on_damage)
+                self._careful = on_damage == "refuse"
+                self._begin()
         except BaseException:
             self._layout.close()
             raise
 
-    def _begin(self, on_damage: str) -> None:
+    def _begin(self) -> None:
         try:
             self._read_notes()
         except DamagedError as error:
-            if on_damage != "empty":
+            if self._careful:
                 raise
             _log.warning("the index of the store is damaged; it starts empty: %s", error)
             self._layout.remove_index()
@@ -127,13 +130,15 @@ class DiskStore:
         self._doomed: dict[int, int] = {}
         """Erased while leased: address -> length."""
         self._sync_failed = False
+        self._left_over = False
+        """Something erased could not be removed: the next start must tidy up as after a kill."""
 
     def _read_notes(self) -> None:
         self._notes = Notes(self._layout.index)
         try:
             state = self._notes.state()
             boot = boot_id()
-            found = recover(self._notes, self._segments, state, boot=boot)
+            found = recover(self._notes, self._segments, state, boot=boot, careful=self._careful)
             self._places, self._used, self._live = found.places, found.used, found.live
             self._segment, offset = locate(found.end)
             self._page = offset // PAGE
@@ -341,10 +346,13 @@ class DiskStore:
         if self._closed:
             return
         try:
+            with self._lock:
+                if self._started and self._segment not in self._live:
+                    self._next_segment()  # so that it is removed: its blocks are gone
             self.flush()
             with self._commit_lock:
-                reached = address(self._segment, self._page * PAGE)
-                self._notes.set_state(State(self._boot, clean=True, flushed_to=reached))
+                reached, clean = address(self._segment, self._page * PAGE), not self._left_over
+                self._notes.set_state(State(self._boot, clean=clean, flushed_to=reached))
         finally:
             with self._commit_lock, self._lock:
                 self._closed = True
@@ -472,13 +480,18 @@ class DiskStore:
             with self._lock:
                 self._check_open()
                 changes, self._changes = self._changes, Changes()
+                # Taken now: the notes of what is emptied from here on are struck out next time.
+                busy = {segment_of(at) for at in self._writing} | {self._segment}
+                gone = {n for n in self._emptied if n not in self._live} - busy
+                self._emptied -= gone
             try:
                 self._write_notes(changes)
             except BaseException:
                 with self._lock:
                     self._changes = changes.then(self._changes)
+                    self._emptied |= gone
                 raise
-            self._free_dead(changes.dead)
+            self._free_dead(changes.dead, gone)
             self._layout.restore_spare()
 
     def _write_notes(self, changes: Changes) -> None:
@@ -496,16 +509,15 @@ class DiskStore:
                 raise
             self._notes.write(notes, strikes)
 
-    def _free_dead(self, dead: list[tuple[int, int]]) -> None:
-        with self._lock:
-            busy = {segment_of(at) for at in self._writing} | {self._segment}
-            gone = {n for n in self._emptied if n not in self._live} - busy
-            self._emptied -= gone
-        for number in gone:
-            try:
+    def _free_dead(self, dead: list[tuple[int, int]], gone: set[int]) -> None:
+        try:
+            if gone and self._careful:
+                self._notes.sync()  # else a power cut leaves notes of segments that are missing
+            for number in gone:
                 self._segments.unlink(number)
-            except OSError as error:
-                _log.warning("cannot remove a segment: %s", error)
+        except (OSError, StorageError) as error:
+            self._left_over = True
+            _log.warning("cannot remove a segment: %s", error)
         for at, length in runs(dead):
             if segment_of(at) not in gone:
                 self._free(at, length)

@@ -6,6 +6,8 @@ that holds the store's lock uses it. It must not touch the segments.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -89,11 +91,26 @@ class Notes:
                 (at, end, _CHUNK),
             ).fetchall()
 
-    def write(self, added: Iterable[Note], removed: Iterable[int]) -> None:
-        """Note blocks, then strike some out, all or nothing; survives kill -9."""
-        with storage_errors(self._path), transaction(self._db):
+    def write(
+        self, added: Iterable[Note], removed: Iterable[int], *, durable: bool = False
+    ) -> None:
+        """Note blocks, then strike some out, all or nothing; survives kill -9.
+
+        Args:
+            added: to be noted.
+            removed: addresses to be struck out.
+            durable: it survives a power cut, too.
+        """
+        with storage_errors(self._path), transaction(self._db, durable=durable):
             self._db.executemany("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", added)
             self._db.executemany("DELETE FROM blocks WHERE at = ?", ((at,) for at in removed))
+
+    def sync(self) -> None:
+        """Make what was written since `set_state` survive a power cut."""
+        # What SQLite does not sync at every commit is this file; locks lie on the others.
+        log = self._path.with_name(f"{self._path.name}-wal")
+        with storage_errors(self._path), suppress(FileNotFoundError), log.open("rb") as file:
+            os.fdatasync(file.fileno())
 
     def close(self) -> None:
         """Let go of the file."""

@@ -3,16 +3,19 @@
 After a clean end, or a kill in this same boot of the machine (the page cache survived), the notes
 are right. After a power cut a note may have outlived its bytes, and a hole may have outlived the
 striking of its note; so what was not known to be flushed, and whatever touches a hole, is
-hashed. It must not raise for a block that turns out bad: that block is forgotten.
+hashed. It must not raise for a block that turns out bad: that block is forgotten. Where nobody has
+the blocks again, what no crash explains is refused, and nothing is changed: segments that are not
+there (a disk is not mounted), and segments that no note knows (the notes are older than they are).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import IcnError
 from icnblocks.limits import MAX_BLOCK_BYTES, MIB
@@ -21,13 +24,24 @@ from icnblocks.store.database import DamagedError, storage_errors
 from icnblocks.store.lease import read_extent
 from icnblocks.store.notes import NEW
 from icnblocks.store.places import Places
-from icnblocks.store.segments import PAGE, PAGE_BITS, PAGE_MASK, footprint, locate, punch
+from icnblocks.store.segments import (
+    PAGE,
+    PAGE_BITS,
+    PAGE_MASK,
+    footprint,
+    locate,
+    punch,
+    segment_of,
+)
 
 if TYPE_CHECKING:
     from icnblocks.store.notes import Note, Notes, State
     from icnblocks.store.segments import Segments
 
 _log = logging.getLogger(__name__)
+_CRASH_LEAVES: Final = 512 * MAX_BLOCK_BYTES
+"""Bytes that a crash may leave in segments after the last noted one: two batches of the largest
+blocks, or what a fast disk takes between two flushes of a daemon (5 s)."""
 
 
 @dataclass(slots=True)
@@ -41,6 +55,7 @@ class Found:
         end: the address after the last block.
         verified: blocks that had to be hashed.
         forgotten: addresses of notes that must be struck out.
+        noted: segments of which any block is noted, with the first address, whole or not.
     """
 
     places: Places = field(default_factory=Places)
@@ -49,13 +64,22 @@ class Found:
     end: int = 0
     verified: int = 0
     forgotten: list[int] = field(default_factory=list)
+    noted: dict[int, int] = field(default_factory=dict)
 
 
-def recover(notes: Notes, segments: Segments, state: State, *, boot: str) -> Found:
+def recover(notes: Notes, segments: Segments, state: State, *, boot: str, careful: bool) -> Found:
     """Read all notes, check those that need it, and free what no note claims.
 
+    Args:
+        notes: what is noted.
+        segments: what is there.
+        state: how the store was left.
+        boot: id of this boot of the machine.
+        careful: refuse where notes and segments differ by more than a crash explains.
+
     Raises:
-        DamagedError: if there are blocks and not even a note that there is none.
+        DamagedError: if there are blocks and not even a note that there is none; or if `careful`
+            says so. Nothing was changed then.
         StorageError: if the disk refuses to give the notes or to be tidied.
     """
     sizes = segments.sizes()
@@ -67,9 +91,13 @@ def recover(notes: Notes, segments: Segments, state: State, *, boot: str) -> Fou
     power_cut = not state.clean and (not boot or state.boot != boot)
     found = Found()
     _read(notes, segments, sizes, found, state if power_cut else None)
+    if careful:
+        _refuse_missing(segments, sizes, found, state if power_cut else None)
+        _refuse_unknown(segments, sizes, found, state)
     if found.forgotten:
         _log.warning("%d noted blocks were not whole and are forgotten", len(found.forgotten))
-        notes.write((), found.forgotten)
+        # Durable, so that no note comes back of a segment that is removed below.
+        notes.write((), found.forgotten, durable=True)
     with storage_errors(segments.directory):
         _remove_unnoted(segments, sizes, found)
         # What was copied by a program that knows no holes has none, however it ended.
@@ -91,6 +119,7 @@ def _read(
             live[segment] += in_segment
             segment, in_segment = at >> PAGE_BITS, 0
             size = sizes.get(segment, -1)
+            found.noted[segment] = at
         if (
             len(digest) != DIGEST_BYTES
             or at < end
@@ -109,6 +138,69 @@ def _read(
     for number in [n for n, pages in live.items() if not pages]:
         del live[number]
     found.used, found.end = used * PAGE, end
+
+
+def _refuse_missing(
+    segments: Segments, sizes: dict[int, int], found: Found, unsure: State | None
+) -> None:
+    """Data comes before its note, and goes after it: only a power cut takes what was not flushed.
+
+    Raises:
+        DamagedError: if noted segments are missing that must be there.
+    """
+    lost = [
+        number
+        for number, first in found.noted.items()
+        if number not in sizes and (unsure is None or first < unsure.flushed_to)
+    ]
+    if lost:
+        raise DamagedError(
+            f"{len(lost)} segments that the block index lists are missing, the first is"
+            f" {segments.path(lost[0])}",
+            hint="bring them back: is their disk mounted? If they are lost, put empty files in"
+            " their places, and publish again what `icn-verify --complete` misses",
+        )
+
+
+def _refuse_unknown(segments: Segments, sizes: dict[int, int], found: Found, state: State) -> None:
+    """A clean end leaves nothing that is not noted; a crash, what was put or erased last.
+
+    Raises:
+        DamagedError: if there is more: these notes are older than the segments.
+    """
+    unknown = sizes.keys() - found.noted.keys()
+    with storage_errors(segments.directory):
+        if state.clean:
+            strange = sorted(number for number in unknown if _holds_data(segments, number))
+        else:
+            last = max(segment_of(state.flushed_to), max(found.noted, default=0))
+            strange = sorted(number for number in unknown if number > last)
+            if sum(map(segments.allocated, strange)) <= _CRASH_LEAVES:
+                return
+    if strange:
+        raise DamagedError(
+            f"{len(strange)} segments hold blocks that the block index does not list, the first is"
+            f" {segments.path(strange[0])}",
+            hint="bring back the index that belongs to them; what an older one does not list must"
+            " be published again, once these segments are moved away",
+        )
+
+
+def _holds_data(segments: Segments, number: int) -> bool:
+    """Whether any byte of a segment is not zero; of a copy without holes, all may be."""
+    segment = segments.borrow(number)
+    try:
+        at = os.lseek(segment.fd, 0, os.SEEK_DATA)
+        while data := os.pread(segment.fd, MIB, at):
+            if data.count(0) < len(data):
+                return True
+            at = os.lseek(segment.fd, at + len(data), os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # only a hole is left
+            raise
+    finally:
+        segments.give_back(segment)
+    return False
 
 
 def _proven(segments: Segments, state: State, found: Found, note: Note) -> bool:
