@@ -20,6 +20,42 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
+class NoTurnError(SourceError):
+    """A question was not asked, as others were before it: no failure of who was to be asked."""
+
+
+class _Line:
+    """Questions for one upstream, in their order."""
+
+    def __init__(self, at_once: int) -> None:
+        self.threads = ThreadPoolExecutor(at_once, "icn-upstream")
+        self.moved = object()
+        """Another one after each question that ends; set on threads."""
+
+
+class Turn:
+    """Where one question stands in the line for its upstream."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._since = line.moved
+        self.had = False
+        """Whether it is being asked, or was."""
+
+    @property
+    def held_up(self) -> bool:
+        """It is still to be asked, and others were answered meanwhile: there are just too many."""
+        return not self.had and self._line.moved is not self._since
+
+    def take(self, question: Callable[[Source], S], source: Source) -> S:
+        """Ask it now; on a thread."""
+        self.had = True
+        try:
+            return question(source)
+        finally:
+            self._line.moved = object()
+
+
 class Questions:
     """Asks upstreams; of each so many questions are under way, and others wait for their turn.
 
@@ -33,23 +69,36 @@ class Questions:
         self._sources = sources
         self._turn_s = turn_s
         self._at_once = at_once
-        self._threads = {url: ThreadPoolExecutor(at_once, "icn-upstream") for url in sources}
+        self._lines = {url: _Line(at_once) for url in sources}
 
-    async def ask(self, url: str, question: Callable[[Source], S]) -> S:
+    def turn(self, url: str) -> Turn:
+        """A place at the end of an upstream's line, for `ask`."""
+        return Turn(self._lines[url])
+
+    async def ask(self, url: str, question: Callable[[Source], S], turn: Turn | None = None) -> S:
         """An upstream's answer.
 
         If the caller is cancelled, a question that is under way ends by itself, as `question`
         bounds it, or at once when its source is closed; nobody is told how.
 
+        Args:
+            url: the upstream.
+            question: asks it, on a thread.
+            turn: made for this question, if the caller wants to know how it stands.
+
         Raises:
-            SourceError: if it had no turn in time.
+            NoTurnError: if it had no turn in time, and others had.
+            SourceError: if it had none, nor had any other.
             IcnError: as `question` does.
         """
-        job = self._threads[url].submit(question, self._sources[url])
+        turn = turn or self.turn(url)
+        job = self._lines[url].threads.submit(turn.take, question, self._sources[url])
         answer = asyncio.wrap_future(job)
         try:
             await asyncio.wait([answer], timeout=self._turn_s)
             if not answer.done() and job.cancel():  # one that was begun cannot be
+                if turn.held_up:
+                    raise NoTurnError(f"there are too many questions for {url} at once")
                 raise SourceError(f"{url} is slow: {self._at_once} other questions wait for it")
             return await answer
         finally:
@@ -57,8 +106,8 @@ class Questions:
 
     def close(self) -> None:
         """Ask nobody any more. What is under way ends when its source is closed."""
-        for threads in self._threads.values():
-            threads.shutdown(wait=False, cancel_futures=True)
+        for line in self._lines.values():
+            line.threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Race(Generic[S]):
@@ -69,6 +118,7 @@ class Race(Generic[S]):
         """All who were asked."""
         self._slow: frozenset[str] = frozenset()
         self._tasks: dict[asyncio.Task[S], str] = {}
+        self._turns: dict[str, Turn] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,12 +135,15 @@ class Race(Generic[S]):
 
     @property
     def slow(self) -> frozenset[str]:
-        """Those of them for whom `next` has waited in vain."""
-        return self._slow & self.waiting
+        """Those of them for whom `next` has waited in vain, and not because of other questions."""
+        held_up = {url for url, turn in self._turns.items() if turn.held_up}
+        return (self._slow & self.waiting) - held_up
 
-    def begin(self, url: str, question: Coroutine[None, None, S]) -> None:
-        """Ask an upstream as well."""
+    def begin(self, url: str, question: Coroutine[None, None, S], turn: Turn | None = None) -> None:
+        """Ask an upstream as well; `turn` says whether it is held up by other questions."""
         self.asked.add(url)
+        if turn is not None:
+            self._turns[url] = turn
         self._tasks[asyncio.create_task(question)] = url
 
     async def next(self, wait_s: float | None) -> tuple[str, asyncio.Task[S]] | None:

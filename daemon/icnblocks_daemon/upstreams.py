@@ -34,7 +34,7 @@ from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
 from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.interests import Hint
-from icnblocks_daemon.questions import Questions, Race
+from icnblocks_daemon.questions import NoTurnError, Questions, Race
 from icnblocks_daemon.reasons import failure_of
 from icnblocks_daemon.strategies import Failure
 from icnblocks_daemon.via import format_via
@@ -312,7 +312,8 @@ class Upstreams:
         while True:
             url = self.strategy.choose(route, race.asked, self._clock())
             if url is not None:
-                race.begin(url, self._questions.ask(url, question))
+                turn = self._questions.turn(url)
+                race.begin(url, self._questions.ask(url, question, turn), turn)
             elif not race.waiting:
                 return None
             told = await race.next(None if url is None else SLOW_S)
@@ -322,8 +323,8 @@ class Upstreams:
     def _note_failure(self, url: str, error: IcnError) -> None:
         self._errors[url] = str(error)
         self._metrics.upstream_errors.labels(url, error.code).inc()
-        # An upstream may have other things that are to be believed.
-        if not isinstance(error, RefusedError | LoopError | TrustError):
+        # An upstream may have other things that are to be believed, and time for other questions.
+        if not isinstance(error, RefusedError | LoopError | TrustError | NoTurnError):
             least_s = error.after_s if isinstance(error, ThrottledError) else 0.0
             self.strategy.failed(url, failure_of(error), self._clock(), least_s=least_s)
 

@@ -12,6 +12,7 @@ from icnblocks_daemon.config import Config
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.manifests import Manifests
 from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.questions import NoTurnError
 from icnblocks_daemon.strategies import Failure, make_strategy
 from icnblocks_daemon.upstreams import Upstreams
 
@@ -29,10 +30,14 @@ SMALL_BYTES = sum(len(model.raw) for model in SMALL)
         (ThrottledError("later", after_s=30.0), Failure.BUSY, 30.0),
         (CorruptError("other bytes"), Failure.CORRUPT, 8.0),
         (SourceError("gone"), Failure.BROKEN, 1.0),
+        (NoTurnError("too many at once"), None, 0.0),
     ],
 )
 async def test_a_busy_upstream_is_left_alone_as_long_as_it_asked_for(error, why, rest_s, tmp_path):
-    """A 429 for a record counted as a broken connection: it was asked again a second later."""
+    """A 429 for a record counted as a broken connection: it was asked again a second later.
+
+    Catches also: it is left alone for a question that it was never asked.
+    """
     route, strategy = (("", US),), make_strategy("fail-over")
     upstreams = Upstreams(
         Config(store=tmp_path, upstream=route), Fib(route), strategy, Metrics(),
