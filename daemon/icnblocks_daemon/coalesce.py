@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -13,15 +14,70 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class _Begun(NamedTuple, Generic[V]):
-    task: asyncio.Task[V]
-    way: Hashable
+class Work:
+    """A piece of work, and how many wait for its outcome.
+
+    Who does it says when it stands in a line. From then on until it has a turn there, it is given
+    up when nobody is left: it would only keep those behind it from theirs.
+    """
+
+    def __init__(self, give_up: Callable[[Work], None]) -> None:
+        self._give_up = give_up
+        self._waiters = 0
+        self._in_line = self._had_turn = False
+
+    @staticmethod
+    def here() -> Work | None:
+        """What the caller is a part of, if anything."""
+        return _WORK.get()
+
+    def join(self) -> None:
+        """One more waits."""
+        self._waiters += 1
+
+    def leave(self) -> None:
+        """One of them does not any more."""
+        self._waiters -= 1
+        self._look()
+
+    def stand_in_line(self) -> None:
+        """It has to wait for a turn; on the loop."""
+        self._in_line = True
+        self._look()
+
+    def take_turn(self) -> None:
+        """It has one, and goes on to its end; from any thread."""
+        self._had_turn = True
+
+    def _look(self) -> None:
+        if self._in_line and not self._had_turn and not self._waiters:
+            self._give_up(self)
+
+
+_WORK: ContextVar[Work | None] = ContextVar("icn-work", default=None)
+
+
+class _Begun(Generic[V]):
+    __slots__ = ("task", "way", "work")
+
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, V]],
+        way: Hashable,
+        give_up: Callable[[Work], None],
+    ) -> None:
+        self.work = Work(give_up)
+        self.way = way
+        context = copy_context()
+        context.run(_WORK.set, self.work)
+        self.task = asyncio.create_task(work(), context=context)
 
 
 class Coalesced(Generic[K, V]):
     """Runs work by key: whoever asks while it runs gets the same outcome.
 
-    The work goes on when those who wait leave; its error is read even if nobody is left.
+    The work goes on when those who wait leave, unless it stands in a line then (see Work); its
+    error is read even if nobody is left.
     """
 
     def __init__(self) -> None:
@@ -51,28 +107,47 @@ class Coalesced(Generic[K, V]):
                 begun in one, and meets this, has `work` done after all.
 
         Raises:
-            TimeoutError: if `patience_s` is given and passes first; the work goes on.
+            TimeoutError: if `patience_s` is given and passes first; the work goes on, in any case.
         """
         begun = self._begun(key, work, way)
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(patience_s) as limit:
             try:
-                return await asyncio.shield(begun.task)
+                return await self._outcome(begun, limit)
             except again:
                 if begun.way == way:
                     raise
-            return await asyncio.shield(self._begun((key, way), work, way).task)
+            return await self._outcome(self._begun((key, way), work, way), limit)
+
+    async def _outcome(self, begun: _Begun[V], limit: asyncio.Timeout) -> V:
+        begun.work.join()
+        try:
+            return await asyncio.shield(begun.task)
+        except asyncio.CancelledError:
+            if not limit.expired():  # whose patience is at an end wants it the next time
+                begun.work.leave()
+            raise
 
     def _begun(
         self, key: Hashable, work: Callable[[], Coroutine[Any, Any, V]], way: Hashable
     ) -> _Begun[V]:
         begun = self._tasks.get(key)
         if begun is None:
-            begun = self._tasks[key] = _Begun(asyncio.create_task(work()), way)
+            begun = _Begun(work, way, lambda gone: self._give_up(key, gone))
+            self._tasks[key] = begun
             begun.task.add_done_callback(lambda done: self._done(key, done))
         return begun
 
+    def _give_up(self, key: Hashable, work: Work) -> None:
+        """Whoever wants it from now on has it begun anew."""
+        begun = self._tasks.get(key)
+        if begun is not None and begun.work is work:  # else it has ended
+            del self._tasks[key]
+            begun.task.cancel()
+
     def _done(self, key: Hashable, task: asyncio.Task[V]) -> None:
-        del self._tasks[key]
+        begun = self._tasks.get(key)
+        if begun is not None and begun.task is task:  # else it was given up
+            del self._tasks[key]
         if not task.cancelled():
             task.exception()
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from icnblocks.errors import SourceError
+from icnblocks_daemon.coalesce import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -39,6 +40,7 @@ class Turn:
     def __init__(self, line: _Line) -> None:
         self._line = line
         self._since = line.moved
+        self._work = Work.here()
         self.had = False
         """Whether it is being asked, or was."""
 
@@ -47,9 +49,16 @@ class Turn:
         """It is still to be asked, and others were answered meanwhile: there are just too many."""
         return not self.had and self._line.moved is not self._since
 
+    def wait(self) -> None:
+        """It is in the line from now on: what it is asked for may be given up until it is taken."""
+        if self._work is not None:
+            self._work.stand_in_line()
+
     def take(self, question: Callable[[Source], S], source: Source) -> S:
         """Ask it now; on a thread."""
         self.had = True
+        if self._work is not None:
+            self._work.take_turn()
         try:
             return question(source)
         finally:
@@ -79,7 +88,8 @@ class Questions:
         """An upstream's answer.
 
         If the caller is cancelled, a question that is under way ends by itself, as `question`
-        bounds it, or at once when its source is closed; nobody is told how.
+        bounds it, or at once when its source is closed; nobody is told how. One that had no turn
+        yet is not asked.
 
         Args:
             url: the upstream.
@@ -92,6 +102,7 @@ class Questions:
             IcnError: as `question` does.
         """
         turn = turn or self.turn(url)
+        turn.wait()
         job = self._lines[url].threads.submit(turn.take, question, self._sources[url])
         answer = asyncio.wrap_future(job)
         try:

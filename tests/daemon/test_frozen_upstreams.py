@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -84,6 +86,29 @@ def test_a_frozen_upstream_holds_up_no_names_of_others(healthy, tmp_path):
         finally:
             thaw.set()
         assert {each.result(20).status for each in asked} == {404}
+
+
+def test_who_leaves_has_nothing_asked_that_was_not_asked_yet(tmp_path):
+    """Catches: questions of clients that are gone stand before those of clients that wait."""
+    thaw = threading.Event()
+    with (
+        LyingServer({}, respond=lambda _: thaw.wait(60) and None) as silent,
+        start_edge(tmp_path / "edge", "--upstream", silent.url) as edge,
+    ):
+        try:
+            with ExitStack() as leaving:
+                for number in range(12):
+                    client = socket.create_connection(("127.0.0.1", edge.port))
+                    leaving.enter_context(client)
+                    path = f"/v1/records/p0/x{number}/main"
+                    client.sendall(f"GET {path} HTTP/1.1\r\nHost: edge\r\n\r\n".encode())
+                poll_until(lambda: edge.metric("icn_requests_in_flight") == 12)
+                poll_until(lambda: len(silent.requests) == 8)
+            poll_until(lambda: edge.metric("icn_requests_in_flight") == 0)
+        finally:
+            thaw.set()
+        assert call(edge, "GET", record_path(MODEL.name)).status == 404
+        assert len(silent.requests) == 9
 
 
 async def test_what_waits_behind_a_frozen_upstream_is_refused_in_time():
