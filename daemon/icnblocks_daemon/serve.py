@@ -108,7 +108,8 @@ class _Daemon:
         quiet_accepts(asyncio.get_running_loop(), lambda: connections.relieve(server.connections))
         node.metrics.observe(lambda: _figures(server, connections))
         listening = await asyncio.get_running_loop().create_server(
-            connections.guarded(server), sock=sock, ssl=tls, backlog=AT_ONCE,
+            connections.guarded(server, lambda: node.config.send_grace),
+            sock=sock, ssl=tls, backlog=AT_ONCE,
             ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
         )  # fmt: skip
         sock.listen(_BACKLOG)

@@ -16,10 +16,12 @@ from icnblocks_daemon.http.admin import Admin
 from icnblocks_daemon.http.blocks import Blocks
 from icnblocks_daemon.http.bundles import Bundles
 from icnblocks_daemon.http.connections import Connections
+from icnblocks_daemon.http.deliver import deliver
 from icnblocks_daemon.http.have import Have
 from icnblocks_daemon.http.marks import SPOKEN, mark
 from icnblocks_daemon.http.names import Names
 from icnblocks_daemon.http.neighbours import NeighbourFace
+from icnblocks_daemon.http.outlet import CutOffError
 from icnblocks_daemon.http.prefetches import Prefetches
 from icnblocks_daemon.http.problems import (
     BusyServerError,
@@ -93,19 +95,31 @@ class _Manners:
         self, request: web.Request, handler: Handler, endpoint: str
     ) -> web.StreamResponse:
         if endpoint in _UNCOUNTED:
-            return await self._answered(request, handler)
+            return await self._delivered(request, await self._answered(request, handler))
         client = request.remote or "?"
         limit = self._quota.enter(client)
         if limit is not None:
             self._node.metrics.limited.labels(limit).inc()
             error = BusyServerError("too many requests at once")
-            return _closing(request, problem(error, _RETRY_AFTER))
+            return await self._delivered(request, _closing(request, problem(error, _RETRY_AFTER)))
         self._node.metrics.in_flight.inc()
         try:
-            return await self._answered(request, handler)
+            return await self._delivered(request, await self._answered(request, handler))
         finally:
             self._quota.leave(client)
             self._node.metrics.in_flight.dec()
+
+    async def _delivered(
+        self, request: web.Request, response: web.StreamResponse
+    ) -> web.StreamResponse:
+        """Send what was answered, unless it sent itself: until then the request is at work."""
+        if not isinstance(response, web.Response) or request.transport is None:
+            return response
+        try:
+            return await deliver(request, response, self._node.config)
+        except CutOffError as cut:
+            self._node.metrics.cut("an answer", cut.cause, cut, request.remote)
+            return response
 
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:

@@ -80,18 +80,31 @@ class Connections:
             if when != _BUSY:
                 used.append((when, number, each))
         for _, _, each in sorted(used)[: count + max(1, self._most // _PART)]:
-            each.force_close()
+            _close_now(each)
             self.closed += 1
 
-    def guarded(self, server: Server) -> Callable[[], RequestHandler]:
-        """What makes a connection of `server`, and room for it."""
+    def guarded(self, server: Server, grace_s: Callable[[], float]) -> Callable[[], RequestHandler]:
+        """What makes a connection of `server`, and room for it.
+
+        Args:
+            server: whose.
+            grace_s: how long one that is closed may take for what was written to it.
+        """
         malformed = Flood(self._clock)
 
         def make() -> RequestHandler:
             self.make_room(server.connections)
-            return Reader(server, malformed)
+            return Reader(server, malformed, grace_s)
 
         return make
+
+
+def _close_now(connection: RequestHandler) -> None:
+    """Close an idle one, and do not wait until it took what was written to it: it might never."""
+    transport = connection.transport
+    connection.force_close()
+    if transport is not None:
+        transport.abort()
 
 
 def most_connections(wanted: int) -> int:

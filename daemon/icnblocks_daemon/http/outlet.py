@@ -300,6 +300,17 @@ class Outlet:
             await self._write(self._read(lease, at, size), size)
         lease.check()
 
+    async def send_bytes(self, data: bytes) -> None:
+        """Send what lies in memory, a piece at a time: a deadline for each, and never all at once.
+
+        Raises:
+            CutOffError: if the reader stalled or left.
+        """
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            await self._write(self._framed(len(piece)) + piece, len(piece))
+        self._uncork()
+
     def _read(self, lease: Lease, start: int, length: int) -> bytes:
         data = os.pread(lease.fd, length, lease.offset + start)
         if len(data) < length:
