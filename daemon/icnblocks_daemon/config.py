@@ -319,7 +319,8 @@ class Config:
     )  # fmt: skip
     max_connections: int = _key(
         4096, _count(16, 1_000_000), "N",
-        "Connections of clients open at once; for more, the longest idle ones are closed.",
+        "Connections of clients open at once, also those still in their TLS handshake; for more,"
+        " the longest idle ones are closed.",
     )  # fmt: skip
     idle_timeout: float = _key(
         75.0, _lasting, "TIME",

@@ -38,7 +38,8 @@ _LOG = logging.getLogger(__name__)
 _BACKLOG: Final = 1024
 """Connections that wait to be taken. asyncio takes as many at once as it is told of, before it is
 looked how many there are: `AT_ONCE`."""
-_HANDSHAKE_S: Final = 15.0
+_HANDSHAKE_S: Final = 5.0
+"""For TLS to begin, or as long as a connection may be idle, if that is less."""
 CHORE_AGAIN_S: Final = 60.0
 """After a chore that failed."""
 
@@ -107,10 +108,11 @@ class _Daemon:
         server = cast("Server", runner.server)
         quiet_accepts(asyncio.get_running_loop(), lambda: connections.relieve(server.connections))
         node.metrics.observe(lambda: _figures(server, connections))
+        shake_s = min(_HANDSHAKE_S, self._config.idle_timeout)
         listening = await asyncio.get_running_loop().create_server(
-            connections.guarded(server, lambda: node.config.send_grace),
+            connections.guarded(server, lambda: node.config.send_grace, tls=tls is not None),
             sock=sock, ssl=tls, backlog=AT_ONCE,
-            ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
+            ssl_handshake_timeout=shake_s if tls is not None else None,
         )  # fmt: skip
         sock.listen(_BACKLOG)
         content, rate = node.holdings.content, self._config.scrub_rate

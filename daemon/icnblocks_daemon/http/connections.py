@@ -1,12 +1,13 @@
 """Open connections, kept within a bound: when there are too many, the longest idle ones leave.
 
 A connection takes a file descriptor and some memory whether anything is asked on it or not. One
-with a request in work is never closed from here; requests have limits of their own. This module
-must not answer anything.
+with a request in work is never closed from here; requests have limits of their own. One that is
+still in its TLS handshake takes as much and counts as well. This module must not answer anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ class Connections:
         self._most = most
         self._clock = clock
         self._used: WeakKeyDictionary[BaseTransport, float] = WeakKeyDictionary()
+        self._handshakes: dict[asyncio.Task[object], None] = {}
+        """What takes those that are not open yet, in the order of their coming."""
         self.closed = 0
         """How many were closed to make room."""
 
@@ -63,14 +66,28 @@ class Connections:
     def make_room(self, connections: Sequence[RequestHandler]) -> None:
         """One more is about to be opened beside these, which are in the order of their opening.
 
-        Those on which nothing was asked yet leave before those that were of use.
+        Those on which nothing was asked yet leave before those that were of use; handshakes are
+        given up, the oldest first, where they are more than half of all.
         """
-        if len(connections) >= self._most:
-            self._close_idle(connections, len(connections) - self._most)
+        count = len(connections) + len(self._handshakes) - self._most
+        if count < 0:
+            return
+        if len(self._handshakes) > self._most // 2:
+            self._give_up(1)
+        else:
+            self._close_idle(connections, count)
 
     def relieve(self, connections: Sequence[RequestHandler]) -> None:
         """There are too many for the process, or the system, whatever the bound is."""
+        self._give_up(len(self._handshakes) // 2)
         self._close_idle(connections, 0)
+
+    def _give_up(self, count: int) -> None:
+        """End so many handshakes: their connections are closed at once."""
+        for task in list(self._handshakes)[:count]:
+            del self._handshakes[task]
+            task.cancel()
+            self.closed += 1
 
     def _close_idle(self, connections: Sequence[RequestHandler], count: int) -> None:
         """Close so many, and a part of the bound more."""
@@ -83,20 +100,35 @@ class Connections:
             _close_now(each)
             self.closed += 1
 
-    def guarded(self, server: Server, grace_s: Callable[[], float]) -> Callable[[], RequestHandler]:
+    def guarded(
+        self, server: Server, grace_s: Callable[[], float], *, tls: bool = False
+    ) -> Callable[[], RequestHandler]:
         """What makes a connection of `server`, and room for it.
 
         Args:
             server: whose.
             grace_s: how long one that is closed may take for what was written to it.
+            tls: whether each begins with a handshake.
         """
         malformed = Flood(self._clock)
 
         def make() -> RequestHandler:
             self.make_room(server.connections)
+            if tls:
+                self._shake_hands(asyncio.current_task())
             return Reader(server, malformed, grace_s)
 
         return make
+
+    def _shake_hands(self, task: asyncio.Task[object] | None) -> None:
+        """Count a handshake until it succeeds or fails.
+
+        asyncio makes the protocol of each connection in a task of its own, which ends then; the
+        protocol itself is told of success only.
+        """
+        if task is not None:
+            self._handshakes[task] = None
+            task.add_done_callback(lambda ended: self._handshakes.pop(ended, None))
 
 
 def _close_now(connection: RequestHandler) -> None:
