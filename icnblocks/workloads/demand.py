@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.random  # now: an interrupt while it is imported is lost, in its own code
 
 from icnblocks.cache.replay.trace import MAX_TIME_S
 from icnblocks.errors import UsageError
