@@ -31,7 +31,6 @@ from icnblocks.assembly.inspect import (
     remember,
     salvage,
 )
-from icnblocks.assembly.recheck import recheck_directory
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, load_settings, opening_store
@@ -358,6 +357,8 @@ class Puller:
 
         What was pulled while an image was built has other inodes and times in a container.
         """
+        from icnblocks.assembly.recheck import recheck_directory  # hardly any pull needs it
+
         refused = isinstance(error.__cause__, OSError) and error.__cause__.errno in _NOT_TO_WRITE
         if not refused or (self._settings.durable and flushed.is_marked(path)):
             return False

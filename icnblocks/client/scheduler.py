@@ -85,7 +85,6 @@ class Scheduler(Generic[HintT]):
         self.sources = [SourceState(name, lanes) for name, lanes in sources]
         self._random = random
         self._options = options
-        self._ordered = ordered
         self._open: dict[Digest, Want] = {}
         self._flying: dict[Digest, Bundle[HintT]] = {}
         self._bundles: dict[Bundle[HintT], None] = {}  # under way, the oldest first
@@ -117,7 +116,7 @@ class Scheduler(Generic[HintT]):
             if want.digest in self._open:
                 continue
             self._open[want.digest] = want
-            if self._ordered:
+            if self._lines.ordered:
                 self._lines.ranks.setdefault(want.digest, len(self._lines.ranks))
             bundle = self._flying.get(want.digest)
             if bundle is None:
@@ -215,7 +214,7 @@ class Scheduler(Generic[HintT]):
             if most is not None and self._busy(source, queue) >= most:
                 continue
             drawn_from = self._drawn_from(queue)
-            if len(self.sources) == 1 and not self._ordered and not drawn_from:
+            if len(self.sources) == 1 and not self._lines.ordered and not drawn_from:
                 return queue  # no other can come before it: an edge may have hundreds
             key = (self._lines.rank(head), -len(queue.refused | queue.lacking), drawn_from)
             if found is None or key < found[0]:
@@ -239,7 +238,10 @@ class Scheduler(Generic[HintT]):
 
     def _draw(self, queue: Queue[HintT], source: int) -> tuple[Want, ...]:
         most = bundle_bytes(
-            self.sources[source], self.sources, self._lines.waiting_bytes, ordered=self._ordered
+            self.sources[source],
+            self.sources,
+            self._lines.waiting_bytes,
+            ordered=self._lines.ordered,
         )
         waiting, total = self._lines[queue], 0
         drawn: list[Want] = []
