@@ -191,12 +191,7 @@ def refuse_changed(directory: ModelDirectory, path: str, found: Inspection) -> N
         ConflictError: if somebody made or changed a file there meanwhile.
         StorageError: if it cannot be read.
     """
-    fd = directory.open_existing(path)
-    facts = None
-    if fd is not None:
-        facts = FileFacts.of(os.fstat(fd))
-        os.close(fd)
-    if facts != found.seen.get(path):
+    if _facts_of_file(directory, path) != found.seen.get(path):
         raise _changed(directory, path)
 
 
@@ -258,15 +253,22 @@ def has_state(root: Path, digest: Digest) -> bool:
 
 
 def _facts(directory: ModelDirectory, path: str) -> FileFacts | None:
+    """Of the file at a path; None if there is none, or something else."""
     try:
-        fd = directory.open_existing(path)
+        return _facts_of_file(directory, path)
     except ConflictError:
         return None
+
+
+def _facts_of_file(directory: ModelDirectory, path: str) -> FileFacts | None:
+    """The same, but what is no file is a ConflictError."""
+    fd = directory.open_existing(path)
     if fd is None:
         return None
-    facts = FileFacts.of(os.fstat(fd))
-    os.close(fd)
-    return facts
+    try:
+        return FileFacts.of(os.fstat(fd))
+    finally:
+        os.close(fd)
 
 
 def remember(
