@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 __all__ = ["load", "open_model", "pull", "stream"]
 
 _HOMES = dict.fromkeys(("load", "open_model", "stream"), "icnblocks.loader") | {
-    "pull": "icnblocks.puller"
+    "pull": "icnblocks.facade"
 }
 
 if TYPE_CHECKING:
     __version__: str
+    from icnblocks.facade import pull
     from icnblocks.loader import load, open_model, stream
-    from icnblocks.puller import pull
 else:  # a type checker that saw this would take any misspelt name for one of ours
 
     def __getattr__(name: str) -> object:

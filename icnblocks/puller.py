@@ -1,4 +1,4 @@
-"""Pulling: a name becomes a runnable directory. The facade of the device side.
+"""Pulling: a name becomes a runnable directory.
 
 Resolve, fill, and remember where it lies: the pulled directory is the store of its blocks. An
 adapter brings its base. Works inside a running event loop (it uses threads, no loop of its own).
@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -33,20 +33,13 @@ from icnblocks.assembly.inspect import (
 )
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.resolve import Resolved, Resolver
-from icnblocks.client.settings import Settings, load_settings, opening_store
+from icnblocks.client.settings import Settings, opening_store
 from icnblocks.client.source import Source
 from icnblocks.client.trust import KnownPublishers, Trust, check_fingerprint, read_trust_file
-from icnblocks.errors import (
-    ConflictError,
-    FormatError,
-    IcnError,
-    StorageError,
-    UsageError,
-)
+from icnblocks.errors import ConflictError, FormatError, IcnError, StorageError
 from icnblocks.filling import Filling, Follower, Moved, Progress
 from icnblocks.limits import MAX_BASES, MAX_LIFETIME_S
 from icnblocks.manifest.codec import decode
-from icnblocks.naming import Name
 from icnblocks.placement.plan import Plan
 from icnblocks.store.catalog import Catalog
 from icnblocks.store.home import CATALOG, PLACES
@@ -54,10 +47,10 @@ from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.late_log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from icnblocks.manifest.model import BaseRef
-    from icnblocks.naming import Digest
+    from icnblocks.naming import Digest, Name
     from icnblocks.share import ShareOptions, Sharer
 
 _NOT_TO_WRITE: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -464,88 +457,3 @@ def make_trust(
         expected=None if expected is None else check_fingerprint(expected),
         ask=ask,
     )
-
-
-def pull(
-    name: str | Name,
-    *,
-    sources: str | Sequence[str] = (),
-    to: str | Path | None = None,
-    trust: str | None = None,
-    trust_first_use: bool = False,
-    offline: bool = False,
-    overwrite: bool = False,
-    max_age_s: float = MAX_LIFETIME_S,
-    settings: Settings | None = None,
-    share: ShareOptions | None = None,
-    follower: Follower | None = None,
-) -> Path:
-    """Pull a model and return its directory; at once if it is there already.
-
-    Blocks the calling thread and may be called inside a running event loop (a notebook). What is
-    odd and does not stop it, such as a record that no source could renew, is a warning of the
-    logger `icnblocks`.
-
-    Args:
-        name: `publisher/model[@tag]`.
-        sources: URLs of edges or origins, or one of them; those of the settings when there are
-            none.
-        to: the directory to make; under the models directory when None.
-        trust: fingerprint that the publisher's key must have.
-        trust_first_use: accept and remember the key of a publisher never met before.
-        offline: use only what is on this machine.
-        overwrite: replace files that were changed since they were pulled, and another model.
-        max_age_s: within its lifetime, a record fetched at most so long ago is not asked again.
-        settings: the client's settings; read from file and environment when None.
-        share: while it pulls, get blocks from other devices that do the same, and serve them
-            (icnblocks.share).
-        follower: uses the model while it comes (icnblocks.stream).
-
-    Raises:
-        UsageError: if an argument cannot be meant.
-        IcnError: as its class says; what arrived is kept, and calling again goes on from there.
-    """
-    wanted, directory, urls = _name(name), _directory(to), _urls(sources)
-    if not isinstance(max_age_s, int | float) or not max_age_s >= 0:
-        raise UsageError(f"max_age_s is a number of seconds, not {max_age_s!r:.100}")
-    settings = settings or load_settings()
-    if urls or offline:
-        settings = replace(settings, sources=() if offline else urls)
-    if trust_first_use:
-        settings = replace(settings, trust_first_use=True)
-    judge = make_trust(settings, trust)
-    with Puller(settings, judge, overwrite=overwrite, share=share) as puller:
-        pulled = puller.pull(wanted, directory, max_age_s=max_age_s, follower=follower)
-        return pulled.path
-
-
-def _name(name: object) -> Name:
-    if isinstance(name, Name):
-        return name
-    if not isinstance(name, str):
-        raise UsageError(
-            f"not a model's name: {name!r:.100}", hint="a name is publisher/model[@tag]"
-        )
-    return Name.parse(name)
-
-
-def _directory(to: object) -> Path | None:
-    if to is None:
-        return None
-    if isinstance(to, str | Path) and to != "":  # an unset variable, not the current directory
-        try:
-            if b"\0" not in os.fsencode(to):
-                return Path(to)
-        except UnicodeEncodeError:
-            pass
-    raise UsageError(
-        f"`to` names no directory: {to!r:.100}", hint="leave it out, or give a directory"
-    )
-
-
-def _urls(sources: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(sources, str):
-        return (sources,)
-    if isinstance(sources, list | tuple) and all(isinstance(url, str) for url in sources):
-        return tuple(sources)
-    raise UsageError(f"`sources` is no URL, and no list of URLs: {sources!r:.100}")

@@ -161,7 +161,7 @@ def _path_of(model: str | Path | Name) -> Path:
         )
     name = Name.parse(model) if isinstance(model, str) else model
 
-    from icnblocks.puller import pull  # not needed, and not cheap, where a path is loaded
+    from icnblocks.facade import pull  # not needed, and not cheap, where a path is loaded
 
     return pull(name)
 

@@ -81,7 +81,7 @@ class _Pulling:
     # --- in the thread --------------------------------------------------------------------------
 
     def _pull(self) -> None:
-        from icnblocks.puller import pull  # not needed, and not cheap, where a path is loaded
+        from icnblocks.facade import pull  # not needed, and not cheap, where a path is loaded
 
         try:
             self.path = pull(self._name, follower=self, **self._options)
