@@ -111,7 +111,6 @@ class Gathering(Scheduler[HintT]):
         self._empty: dict[int, int] = {}  # how often a source dealt nothing, in a row
         self._never_deals: set[int] = set()
         self._began: float | None = None
-        self._usual_bytes: float = BLOCK_BYTES  # of a block
 
     # Neighbours.
 
@@ -142,13 +141,6 @@ class Gathering(Scheduler[HintT]):
         return source in self.swarm or self.dropped(source)
 
     # What to ask whom.
-
-    def add(self, wants: Iterable[Want], hint: HintT, now: float, part: int = 0) -> list[Refusal]:
-        """See Scheduler."""
-        wants = list(wants)
-        if wants:
-            self._usual_bytes = sum(want.length for want in wants) / len(wants)
-        return super().add(wants, hint, now, part)
 
     def deal(self, source: int, now: float) -> Deal | bool:
         """Whether a source should be asked to deal before it is asked for blocks.
@@ -216,8 +208,9 @@ class Gathering(Scheduler[HintT]):
         return None if self._lines.waiting_bytes or not self._bundles else self._steal(source, now)
 
     def _blocks(self, size: float) -> int:
-        """About how many blocks that is, within what a bundle may ask for."""
-        return min(max(round(size / self._usual_bytes), 1), MAX_WANTS)
+        """About how many of the blocks that wait that is, within what a bundle may ask for."""
+        count = size * self.swarm.waiting() / max(self._lines.waiting_bytes, 1)
+        return min(max(round(count), 1), MAX_WANTS)
 
     def _draw(self, queue: Queue[HintT], source: int) -> tuple[Want, ...]:
         self._dealt_nothing.discard(source)

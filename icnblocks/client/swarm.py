@@ -60,6 +60,10 @@ class Swarm:
         if index is not None:
             self._gone[index] = 1
 
+    def waiting(self) -> int:
+        """How many blocks wait."""
+        return self._gone.count(0)
+
     # What neighbours hold.
 
     def __len__(self) -> int:

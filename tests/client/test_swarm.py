@@ -232,6 +232,18 @@ def test_of_small_blocks_more_are_asked_for_at_a_time() -> None:
     assert len(drawn(scheduler, 1).wants) == 256
 
 
+def test_how_many_blocks_are_asked_for_follows_from_all_that_wait() -> None:
+    """Catches: it followed from what was added last, where that is smaller by far or larger."""
+    blocks = [Digest(number.to_bytes(32, "big")) for number in range(1024)]
+    for first, last in ((BLOCK_BYTES, 4096), (4096, BLOCK_BYTES)):
+        scheduler: Gathering[str] = Gathering(
+            [("edge", 2)], Random(1), RetryOptions(), blocks=blocks, hint="h"
+        )
+        scheduler.add([Want(digest, first) for digest in blocks[:512]], "h", 0.0, 0)
+        scheduler.add([Want(digest, last) for digest in blocks[512:]], "h", 0.0, 1)
+        assert scheduler.deal(0, 0.0) == Deal(bytes(1024), 4)
+
+
 def test_a_source_that_does_not_deal_is_asked_as_ever() -> None:
     scheduler = gathering()
     scheduler.deal(0, 0.0)
@@ -348,20 +360,26 @@ class Transfer:
     def __init__(self, bundle: Bundle[str], sender: int) -> None:
         self.bundle, self.sender = bundle, sender
         self.left = [want.digest for want in bundle.wants]
+        self.sizes = {want.digest: want.length / BLOCK_BYTES for want in bundle.wants}
         self.moved = 0.0
 
 
 class Network:
     """Devices and an edge as fluids: everybody's link is shared evenly by what goes over it.
 
-    The edge (sender -1) sends one block a second; so does each device, and it receives as much.
+    The edge (sender -1) sends 1 MiB a second; so does each device, and it receives as much. Wants
+    are added in two parts, as a pull adds them; the second may be of smaller blocks.
     """
 
     STEP_S = 0.125
 
-    def __init__(self, devices: int, blocks: int, seed: int, most: int = 8) -> None:
+    def __init__(
+        self, devices: int, blocks: int, seed: int, most: int = 8, small: tuple[int, int] = (0, 1)
+    ) -> None:
         random = Random(seed)
-        self.now, self.sent = 0.0, 0
+        self.now, self.sent = 0.0, 0.0
+        few, length = small
+        parts = [(BLOCKS[few:blocks], BLOCK_BYTES), (BLOCKS[:few], length)]
         self.deals, self.manifest = Deals(random), Digest(b"m" * 32)
         self.deals.learn(self.manifest, blocks)
         self.blocks = BLOCKS[:blocks]
@@ -375,7 +393,8 @@ class Network:
             made: Gathering[str] = Gathering(
                 [("edge", 2)], random, RetryOptions(), blocks=self.blocks, hint="h"
             )
-            made.add([Want(digest, BLOCK_BYTES) for digest in self.blocks], "h", 0.0)
+            for part, (some, each) in enumerate(parts):
+                made.add([Want(digest, each) for digest in some], "h", 0.0, part)
             others = [other for other in range(devices) if other != number]
             peers = random.sample(others, min(most, len(others)))
             for _ in peers:
@@ -418,17 +437,17 @@ class Network:
     def _move(self, number: int, source: int, transfer: Transfer, blocks: float) -> None:
         scheduler, bundle = self.devices[number], transfer.bundle
         transfer.moved += blocks
-        while transfer.moved >= 1 and transfer.left:
-            transfer.moved -= 1
+        while transfer.left and transfer.moved >= (size := transfer.sizes[transfer.left[0]]):
+            transfer.moved -= size
             digest = transfer.left.pop(0)
-            self.sent += transfer.sender == -1
+            self.sent += size * (transfer.sender == -1)
             if scheduler.arrived(bundle, digest, self.now):
                 assert not self.has[number][BLOCKS.index(digest)], "a block came twice"
                 self.has[number][BLOCKS.index(digest)] = 1
         if not transfer.left or not bundle.left:
             scheduler.give_back(bundle, transfer.left, self.now)
             took = self.now - bundle.began
-            scheduler.finished(bundle, BLOCK_BYTES * len(bundle.wants), took)
+            scheduler.finished(bundle, sum(want.length for want in bundle.wants), took)
             del self.busy[number, source]
         if not len(scheduler):
             self.ended[number] = self.now
@@ -461,6 +480,15 @@ def test_sixteen_devices_finish_little_later_than_the_edge_can_send_it_once(seed
     bound = count * (1 + 4 / count)
     assert max(ended or 1e9 for ended in network.ended) <= 1.5 * bound
     assert network.sent <= 1.5 * count, "blocks that the edge sent"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_blocks_that_were_added_last_do_not_make_portions_large(seed: int) -> None:
+    """Catches: by the blocks of the last part a portion was all of the model, for each device."""
+    network = Network(16, 64, seed, small=(16, 4096))
+    network.run(16 * 48)
+    assert max(ended or 1e9 for ended in network.ended) <= 1.5 * (48 + 4)
+    assert network.sent <= 1.7 * 48, "MiB that the edge sent"
 
 
 def test_a_device_that_goes_away_costs_the_others_little() -> None:

@@ -141,18 +141,21 @@ class Device:
 
     def _pull(self, engine: Engine, hint: Hint, wants: list[Want]) -> asyncio.Future[None]:
         """Ends when every want has ended."""
-        world, done = self.world, self.world.loop.create_future()
+        plan, world, done = self.plan, self.world, self.world.loop.create_future()
         self.open = {want.digest for want in wants}
         blocks: Callable[[], list[Digest]] | None = None
-        if self.plan.maps:
+        if plan.maps:
             blocks = lambda: list(self.wants)  # noqa: E731
 
         def work() -> None:
             left = False
             try:
-                engine.add(wants, hint, blocks)
+                each = -(-len(wants) // plan.connections)  # as icnblocks.filling adds them
+                for part in range(plan.connections):
+                    some = wants[part * each : (part + 1) * each]
+                    engine.add(some, hint, None if part else blocks, part=part)
                 ended = engine.wait(world.patience_s())
-                assert ended, f"{self.plan.host} waits for {len(self.open)} blocks for ever"
+                assert ended, f"{plan.host} waits for {len(self.open)} blocks for ever"
             except SourceError:
                 left = True  # it was closed
             except Exception as error:
@@ -160,9 +163,9 @@ class Device:
                 return
             engine.close()
             self.ended.append(world.loop.time())
-            world.log(f"{self.plan.host} has {len(self.accepted)} of {len(self.wants)}")
+            world.log(f"{plan.host} has {len(self.accepted)} of {len(self.wants)}")
             lost = bool(self.open) and not left
-            end(AssertionError(f"wants of {self.plan.host} did not end") if lost else None)
+            end(AssertionError(f"wants of {plan.host} did not end") if lost else None)
 
         def end(error: Exception | None) -> None:
             if done.done():
@@ -172,8 +175,8 @@ class Device:
             else:
                 done.set_exception(error)
 
-        world.log(f"{self.plan.host} pulls {len(wants)} blocks")
-        world.threads.spawn(work, self.plan.host)
+        world.log(f"{plan.host} pulls {len(wants)} blocks")
+        world.threads.spawn(work, plan.host)
         return done
 
     def _cancel(self, engine: Engine) -> None:
