@@ -12,7 +12,7 @@ Pure. This module must not do I/O, read clocks or lock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Container, Hashable, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from icnblocks.client.setbacks import Setbacks
     from icnblocks.wire.bundle import Want
     from icnblocks.wire.frames import Reason
 
@@ -66,7 +67,7 @@ class Deal:
     most: int
 
 
-class _Lacked(Collection[Digest]):
+class _NotHeld(Container[Digest]):
     """What a neighbour does not hold, as stealing wants to see it."""
 
     def __init__(self, swarm: Swarm, source: int) -> None:
@@ -75,11 +76,17 @@ class _Lacked(Collection[Digest]):
     def __contains__(self, digest: object) -> bool:
         return not (isinstance(digest, Digest) and self._swarm.holds(self._source, digest))
 
-    def __iter__(self) -> Iterator[Digest]:
-        return (digest for digest in self._swarm.blocks if digest in self)
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+class _NotGiven(Container[Digest]):
+    """What a source lacks or has refused, also of what neighbours are asked for now."""
+
+    def __init__(self, lacked: Container[Digest], setbacks: Setbacks, source: int) -> None:
+        self._lacked, self._setbacks, self._source = lacked, setbacks, source
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._lacked or (
+            isinstance(digest, Digest) and self._source in self._setbacks.refusers(digest)
+        )
 
 
 class Gathering(Scheduler[HintT]):
@@ -237,10 +244,10 @@ class Gathering(Scheduler[HintT]):
             return None
         return super()._hold_back(source, queue, now)
 
-    def _lacked_by(self, source: int) -> Collection[Digest]:
+    def _lacked_by(self, source: int) -> Container[Digest]:
         if source in self.swarm:
-            return _Lacked(self.swarm, source)
-        return super()._lacked_by(source)
+            return _NotHeld(self.swarm, source)
+        return _NotGiven(super()._lacked_by(source), self._setbacks, source)
 
     def _begin(
         self, source: int, queue: Queue[HintT], wants: tuple[Want, ...], now: float

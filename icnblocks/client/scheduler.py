@@ -38,7 +38,7 @@ from icnblocks.limits import BUNDLE_WANTS, MAX_WANTS, MIB
 from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Sequence
+    from collections.abc import Collection, Container, Hashable, Iterable, Sequence
     from random import Random
 
     from icnblocks.errors import IcnError
@@ -188,7 +188,7 @@ class Scheduler(Generic[HintT]):
         bundle.rescues = step.rescues
         return bundle
 
-    def _lacked_by(self, source: int) -> Collection[Digest]:
+    def _lacked_by(self, source: int) -> Container[Digest]:
         return self._lines.lacked_by(source)
 
     def _hold_back(self, source: int, queue: Queue[HintT], now: float) -> float | None:

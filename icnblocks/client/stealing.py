@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from icnblocks.limits import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable
+    from collections.abc import Container, Hashable, Iterable
 
     from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
@@ -133,7 +133,7 @@ def choose(
     usual: float | None,
     bundles: Iterable[tuple[Bundle[HintT], float | None]],
     now: float,
-    lacking: Collection[Digest] = (),
+    lacking: Container[Digest] = (),
     *,
     late: bool = False,
 ) -> Theft[HintT] | float | None:
