@@ -15,6 +15,8 @@ from icnblocks.testing.relay import Relay
 
 SIZE = 16 * MIB
 """Each of four is dealt some 4 MiB before it has company, whatever the others have by then."""
+SMALL = 100_000
+"""Of files beside the weights: models have such, and blocks of very unequal size because of them."""
 NAME = "acme/shared"
 
 
@@ -22,7 +24,9 @@ NAME = "acme/shared"
 def model(tmp_path):
     root = tmp_path / "model"
     root.mkdir()
-    (root / "weights.bin").write_bytes(os.urandom(SIZE))
+    (root / "weights.bin").write_bytes(os.urandom(SIZE - SMALL))
+    for name in ("config.json", "tokenizer.json", "vocab.txt", "zz.md"):
+        (root / name).write_bytes(os.urandom(SMALL // 4))
     return root
 
 
