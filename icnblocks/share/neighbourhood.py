@@ -1,8 +1,8 @@
 """Telling edges what is shared here, and bringing their other devices into a pull under way.
 
-One thread for all models. What an edge says of neighbours is only an address to try: who fails
-there is left alone for a while, who sends something wrong for good. This module must not fetch
-blocks; the engine does.
+One thread for each edge, and all models. What an edge says of neighbours is only an address to
+try: who fails there is left alone for a while, who sends something wrong for good. This module must
+not fetch blocks; the engine does.
 """
 
 from __future__ import annotations
@@ -112,8 +112,7 @@ class Neighbourhood:
         self._models: dict[Digest, _Model] = {}
         self._banned: set[str] = set()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="icn-neighbours", daemon=True)
-        self._thread.start()
+        self._threads: dict[Source, threading.Thread] = {}
 
     def add(self, manifest: Digest, name: Name, sources: Sequence[Source]) -> None:
         """Announce a model to these from now on; it may be announced already."""
@@ -121,7 +120,7 @@ class Neighbourhood:
             if manifest not in self._models and not self._closed:
                 edges = [_Edge(source, source.connect()) for source in sources]
                 self._models[manifest] = _Model(manifest, name, edges)
-                self._changed.notify_all()
+                self._start(sources)
 
     def join(self, manifest: Digest, engine: NeighbourlyEngine) -> None:
         """Bring neighbours into this pull, until `part`."""
@@ -130,7 +129,7 @@ class Neighbourhood:
             model.engine = engine
             for edge in model.edges:
                 edge.due, edge.step_s = 0.0, _FIRST_S
-            self._changed.notify_all()
+            self._start([edge.source for edge in model.edges])
 
     def visited(self, manifest: Digest, url: str) -> None:
         """A device asks here for a model and serves it too: what it gets is new to us as well.
@@ -166,13 +165,28 @@ class Neighbourhood:
             if edge.told:
                 told.setdefault(edge.source, []).append(model.manifest)
         leaves = [_Leave(source, manifests, self._port) for source, manifests in told.items()]
-        self._thread.join(_LEAVE_S)
+        for thread in self._threads.values():
+            thread.join(max(0.0, until - time.monotonic()))
         for leave in leaves:
             leave.end(until)
         for _, edge in edges:
             edge.connection.drop()
 
-    def _run(self) -> None:
+    def _start(self, sources: Sequence[Source]) -> None:
+        """Visit each of them from a thread of its own: a silent one holds up no other."""
+        for source in sources:
+            if source not in self._threads and not self._closed:
+                thread = threading.Thread(
+                    target=self._run, args=(source,), name="icn-neighbours", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # out of threads: it is tried again with the next pull
+                    continue
+                self._threads[source] = thread
+        self._changed.notify_all()
+
+    def _run(self, source: Source) -> None:
         while True:
             with self._lock:
                 if self._closed:
@@ -182,7 +196,7 @@ class Neighbourhood:
                     (edge.due, model, edge)
                     for model in self._models.values()
                     for edge in model.edges
-                    if not edge.refused
+                    if edge.source is source and not edge.refused
                 ]
                 at, model, edge = min(due, key=lambda each: each[0], default=(now + 60, None, None))
                 if at > now or model is None or edge is None:

@@ -1,0 +1,66 @@
+"""How edges are visited: each by itself, and no more often than it likes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+
+from icnblocks.client.source import Source
+from icnblocks.naming import Name
+from icnblocks.share.neighbourhood import Neighbourhood
+from icnblocks.testing.lying import LyingServer, Reply
+from icnblocks.testing.processes import poll_until
+from tests.share.blocks import MANIFEST
+
+NAME = Name.parse("acme/x")
+TOLD = Reply(200, b'{"neighbours": [], "ttl": 60}')
+
+
+class Lonely:
+    """The engine of a pull that finds nobody."""
+
+    def dropped(self):
+        return {}
+
+
+@contextmanager
+def known_to(*urls: str):
+    """A neighbourhood that is announced at these edges."""
+    sources = [Source(url) for url in urls]
+    made = Neighbourhood(4261, 8, lambda _: None)
+    made.add(MANIFEST, NAME, sources)
+    yield made
+    made.close()
+    for source in sources:
+        source.close()
+
+
+def test_a_silent_edge_keeps_a_device_from_no_other() -> None:
+    """Catches: edges that are visited in turn, so that a silent one takes 15 s of all others'."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        LyingServer({}, respond=lambda _: TOLD) as well,
+        known_to(f"http://127.0.0.1:{silent.getsockname()[1]}", well.url) as made,
+    ):
+        made.join(MANIFEST, Lonely())
+        poll_until(lambda: len(well.requests) >= 4, timeout_s=10, what="neighbours are looked for")
+        made.part(MANIFEST)
+
+
+def test_a_machine_without_a_thread_to_spare_is_made_known_later(monkeypatch) -> None:
+    """Catches: a pull that ends for want of a thread, or a device that no edge ever hears of."""
+    start, refused = threading.Thread.start, []
+
+    def refuse_once(thread):
+        if thread.name == "icn-neighbours" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    with LyingServer({}, respond=lambda _: TOLD) as edge, known_to(edge.url) as made:
+        assert refused
+        made.join(MANIFEST, Lonely())
+        poll_until(lambda: edge.requests)
+        made.part(MANIFEST)
