@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.client.answers import ThrottledError
 from icnblocks.client.endpoint import is_loopback
 from icnblocks.client.neighbours import (
     NoNeighboursError,
@@ -187,6 +188,7 @@ class Neighbourhood:
         self._changed.notify_all()
 
     def _run(self, source: Source) -> None:
+        rest_until = 0.0
         while True:
             with self._lock:
                 if self._closed:
@@ -199,22 +201,30 @@ class Neighbourhood:
                     if edge.source is source and not edge.refused
                 ]
                 at, model, edge = min(due, key=lambda each: each[0], default=(now + 60, None, None))
+                at = max(at, rest_until)
                 if at > now or model is None or edge is None:
                     self._changed.wait(at - now)
                     continue
-            self._visit(model, edge)
+            rest_s = self._visit(model, edge)
+            rest_until = time.monotonic() + rest_s
 
-    def _visit(self, model: _Model, edge: _Edge) -> None:
-        """Announce once, and bring in whom the edge names."""
+    def _visit(self, model: _Model, edge: _Edge) -> float:
+        """Announce once, and bring in whom the edge names.
+
+        Returns:
+            For how many seconds the edge asks to be left alone.
+        """
         urls: list[str] = []
+        rest_s = 0.0
         try:
             urls, ttl_s = announce(edge.connection, model.manifest, model.name, self._port)
             edge.told = True
         except NoNeighboursError as error:
             edge.refused = True
             self._warned(f"this device is not made known: {error}")
-        except IcnError:
+        except IcnError as error:
             ttl_s = 3 * _RETRY_S
+            rest_s = error.after_s if isinstance(error, ThrottledError) else 0.0
         else:
             with self._lock:
                 self._bring(model, urls, self._most)
@@ -226,6 +236,7 @@ class Neighbourhood:
                     wait_s = min(edge.step_s, wait_s)
                     edge.step_s = min(2 * edge.step_s, _LONGEST_S)
             edge.due = now + wait_s * self._random.uniform(0.7, 1.0)
+        return rest_s
 
     def _bring(self, model: _Model, urls: Sequence[str], most: int) -> None:
         engine = model.engine

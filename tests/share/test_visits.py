@@ -48,6 +48,21 @@ def test_a_silent_edge_keeps_a_device_from_no_other() -> None:
         made.part(MANIFEST)
 
 
+def test_an_edge_that_asks_to_be_left_alone_is() -> None:
+    """Catches: `Retry-After` passed over, and forgotten when the next pull begins."""
+    busy = Reply(429, b"", {"Retry-After": "3600"})
+    with (
+        LyingServer({}, respond=lambda _: busy) as full,
+        LyingServer({}, respond=lambda _: TOLD) as well,
+        known_to(full.url, well.url) as made,
+    ):
+        poll_until(lambda: full.requests)
+        made.join(MANIFEST, Lonely())
+        poll_until(lambda: len(well.requests) >= 5, what="neighbours are looked for")
+        made.part(MANIFEST)
+        assert len(full.requests) == 1
+
+
 def test_a_machine_without_a_thread_to_spare_is_made_known_later(monkeypatch) -> None:
     """Catches: a pull that ends for want of a thread, or a device that no edge ever hears of."""
     start, refused = threading.Thread.start, []
