@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.client.answers import ThrottledError
+from icnblocks.client.answers import NackError, ThrottledError
 from icnblocks.client.endpoint import is_loopback
 from icnblocks.client.neighbours import (
     NoNeighboursError,
@@ -21,7 +21,7 @@ from icnblocks.client.neighbours import (
     neighbour_source,
     withdraw,
 )
-from icnblocks.errors import CorruptError, FormatError, IcnError, NotFoundError
+from icnblocks.errors import CorruptError, ForeignError, FormatError, IcnError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +45,8 @@ _OF_ONE_ADDRESS: Final = 2
 """Neighbours of one address at a time: one machine may not take the places of all others."""
 _MOST_MET: Final = 500
 """Neighbours that one pull tries, in all."""
+_WRONG: Final = (CorruptError, FormatError, ForeignError, NotFoundError, NackError)
+"""Who was let go for one of these is not tried again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -247,7 +249,7 @@ class Neighbourhood:
             source = model.met.pop(url, None)
             if source is None:
                 continue
-            if isinstance(error, (CorruptError, FormatError, NotFoundError)):
+            if isinstance(error, _WRONG):
                 self._banned.add(url)
             model.away[url] = now + _AGAIN_S
         for url in urls:

@@ -1,0 +1,85 @@
+"""Neighbours that promise what they do not give are not tried again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from icnblocks.client.engine import EngineOptions
+from icnblocks.client.holders import Catalogued
+from icnblocks.client.neighbourly import NeighbourlyEngine
+from icnblocks.client.source import Source
+from icnblocks.client.terms import Hint
+from icnblocks.errors import ChangedError
+from icnblocks.naming import Name
+from icnblocks.share.neighbourhood import Neighbourhood
+from icnblocks.share.offers import Offer
+from icnblocks.share.options import ShareOptions
+from icnblocks.share.server import ShareServer
+from icnblocks.testing.lying import Lie, LyingServer, Reply
+from icnblocks.testing.processes import poll_until
+from icnblocks.wire.bundle import Want
+from tests.share.blocks import MANIFEST, blocks_of
+from tests.share.test_neighbours import Keep, holds_all
+
+BLOCKS = blocks_of(200)
+LENGTHS = {digest: len(block) for digest, block in BLOCKS.items()}
+
+
+class Moved:
+    """A shelf whose directory was moved after it was offered."""
+
+    def open(self, digest):
+        raise ChangedError(f"the file of {digest} is gone")
+
+
+@contextmanager
+def moved():
+    """A device that goes on sharing what was moved; its port."""
+    server = ShareServer(ShareOptions(host="127.0.0.1"))
+    server.offer(Offer(MANIFEST, LENGTHS, lambda: None, Moved()))
+    yield server.port
+    server.close()
+
+
+@contextmanager
+def replaced():
+    """A device that ended, and whose port another program has now."""
+    with LyingServer(BLOCKS, Lie.OTHER_PROTOCOL, respond=holds_all(len(BLOCKS))) as server:
+        yield server.port
+
+
+@pytest.mark.parametrize("kind", [moved, replaced])
+def test_who_gives_nothing_of_what_it_promised_is_not_tried_again(kind) -> None:
+    """Catches: a neighbour asked anew every 15 s, in the place of one that has something."""
+    about, hint = Catalogued(MANIFEST, None, list(BLOCKS)), Hint(manifest=MANIFEST)
+    noticed = threading.Event()
+    with kind() as port:
+        named = json.dumps({"neighbours": [f"127.0.0.1:{port}"], "ttl": 60}).encode()
+        url = f"http://127.0.0.1:{port}"
+
+        def respond(request):
+            return Reply(200, named) if request.path.endswith("/neighbours") else None
+
+        made = Neighbourhood(4261, 8, pytest.fail)
+        with (
+            LyingServer(BLOCKS, respond=respond, waits_for=noticed) as edge,
+            Source(edge.url) as source,
+        ):
+            made.add(MANIFEST, Name.parse("acme/x"), [source])
+            options, sink = EngineOptions(connections=1), Keep()
+            with NeighbourlyEngine([source], sink, about, hint, 4261, options) as engine:
+                made.join(MANIFEST, engine)
+                model = made._models[MANIFEST]
+                poll_until(lambda: url in model.met, what="it is met")
+                engine.add([Want(*each) for each in LENGTHS.items()], hint)
+                poll_until(lambda: url not in model.met, what="it is let go")
+                noticed.set()
+                assert engine.wait(60)
+            made.part(MANIFEST)
+            made.close()
+    assert sink.accepted == BLOCKS
+    assert url in made._banned
