@@ -274,7 +274,10 @@ class Puller:
         if thorough or not self._is_settled(resolved, path):
             moved = self._assemble(resolved, path, follower, thorough=thorough)
         if self.sharer is not None:
-            self.sharer.whole(resolved, self.sources)
+            if is_unchanged(path, resolved.manifest, self.places):
+                self.sharer.whole(resolved, self.sources)
+            else:  # it was found right, but cannot be noted
+                self._listener.warned(f"{resolved.name} is not shared: {path} is not in the index")
         size = resolved.manifest.size
         return Pulled(
             resolved.name,

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from icnblocks.assembly.directory import PARTIAL
+from icnblocks.errors import ChangedError
 from icnblocks.store.files import OpenFiles
 from icnblocks.store.lease import ExtentLease
 
@@ -139,7 +140,7 @@ class Offer:
             self._changed.notify_all()
 
     def open(self, digest: Digest) -> Lease | None:
-        """Lease a block that is here; None if it is not.
+        """Lease a block that is here; None if it is not. What is gone or changed is not held on.
 
         Raises:
             IcnError, OSError: if it cannot be read, or changed.
@@ -149,7 +150,22 @@ class Offer:
             if index is None or not self._flags[index]:
                 return None
             shelf = self._shelf
-        return shelf.open(digest)
+        try:
+            lease = shelf.open(digest)
+        except ChangedError as error:
+            if error.__cause__ is None:  # else it could not be looked at now: it may come back
+                self._lost(index, shelf)
+            raise
+        if lease is None:
+            self._lost(index, shelf)
+        return lease
+
+    def _lost(self, index: int, shelf: Shelf) -> None:
+        """A block is not where it lay: neighbours let go of who promises what it cannot give."""
+        with self._changed:
+            if self._flags[index] and self._shelf is shelf:
+                self._flags[index] = 0
+                self._held -= 1
 
     def flags(self, known: int, wait_s: float, linger_s: float = 0.0) -> bytes:
         """What is held, a byte for each block; waits until it is more than `known` blocks.

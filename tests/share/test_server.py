@@ -240,15 +240,15 @@ class Refusing:
 )
 def test_a_block_is_given_by_whichever_offer_has_it(tmp_path, error, reason, status) -> None:
     """Catches: a block refused for one model's changed file, though another model has it."""
-    first, second = digests = [Digest.of(b"block"), Digest.of(b"other")]
-    wants = [Want(digest, 5) for digest in digests]
+    first, second, third = digests = [Digest.of(b"block"), Digest.of(b"other"), Digest.of(b"third")]
+    wants = [Want(digest, 5) for digest in (first, second)]
     shelf = Shelf(tmp_path / "shelf", {first: b"block"})
     with sharing(tmp_path, {}) as (server, _):
         lengths = dict.fromkeys(digests, 5)
         server.offer(Offer(Digest(b"1" * 32), lengths, lambda: None, Refusing(error)))
         server.offer(Offer(Digest(b"2" * 32), {first: 5}, lambda: None, shelf))
         assert get(server, f"/v1/blocks/{first}")[:2] == (200, b"block")
-        assert get(server, f"/v1/blocks/{second}")[0] == status
+        assert get(server, f"/v1/blocks/{third}")[0] == status
         assert bundle(server, wants) == {0: b"block", 1: reason}
     os.close(shelf.fd)
 
