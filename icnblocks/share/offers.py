@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from icnblocks.assembly.directory import PARTIAL
@@ -18,7 +19,7 @@ from icnblocks.store.files import OpenFiles
 from icnblocks.store.lease import ExtentLease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from icnblocks.assembly.directory import ModelDirectory
     from icnblocks.naming import Digest
@@ -100,7 +101,10 @@ class Offer:
     ) -> None:
         self.manifest = manifest
         self.lengths = lengths
-        self.raw = raw
+        self._raw = raw
+        self._reading = threading.Lock()
+        self._read: bytes | None = None
+        self._readers = 0
         self._shelf = shelf
         self._index = {digest: index for index, digest in enumerate(lengths)}
         self._flags = bytearray(b"\1" * len(lengths))
@@ -109,6 +113,21 @@ class Offer:
         self._held = self._flags.count(1)
         self._changed = threading.Condition()
         self._ended = False
+
+    @contextmanager
+    def reading(self) -> Iterator[bytes | None]:
+        """The manifest's bytes, or None; however many read them at once, there is one copy."""
+        with self._reading:
+            if not self._readers:
+                self._read = self._raw()
+            self._readers += 1
+        try:
+            yield self._read
+        finally:
+            with self._reading:
+                self._readers -= 1
+                if not self._readers:
+                    self._read = None
 
     def arrived(self, digest: Digest) -> None:
         """A block was verified and written."""

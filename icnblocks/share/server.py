@@ -296,10 +296,10 @@ class _Peer:
             case ["v1", "blocks", digest]:
                 self._block(_digest(digest), request)
             case ["v1", "manifests", digest]:
-                raw = self._server.find(_digest(digest)).raw()
-                if raw is None:
-                    raise _Problem(404, "not-found", "that manifest is not here")
-                self._send(200, raw, request, _BINARY)
+                with self._server.find(_digest(digest)).reading() as raw:
+                    if raw is None:
+                        raise _Problem(404, "not-found", "that manifest is not here")
+                    self._send(200, raw, request, _BINARY)
             case ["v1", "manifests", digest, "have"]:
                 self._have(_digest(digest), request)
             case _:
@@ -369,8 +369,11 @@ class _Peer:
     def _send(
         self, status: int, body: bytes, request: Request, headers: Mapping[str, str] | None = None
     ) -> None:
+        sends = request.method == "GET"
         head = _head(status, len(body), headers or {"Content-Type": "text/plain"})
-        self._write(head + (body if request.method == "GET" else b""))
+        self._write(head, more=sends)
+        if sends:
+            self._write(body)
 
     def _problem(self, problem: _Problem) -> None:
         import json
@@ -384,30 +387,29 @@ class _Peer:
         self._sock.shutdown(socket.SHUT_WR)
         self._recv()  # what the peer still sends must not reset the answer away
 
-    # Writing.
+    # Writing: all of it within the limit of the device.
 
     def _write(self, data: bytes, *, more: bool = False) -> None:
-        until = time.monotonic() + _GRACE_S + len(data) / _FLOOR
-        view = memoryview(data)
-        while view:
-            sent = self._sock.send(view, socket.MSG_MORE if more else 0)
-            view = view[sent:]
-            if view and time.monotonic() > until:
+        view, flags = memoryview(data), socket.MSG_MORE if more else 0
+        self._pieces(len(data), lambda at, most: self._sock.send(view[at : at + most], flags))
+
+    def _pieces(self, length: int, send: Callable[[int, int], int]) -> None:
+        """Send so many bytes; `send` is given where to go on, and says how many it sent."""
+        at, allowed_s = 0, _GRACE_S + length / _FLOOR  # of waiting for the peer, not for our limit
+        while at < length:
+            most = self._server.paced(min(length - at, _PIECE))
+            began = time.monotonic()
+            sent = send(at, most)
+            allowed_s -= time.monotonic() - began
+            self._server.unpaced(most - sent)
+            at += sent
+            if not sent or (at < length and allowed_s < 0):
                 raise _GoneError
 
     def _file(self, lease: Lease) -> None:
         """Send a block; what is not as long as it was said to be closes the connection."""
-        at, end = lease.offset, lease.offset + lease.length
-        allowed_s = _GRACE_S + lease.length / _FLOOR  # of waiting for the peer, not for our limit
-        while at < end:
-            most = self._server.paced(min(end - at, _PIECE))
-            began = time.monotonic()
-            sent = os.sendfile(self._sock.fileno(), lease.fd, at, most)
-            allowed_s -= time.monotonic() - began
-            self._server.unpaced(most - sent)
-            at += sent
-            if not sent or allowed_s < 0:
-                raise _GoneError
+        to, begin = self._sock.fileno(), lease.offset
+        self._pieces(lease.length, lambda at, most: os.sendfile(to, lease.fd, begin + at, most))
         try:
             lease.check()
         except IcnError:

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +20,7 @@ from icnblocks.client.answers import ThrottledError
 from icnblocks.client.neighbours import listen
 from icnblocks.client.source import Source
 from icnblocks.errors import ChangedError, FormatError, NotFoundError, UsageError
+from icnblocks.limits import MIB
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest, Name
 from icnblocks.placement.plan import Plan
@@ -56,12 +57,12 @@ class Shelf:
 
 
 @contextmanager
-def sharing(tmp_path, blocks, *, missing=(), **options):
+def sharing(tmp_path, blocks, *, missing=(), raw=lambda: b"the manifest", **options):
     """A server with one offer; and the offer."""
     shelf = Shelf(tmp_path / f"shelf{len(os.listdir(tmp_path))}", blocks)
     server = ShareServer(ShareOptions(host=LOCAL, **options))
     lengths = {digest: len(block) for digest, block in blocks.items()}
-    offer = Offer(MANIFEST, lengths, lambda: b"the manifest", shelf, missing)
+    offer = Offer(MANIFEST, lengths, raw, shelf, missing)
     server.offer(offer)
     try:
         yield server, offer
@@ -315,6 +316,35 @@ def test_the_upload_limit_holds(tmp_path) -> None:
         began = time.monotonic()
         assert len(bundle(server, wants)) == 10
         assert time.monotonic() - began >= 0.4
+
+
+def test_the_upload_limit_holds_for_all_that_is_sent(tmp_path) -> None:
+    """Catches: an uplink that manifests, of up to 256 MiB, take for themselves."""
+    raw = bytes(200_000)
+    with sharing(tmp_path, blocks_of(1), rate=400_000.0, raw=lambda: raw) as (server, _):
+        began = time.monotonic()
+        assert get(server, f"/v1/manifests/{MANIFEST}")[1] == raw
+        assert time.monotonic() - began >= 0.4
+
+
+def test_however_many_take_a_manifest_there_is_one_copy(tmp_path) -> None:
+    """Catches: slow readers of a long manifest, each with a copy in the memory of the device."""
+    reads = []
+
+    def read() -> bytes:
+        reads.append(None)
+        return bytes(16 * MIB)  # more than fits on its way
+
+    with sharing(tmp_path, blocks_of(1), raw=read) as (server, offer), ExitStack() as stack:
+        for _ in range(3):
+            sock = stack.enter_context(socket.create_connection((LOCAL, server.port)))
+            sock.sendall(f"GET /v1/manifests/{MANIFEST} HTTP/1.1\r\n\r\n".encode())
+            assert sock.recv(4)
+        assert len(reads) == 1
+        stack.close()
+        poll_until(lambda: offer._read is None, what="it is let go of")
+        assert len(get(server, f"/v1/manifests/{MANIFEST}")[1]) == 16 * MIB
+        assert len(reads) == 2
 
 
 HEADS = st.binary(max_size=200) | st.from_regex(rb"[A-Z]{1,5} /[!-~]{0,30} HTTP/1.1(\r\n[ -~]*)*")
