@@ -294,14 +294,14 @@ class _Peer:
             case ["healthz"]:
                 self._send(200, b"ok", request)
             case ["v1", "blocks", digest]:
-                self._block(_digest(digest), request)
+                self._block(Digest.parse(digest), request)
             case ["v1", "manifests", digest]:
-                with self._server.find(_digest(digest)).reading() as raw:
+                with self._server.find(Digest.parse(digest)).reading() as raw:
                     if raw is None:
                         raise _Problem(404, "not-found", "that manifest is not here")
                     self._send(200, raw, request, _BINARY)
             case ["v1", "manifests", digest, "have"]:
-                self._have(_digest(digest), request)
+                self._have(Digest.parse(digest), request)
             case _:
                 raise _Problem(404, "not-found", "a device that shares does not answer this")
 
@@ -444,13 +444,6 @@ def _shut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # not connected, or no longer
-
-
-def _digest(text: str) -> Digest:
-    try:
-        return Digest.parse(text)
-    except IcnError as error:
-        raise _Problem(400, "usage", str(error)) from None
 
 
 def _head(status: int, length: int, headers: Mapping[str, str]) -> bytes:

@@ -413,3 +413,12 @@ def test_an_error_body_is_one_line_of_json(tmp_path) -> None:
         status, body, _ = get(server, "/nothing")
         assert status == 404
         assert json.loads(body)["error"] == "not-found"
+
+
+@pytest.mark.parametrize("path", ["/v1/blocks/{}", "/v1/manifests/{}", "/v1/manifests/{}/have"])
+def test_what_is_no_digest_is_refused_as_a_daemon_does(tmp_path, path) -> None:
+    """Catches: a word of its own for it, which whoever asks takes for another error."""
+    with sharing(tmp_path, blocks_of(1)) as (server, _):
+        for wrong in ("x", str(MANIFEST).upper()):
+            status, body, _ = get(server, path.format(wrong))
+            assert (status, json.loads(body)["error"]) == (400, "format")
