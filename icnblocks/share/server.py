@@ -11,7 +11,6 @@ import socket
 import struct
 import threading
 import time
-from contextlib import ExitStack
 from math import isnan
 from typing import TYPE_CHECKING, Final
 
@@ -344,27 +343,35 @@ class _Peer:
 
     def _bundle(self, body: bytes) -> None:
         wants = decode_request(body).wants
-        with ExitStack() as stack:
-            found = [self._find(want, stack) for want in wants]
-            frames = [
-                nack_frame(index, lease) if isinstance(lease, Reason) else b""
-                for index, lease in enumerate(found)
-            ]
-            blocks = [lease for lease in found if not isinstance(lease, Reason)]
-            total = len(PREAMBLE) + sum(map(len, frames)) + len(end_frame(0))
-            total += sum(HEADER_BYTES + lease.length for lease in blocks)
-            head = _head(200, total, {"Content-Type": MEDIA_TYPE})
-            # Refusals first: whoever asked can ask somebody else at once.
-            self._write(head + PREAMBLE + b"".join(frames), more=True)
-            for index, lease in enumerate(found):
-                if not isinstance(lease, Reason):
-                    self._write(data_header(index, lease.length), more=True)
-                    self._file(lease)
-            self._write(end_frame(len(wants)))
+        refused = {
+            index: reason
+            for index, want in enumerate(wants)
+            if (reason := self._refusal(want)) is not None
+        }
+        given = [(index, want) for index, want in enumerate(wants) if index not in refused]
+        nacks = b"".join(nack_frame(index, reason) for index, reason in refused.items())
+        end = end_frame(len(wants))
+        total = len(PREAMBLE) + len(nacks) + len(end)
+        total += sum(HEADER_BYTES + want.length for _, want in given)
+        head = _head(200, total, {"Content-Type": MEDIA_TYPE})
+        # Refusals first: whoever asked can ask somebody else at once.
+        self._write(head + PREAMBLE + nacks, more=True)
+        for index, want in given:
+            # Not held since it was looked for: a thousand blocks may lie in as many files.
+            lease = self._server.open(want.digest, want.length)
+            if isinstance(lease, Reason):
+                raise _GoneError
+            with lease:
+                self._write(data_header(index, lease.length), more=True)
+                self._file(lease)
+        self._write(end)
 
-    def _find(self, want: Want, stack: ExitStack) -> Lease | Reason:
+    def _refusal(self, want: Want) -> Reason | None:
         lease = self._server.open(want.digest, want.length)
-        return lease if isinstance(lease, Reason) else stack.enter_context(lease)
+        if isinstance(lease, Reason):
+            return lease
+        lease.close()
+        return None
 
     def _send(
         self, status: int, body: bytes, request: Request, headers: Mapping[str, str] | None = None

@@ -149,6 +149,27 @@ def test_a_bundle_gives_what_is_here_and_says_what_is_not(tmp_path) -> None:
         assert bundle(server, [wants[1]]) == {0: blocks[digests[1]]}
 
 
+def test_a_bundle_of_many_files_has_few_of_them_open(tmp_path) -> None:
+    """Catches: a neighbour that takes all descriptors of a device, whose own pull fails then."""
+    blocks, opened, most = blocks_of(1024, 10), set(), []
+
+    class Counting(Shelf):
+        def open(self, digest):
+            opened.add(digest)
+            most.append(len(opened))
+            at, length = self.places[digest]
+            return ExtentLease(self.fd, at, length, lambda: opened.discard(digest))
+
+    shelf = Counting(tmp_path / "counted", blocks)
+    with sharing(tmp_path, {}) as (server, _):
+        lengths = dict.fromkeys(blocks, 10)
+        server.offer(Offer(Digest(b"1" * 32), lengths, lambda: None, shelf))
+        got = bundle(server, [Want(digest, 10) for digest in blocks])
+        assert list(got.values()) == list(blocks.values())
+    assert max(most) == 1
+    os.close(shelf.fd)
+
+
 def test_nothing_else_of_the_machine_is_served(tmp_path) -> None:
     (tmp_path / "secret").write_text("secret")
     with sharing(tmp_path, blocks_of(1)) as (server, _):
