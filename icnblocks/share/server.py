@@ -106,9 +106,12 @@ class ShareServer:
         self._thread.start()
 
     def offer(self, offer: Offer) -> None:
-        """Serve this too."""
+        """Serve this too, in the place of a former offer of the same model."""
         with self._lock:
+            former = self._offers.get(offer.manifest)
             self._offers[offer.manifest] = offer
+        if former is not None:
+            former.end()  # who listens to it shall hear of this one, and not keep us from closing
 
     def close(self) -> None:
         """Cut off everybody, and wait for the threads."""

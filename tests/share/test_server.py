@@ -210,6 +210,27 @@ def test_whoever_listens_hears_at_once_of_what_came(tmp_path) -> None:
         connection.drop()
 
 
+def test_whoever_listens_is_answered_when_another_offer_takes_its_place(tmp_path) -> None:
+    """Catches: a device that takes 10 s to end, as one is still told of a pull that failed."""
+    blocks = blocks_of(3)
+    listening = threading.Event()
+    with sharing(tmp_path, blocks, missing=blocks) as (server, offer), Source(url(server)) as one:
+        server.visited = lambda *_: listening.set()
+        connection, answers = one.connect(), []
+        thread = threading.Thread(
+            target=lambda: answers.append(listen(connection, MANIFEST, 3, 0, 10.0, 1))
+        )
+        began = time.monotonic()
+        thread.start()
+        assert listening.wait(10)
+        offer.is_gone()
+        server.offer(Offer(MANIFEST, offer.lengths, lambda: None, offer, blocks))
+        thread.join()
+        assert time.monotonic() - began < 8
+        assert [have.held for have in answers] == [0]
+        connection.drop()
+
+
 @pytest.mark.parametrize("asked", ["known=0&wait=nan", "known=x", "wait=1s"])
 def test_a_wait_that_is_no_number_is_refused(tmp_path, asked) -> None:
     """Catches: one request that keeps a core of the device at work until its pull ends."""
