@@ -263,4 +263,7 @@ class Neighbourhood:
                 continue
             model.met[url] = source
             model.joined += 1
-            engine.join(source)
+            try:
+                engine.join(source)
+            except RuntimeError:
+                continue  # out of threads: the engine starts it with the next one

@@ -6,12 +6,17 @@ import socket
 import threading
 from contextlib import contextmanager
 
+from icnblocks.client.engine import EngineOptions
+from icnblocks.client.holders import Catalogued
+from icnblocks.client.neighbourly import NeighbourlyEngine
 from icnblocks.client.source import Source
+from icnblocks.client.terms import Hint
 from icnblocks.naming import Name
 from icnblocks.share.neighbourhood import Neighbourhood
 from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.testing.processes import poll_until
 from tests.share.blocks import MANIFEST
+from tests.share.test_neighbours import Keep
 
 NAME = Name.parse("acme/x")
 TOLD = Reply(200, b'{"neighbours": [], "ttl": 60}')
@@ -63,19 +68,44 @@ def test_an_edge_that_asks_to_be_left_alone_is() -> None:
         assert len(full.requests) == 1
 
 
-def test_a_machine_without_a_thread_to_spare_is_made_known_later(monkeypatch) -> None:
-    """Catches: a pull that ends for want of a thread, or a device that no edge ever hears of."""
-    start, refused = threading.Thread.start, []
+def refuse_once(monkeypatch, name: str) -> threading.Event:
+    """The system has no thread for the first one of this name; set when it was so."""
+    start, refused = threading.Thread.start, threading.Event()
 
-    def refuse_once(thread):
-        if thread.name == "icn-neighbours" and not refused:
-            refused.append(thread)
+    def refuse(thread):
+        if thread.name == name and not refused.is_set():
+            refused.set()
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_a_machine_without_a_thread_to_spare_is_made_known_later(monkeypatch) -> None:
+    """Catches: a pull that ends for want of a thread, or a device that no edge ever hears of."""
+    refused = refuse_once(monkeypatch, "icn-neighbours")
     with LyingServer({}, respond=lambda _: TOLD) as edge, known_to(edge.url) as made:
-        assert refused
+        assert refused.is_set()
         made.join(MANIFEST, Lonely())
         poll_until(lambda: edge.requests)
+        made.part(MANIFEST)
+
+
+def test_a_machine_without_a_thread_for_a_neighbour_is_made_known_on(monkeypatch) -> None:
+    """Catches: a traceback instead of the thread that visits an edge, which hears no more."""
+    refused = refuse_once(monkeypatch, "icn-lane-1")
+    named = Reply(200, b'{"neighbours": ["127.0.0.1:1", "127.0.0.1:2"], "ttl": 60}')
+    about, hint = Catalogued(MANIFEST, None, []), Hint(manifest=MANIFEST)
+    with (
+        LyingServer({}, respond=lambda _: named) as edge,
+        Source(edge.url) as source,
+        known_to(edge.url) as made,
+    ):
+        options = EngineOptions(connections=1)
+        with NeighbourlyEngine([source], Keep(), about, hint, 4261, options) as engine:
+            made.join(MANIFEST, engine)
+            poll_until(lambda: len(edge.requests) >= 4, what="neighbours are looked for")
+            assert refused.is_set()
+            assert all(lane.thread is not None for lane in engine._lanes[1:])
         made.part(MANIFEST)
