@@ -80,7 +80,7 @@ class Endpoint:
         if parts.username is not None or parts.password is not None:
             raise UsageError(
                 f"the URL of {host or 'a source'} carries credentials",
-                hint="put the token into the settings instead; URLs end up in logs",
+                hint="leave them out: URLs end up in logs. Tokens have settings of their own",
             )
         if not (url.isprintable() and url.isascii()) or " " in url:
             raise UsageError(f"not a URL: {shown}", hint="write it in ASCII, host in punycode")

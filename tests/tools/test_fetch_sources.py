@@ -33,6 +33,18 @@ def device(tmp_path):
     return Device(tmp_path / "device")
 
 
+def serving(name: str) -> LyingServer:
+    """A server of this one model, that keeps what it is asked."""
+    model = make_model(name)
+    told = {record_path(model.name): model.record(), f"/v1/manifests/{model.digest}": model.raw}
+
+    def respond(request):
+        path = request.path.partition("?")[0]
+        return Reply(200, told[path]) if path in told else None
+
+    return LyingServer(model.blocks, respond=respond)
+
+
 def chain(tmp_path, publisher, origin, length: int) -> list[str]:
     """A base and adapters that stand on one another; their names, the base first."""
     names = ["acme/m0"]
@@ -107,16 +119,25 @@ def test_a_limit_is_kept_and_one_that_cannot_be_meant_is_refused(
     (("--priority", "7"), {}, 7), ((), {"ICN_PRIORITY": "0"}, 0), ((), {}, DEFAULT_PRIORITY),
 ])  # fmt: skip
 def test_a_pull_says_how_urgent_it_is(tmp_path, words, environ, priority):
-    model = make_model("acme/urgent")
-    told = {record_path(model.name): model.record(), f"/v1/manifests/{model.digest}": model.raw}
-
-    def respond(request):
-        path = request.path.partition("?")[0]
-        return Reply(200, told[path]) if path in told else None
-
-    with LyingServer(model.blocks, respond=respond) as server:
+    with serving("acme/urgent") as server:
         Device(tmp_path / "device", **environ).fetch("acme/urgent", server.url, *words)
     assert {asked.priority for asked in server.bundles} == {priority}
+
+
+def test_the_token_to_publish_with_is_shown_to_nobody_who_is_read_from(tmp_path):
+    """Catches: ICN_TOKEN in every request of a pull, to whatever edge, in clear text over http.
+
+    Whoever had it could write every name at the origin. With two sources have-maps are asked for.
+    """
+    device = Device(tmp_path / "device", ICN_TOKEN="a-token-to-publish-with")
+    with serving("acme/open") as one, serving("acme/open") as two:
+        device.fetch("acme/open", one.url, "--from", two.url)
+        shown = device.run("show", "acme/open", "--from", one.url)
+    assert shown.code == 0
+    asked = [*one.requests, *two.requests]
+    for path in ("/v1/records/", "/v1/manifests/", "/have", "/v1/bundles"):
+        assert any(path in request.path for request in asked), path
+    assert not any("a-token" in str(request) for request in asked)
 
 
 def test_several_sources_make_one_model(tmp_path, origin, publisher, device):
