@@ -177,8 +177,9 @@ class _Torch:
                 f"/proc/self/fd/{fd}", shared=False, nbytes=size
             )
         except RuntimeError:  # more than there is, or no /proc
-            return self._torch.frombuffer(private_mapping(fd, size), dtype=self._torch.uint8)
-        return self._torch.empty(0, dtype=self._torch.uint8).set_(storage)
+            mapping = private_mapping(fd, size)
+            return self._torch.frombuffer(mapping, dtype=self._torch.uint8).untyped_storage()
+        return storage
 
     def tensor(self, mapping: Any, info: TensorInfo) -> Any:
         dtype = getattr(self._torch, _TORCH[info.dtype])
@@ -188,7 +189,9 @@ class _Torch:
         if not info.length:
             with _shaping(info):
                 return self._torch.empty(shape, dtype=dtype)
-        flat = mapping[info.offset : info.offset + info.length]
+        # Storages of their own: what copies or saves one takes all of it, and of one type.
+        piece = mapping[info.offset : info.offset + info.length]
+        flat = self._torch.empty(0, dtype=self._torch.uint8).set_(piece)
         if info.offset % dtype.itemsize:
             # torch's kernels take it that elements are aligned: these few are copied.
             flat = flat.clone()

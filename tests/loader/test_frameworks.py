@@ -1,5 +1,7 @@
 """What frameworks and their versions have: types, and mappings that need no open file."""
 
+import copy
+import io
 import os
 import resource
 import sys
@@ -43,6 +45,45 @@ def test_loaded_torch_models_keep_no_file_open(tmp_path, few_files):
     loaded = [icnblocks.load(tmp_path, "torch") for _ in range(100)]
     assert open_files() == before
     assert all(tensors["w"].equal(loaded[0]["w"]) for tensors in loaded)
+
+
+@pytest.mark.parametrize("keeps", ["no descriptor", "a descriptor"])
+def test_what_copies_or_saves_a_torch_tensor_takes_its_bytes_and_no_others(
+    tmp_path, monkeypatch, keeps
+):
+    """Catches: tensors whose storage is the whole file, of no one type.
+
+    A copy of a layer took the room of a shard, and `torch.save` refused files of two types.
+    """
+    if keeps == "a descriptor":
+
+        def refuse(*args, **options):
+            raise RuntimeError
+
+        monkeypatch.setattr(torch.UntypedStorage, "from_file", refuse)
+    wide, ids, empty = (
+        Tensor("w", "F32", (3, 2)),
+        Tensor("i", "I64", (2,)),
+        Tensor("e", "F16", (0,)),
+    )
+    write(tmp_path / "model.safetensors", wide, ids, empty, Tensor("rest", "BF16", (100_000,)))
+    found = icnblocks.load(tmp_path, "torch")
+    sizes = {name: tensor.untyped_storage().nbytes() for name, tensor in found.items()}
+    assert sizes == {"w": 24, "i": 16, "e": 0, "rest": 200_000}
+    with icnblocks.open_model(tmp_path, "torch") as model:
+        tensors = {name: model.tensor(name) for name in model}
+        offsets = {name: model.info(name).offset for name in model if name != "e"}
+    first = min(offsets, key=offsets.__getitem__)
+    for name, offset in offsets.items():  # none was copied: they lie as in the file
+        apart = tensors[name].data_ptr() - tensors[first].data_ptr()
+        assert apart == offset - offsets[first], name
+    copied = copy.deepcopy(found["w"])
+    assert copied.untyped_storage().nbytes() == 24
+    saved = io.BytesIO()
+    torch.save(found, saved)
+    saved.seek(0)
+    for name, tensor in torch.load(saved).items():
+        assert tensor.view(torch.uint8).equal(found[name].view(torch.uint8)), name
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="its mmap keeps no descriptor")
