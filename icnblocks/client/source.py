@@ -104,7 +104,7 @@ class BundleStream:
             FormatError: if it is not an answer to the request.
         """
         answer, decoder = self._answer, self.decoder
-        heard_at = time.monotonic()  # the last time that something but Alive came
+        heard_at = time.monotonic()  # the last time that something but Alive came, cut or whole
         while not decoder.done:
             count = self._read(decoder.wanted())
             if not count:
@@ -122,7 +122,7 @@ class BundleStream:
             if nonsense is not None:
                 raise nonsense
             alive = sum(type(event) is Alive for event in events)
-            if not alive or alive < len(events):
+            if alive < len(events) or decoder.partial_bytes:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > self._patience_s:
                 raise SourceError(f"{answer.where} has sent nothing for {self._patience_s:.0f} s")
