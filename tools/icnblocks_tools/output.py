@@ -28,6 +28,11 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+def printable(text: str) -> str:
+    """Text of others for a terminal, which must not do what it says."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 class Output(Protocol):
     """Where a command says what happens. A context manager: leaving it ends a bar."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icnblocks.quantities import human_bytes
-from icnblocks_tools.output import make_output
+from icnblocks_tools.output import make_output, printable
 
 if TYPE_CHECKING:
     from icnblocks.client.resolve import Resolved
@@ -74,9 +74,8 @@ def _tensor_lines(manifest: Manifest, *, every: bool) -> list[str]:
         for run in file.runs:
             if run.tensor is not None:
                 shape = "x".join(map(str, run.tensor.shape)) or "scalar"
-                lines.append(
-                    f"  {run.tensor.name}  {run.tensor.dtype}  {shape}  {human_bytes(run.length)}"
-                )
+                name = printable(run.tensor.name)
+                lines.append(f"  {name}  {run.tensor.dtype}  {shape}  {human_bytes(run.length)}")
     return _shortened(lines, every=every)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from icnblocks.quantities import human_bytes
-from icnblocks_tools.output import make_output
+from icnblocks_tools.output import make_output, printable
 
 if TYPE_CHECKING:
     from icnblocks.manifest.model import Manifest
@@ -44,7 +44,7 @@ def _directory(root: Path, output: Output) -> int:
         count += 1
         output.say(
             "wrong",
-            f"wrong: {root / wrong.path}: {wrong.what}",
+            f"wrong: {root / wrong.path}: {printable(wrong.what)}",
             path=str(root / wrong.path),
             what=wrong.what,
             blocks=wrong.blocks,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.errors import StorageError, UsageError
 from icnblocks.quantities import human_bytes
+from icnblocks_tools.output import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,11 +51,6 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
     yield row(result.policy, human_bytes(result.capacity), plans, facts)
     for name, figures in result.edges.items():
         yield row(f"  at {printable(name) or 'no edge'}", "", "", figures)
-
-
-def printable(text: str) -> str:
-    """Text of others for a terminal, which must not do what it says."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
