@@ -97,6 +97,7 @@ class Engine:
     ) -> None:
         options = options or EngineOptions()
         self._sink = sink
+        self._sources = len(sources)
         self._several = len(sources) > 1
         self._listener = listener
         self._failed = failed
@@ -287,12 +288,19 @@ class Engine:
 
     def _start(self) -> None:
         for number, lane in enumerate(self._lanes):
-            if lane.thread is None:
-                thread = threading.Thread(
-                    target=self._run, args=(lane,), name=f"icn-lane-{number}", daemon=True
-                )
-                thread.start()  # if the system has none left, it is tried again
-                lane.thread = thread
+            if lane.thread is not None:
+                continue
+            thread = threading.Thread(
+                target=self._run, args=(lane,), name=f"icn-lane-{number}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the system has none left; at the next `add` it may
+                served = {other.index for other in self._lanes if other.thread is not None}
+                if not served.issuperset(range(self._sources)):  # what only it has would hang
+                    raise
+                return
+            lane.thread = thread
 
     def _run(self, lane: Lane) -> None:
         try:

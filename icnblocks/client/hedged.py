@@ -54,7 +54,7 @@ def answers(
     until = None if within_s is None else time.monotonic() + within_s
     while left or waiting:
         if left:
-            threading.Thread(target=asked.run, args=(left.pop(),), daemon=True).start()
+            asked.begin(left.pop())
             waiting += 1
         rest = None if until is None else max(0.0, until - time.monotonic())
         answer = asked.next(rest if not left else slow_s if rest is None else min(slow_s, rest))
@@ -74,6 +74,12 @@ class _Asked(Generic[T]):
         self._ask = ask
         self._came: deque[Callable[[], T]] = deque()
         self._news = threading.Semaphore(0)
+
+    def begin(self, source: Source) -> None:
+        try:
+            threading.Thread(target=self.run, args=(source,), daemon=True).start()
+        except RuntimeError:  # the system has no threads left: then it is waited for
+            self.run(source)
 
     def run(self, source: Source) -> None:
         try:

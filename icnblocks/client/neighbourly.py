@@ -82,7 +82,6 @@ class NeighbourlyEngine(Engine):
         self._port = port
         self._heard: dict[int, _Heard] = {}
         super().__init__(sources, sink, options, listener, clock=clock, random=random)
-        self._sources = len(sources)
         self._several = True
 
     def _make_scheduler(

@@ -102,6 +102,11 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; what arrived is kept, run it again to go on", err=True)
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:  # after click's, which are of this kind
+        if "can't start new thread" not in str(error):
+            raise
+        hint = "end other programs, or allow more (`ulimit -u`; in a container, its pids limit)"
+        _fail(IcnError("the system gives this no more threads", hint=hint), as_json=as_json)
     except click.ClickException as error:
         if as_json:
             _fail(UsageError(error.format_message()), as_json=True)
