@@ -132,16 +132,19 @@ def _share(
 def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
     """Serve neighbours until the time is over, or somebody ends it."""
     import signal
-    import threading
+    from contextlib import suppress
+    from queue import Empty, SimpleQueue
 
     if seconds != 0:
-        over = threading.Event()
+        # A bare queue: an event's lock may be held by the very thread that a signal interrupts.
+        over: SimpleQueue[None] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: over.set())
+            signal.signal(number, lambda *_: over.put(None))
         port = sharer.shared().port
         until = "until interrupted" if seconds is None else f"for {seconds:g} s"
         output.say("sharing", f"sharing at port {port} {until}", port=port, seconds=seconds)
-        over.wait(seconds)
+        with suppress(Empty):
+            over.get(timeout=seconds)
         # Taking leave may last two seconds; who cannot wait for it says so once more.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
