@@ -227,7 +227,7 @@ class Connection:
         self._options = options
         self._context = context
         self._timed: TimedSocket | None = None
-        self._unread = False  # an answer's body was not read to its end
+        self._unread = False  # an answer is to come, or its body was not read to its end
         self._proxy: Proxy | None = None  # one that wants whole URLs
         self._lock = threading.Lock()  # guards _socket and _aborted
         self._socket: socket.socket | None = None
@@ -292,6 +292,7 @@ class Connection:
             head = {**self._proxy.headers, **head}
         length = len(body) if body is not None else None
         first = encode_head(method, target, self.endpoint.authority, head, length)
+        self._unread = True  # from here on: an interrupt may leave the whole answer
         try:
             _send(timed, first, body or b"")
         except (BrokenPipeError, ConnectionResetError):
@@ -302,7 +303,6 @@ class Connection:
         told, spare, have = self._head(timed, method)
         timed.deadline = None
         timed.forgive()
-        self._unread = True
         return Answer(self, timed, told, spare, have)
 
     def _head(self, timed: TimedSocket, method: str) -> tuple[Head, memoryview, int]:
