@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,20 @@ def test_a_file_that_the_locale_cannot_name_is_one_line_that_says_so(tmp_path, p
     assert "Traceback" not in ran.err
     rich = Device(poor.root, LC_ALL="C", PYTHONUTF8="1")
     assert (Path(rich.fetch("acme/m", origin.url)["path"]) / "modèle").read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_directory_whose_name_is_no_text_is_told_as_it_is(tmp_path, as_json):
+    """Catches: all is there, and then a traceback by UnicodeEncodeError in place of its name."""
+    to = bytes(tmp_path) + b"/m\xff"
+    environ = Device(tmp_path / "device", PYTHONIOENCODING="utf-8:strict").environ  # as en_US.UTF-8
+    with serving("acme/m") as server:
+        words = ["fetch", "acme/m", "--from", server.url, "--trust-first-use", "--to", to]
+        ran = subprocess.run(
+            [sys.executable, "-m", "icnblocks_tools", *words, *["--json"] * as_json],
+            env=environ, capture_output=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    last = ran.stdout.splitlines()[-1]
+    assert (os.fsencode(json.loads(last)["path"]) if as_json else last) == to
+    assert os.path.isdir(to)

@@ -7,6 +7,7 @@ into one line and a stable exit code; it must not do any command's work.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -68,6 +69,8 @@ def report(error: IcnError, *, as_json: bool) -> None:
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command as a program and exit with its stable code."""
     as_json = "--json" in sys.argv[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths that are no text, as they are
     try:
         _run(click.version_option(package_name="icnblocks")(command), name, as_json=as_json)
         for stream in (sys.stdout, sys.stderr):
