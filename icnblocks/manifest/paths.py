@@ -8,6 +8,7 @@ This module must not touch the file system.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 from unicodedata import category, normalize
 
@@ -26,6 +27,15 @@ MAX_COMPONENT_BYTES: Final = 255 - len(PARTIAL_SUFFIX)
 # Control, format (invisible, or reversing the direction of text), unpaired surrogates, line and
 # paragraph separators: what a path shows and what it is would differ.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# The others that Unicode says to ignore where they cannot be shown (fillers, variation selectors).
+# File systems that ignore case pass over them too: `.icnblocks` and one of these is `.icnblocks`.
+_IGNORABLE: Final = (
+    (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2065, 0x2065),
+    (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+_IGNORED: Final = re.compile(
+    "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _IGNORABLE) + "]"
+).search
 
 
 def check_path(path: str) -> str:
@@ -42,8 +52,8 @@ def check_path(path: str) -> str:
         raise _bad(path, f"has {length} bytes, where at most {MAX_PATH_BYTES} are allowed")
     if "\\" in path:
         raise _bad(path, "holds a backslash")
-    if not (path.isascii() and path.isprintable()) and any(
-        category(character) in _REFUSED_CATEGORIES for character in path
+    if not (path.isascii() and path.isprintable()) and (
+        _IGNORED(path) or any(category(character) in _REFUSED_CATEGORIES for character in path)
     ):
         raise _bad(path, "holds control or invisible characters")
     parts = path.split("/")

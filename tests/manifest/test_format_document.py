@@ -8,7 +8,7 @@ from pathlib import Path
 from icnblocks import limits
 from icnblocks.manifest.codec import _MAX_ITEMS, decode, digest_of, encode
 from icnblocks.manifest.dtypes import DTYPE_BITS
-from icnblocks.manifest.paths import MAX_COMPONENT_BYTES
+from icnblocks.manifest.paths import _IGNORABLE, MAX_COMPONENT_BYTES
 from icnblocks.manifest.record import fingerprint, open_record
 
 TEXT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
@@ -43,3 +43,5 @@ def test_the_bounds_and_dtypes_are_those_of_the_code():
     ):  # fmt: skip
         assert f"{bound:,}" in TEXT, bound
     assert all(f"`{dtype}`" in TEXT for dtype in DTYPE_BITS)
+    for first, last in _IGNORABLE:
+        assert (f"U+{first:04X}-{last:04X}" if first < last else f"U+{first:04X},") in TEXT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from unicodedata import category
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,12 @@ from hypothesis import strategies as st
 
 from icnblocks.errors import FormatError
 from icnblocks.limits import MAX_PATH_BYTES
-from icnblocks.manifest.paths import MAX_COMPONENT_BYTES, check_path, check_together
+from icnblocks.manifest.paths import (
+    _IGNORABLE,
+    MAX_COMPONENT_BYTES,
+    check_path,
+    check_together,
+)
 
 GOOD = [
     "config.json",
@@ -21,6 +27,7 @@ GOOD = [
     "1_Pooling/config.json",
     "with space",
     "naïve/模型.bin",
+    "e\u0301/한글/\u2764.txt",
     "partial",
     "a.partial.json",
     "x/.icnblocks/y",
@@ -50,6 +57,10 @@ BAD = [
     ("a\u200bb", "invisible"),
     ("a\u2028b", "invisible"),
     ("\ufeffa", "invisible"),
+    (".icnblocks\ufe0f/map", "invisible"),  # where case is ignored, our own directory
+    ("..\u034f/x", "invisible"),
+    ("model.partial\U000e0100", "invisible"),
+    ("\u2764\ufe0f.txt", "invisible"),  # an emoji
     ("a\ud800", "Unicode"),
     (".icnblocks", "reserved"),
     (".icnblocks/blocks.sqlite", "reserved"),
@@ -75,6 +86,17 @@ def test_path_tricks_are_refused_and_named(path, says):
         check_path(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(("first", "last"), _IGNORABLE, ids=lambda point: f"{point:x}")
+def test_what_file_systems_pass_over_is_refused_and_what_stands_beside_it_is_not(first, last):
+    """Catches: two names that are one where case is ignored, or one that is our own there."""
+    for point in {first, (first + last) // 2, last}:
+        with pytest.raises(FormatError, match="invisible"):
+            check_path(f"a{chr(point)}b")
+    for point in {first - 1, last + 1}:
+        if category(chr(point)) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+            check_path(f"a{chr(point)}b")
 
 
 @settings(max_examples=200, deadline=None)
