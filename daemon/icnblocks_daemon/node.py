@@ -164,6 +164,7 @@ class Node:
         self.memory = Memory(config.store / FILE, content, self.clock, wall)
         self.memory.restore()
         self.trace = self._trace_at(config.trace)
+        self._former_traces: set[asyncio.Task[None]] = set()  # being closed; a disk may hang
         self.rechecks = Rechecks(content, self.metrics, replaceable=self.fib.has_default)
         self.holdings.listener = self
         self.metrics.observe(self._figures)
@@ -260,7 +261,7 @@ class Node:
                 self.plans.look()
                 if self.trace is not None and self.clock() - writing >= WRITE_S:
                     writing = self.clock()
-                    await self.trace.write()
+                    self.trace.begin_write()  # not awaited: a disk that hangs holds up no plans
             except Exception:
                 _LOG.exception("keeping plans and trace failed; it is tried again")
 
@@ -326,15 +327,17 @@ class Node:
                 trace.close()
             raise
         old, self.trace = self.trace, trace
-        if moved and old is not None:
-            old.close()
-        elif trace is not None:
-            trace.reopen()
         self.access, self.records.trusted = access, trusted
         if config.strategy != self.config.strategy:
             self.forwarder.set_strategy(strategy)
             self.upstreams.set_strategy(strategy)
         self.config, left = taken_over(self.config, config)
+        if moved and old is not None:
+            closing = asyncio.create_task(asyncio.to_thread(old.close), name="former trace")
+            self._former_traces.add(closing)
+            closing.add_done_callback(self._former_traces.discard)
+        elif trace is not None:
+            trace.reopen()
         return left
 
     def _change_policy(self, policy: Policy) -> None:
@@ -461,6 +464,7 @@ class Node:
             _LOG.warning("what the policy learnt is not kept: %s", error)
         if self.trace is not None:
             await asyncio.to_thread(self.trace.close)
+        await asyncio.gather(*self._former_traces)
         await asyncio.to_thread(self.holdings.close)
         self.catalog.close()
 

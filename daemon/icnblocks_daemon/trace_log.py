@@ -71,6 +71,7 @@ class TraceLog:
         self._told: set[Digest] = set()
         self._reopen = False
         self._closed = False
+        self._begun: asyncio.Task[None] | None = None
         self.failing = False
         """The last attempt to write was refused."""
         self.dropped = 0
@@ -92,6 +93,15 @@ class TraceLog:
     def status(self) -> dict[str, Any]:
         """For /v1/status."""
         return {"path": str(self._path), "failing": self.failing, "dropped": self.dropped}
+
+    def begin_write(self) -> None:
+        """Begin `write`, unless one that was begun is still under way: its disk may hang."""
+        if self._begun is not None:
+            if not self._begun.done():
+                return
+            begun, self._begun = self._begun, None
+            begun.result()  # raises what nobody foresaw
+        self._begun = asyncio.create_task(self.write(), name="trace")
 
     async def write(self) -> None:
         """Write what was noted so far, unless the disk refuses."""
@@ -249,8 +259,11 @@ class _File:
         self.last = last
 
     def close(self) -> None:
-        """Let go."""
-        os.close(self._fd)
+        """Let go. A file system that writes only now may say here that it could not."""
+        try:
+            os.close(self._fd)
+        except OSError as error:
+            _LOG.warning("the end of the trace %s may be lost: %s", self._path, error.strerror)
 
     def _mended(self) -> int:
         """Cut off what follows the last whole line; returns the size."""

@@ -202,6 +202,47 @@ async def test_a_policy_that_cannot_be_changed_leaves_the_trace_as_it_was(tmp_pa
         TraceLog(new, node._manifest, node.clock, node.clock).close()  # nobody holds it
 
 
+@asynccontextmanager
+async def hung_disk(trace):
+    """While this is open, a thread writes this trace and gets no further."""
+    began, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def write():
+        with trace._writing:
+            began.set()
+            goes_on.wait(10)
+        ended.set()
+
+    writing = asyncio.create_task(asyncio.to_thread(write))
+    await asyncio.to_thread(began.wait)
+    yield ended
+    goes_on.set()
+    await writing
+
+
+async def test_a_trace_whose_disk_hangs_can_be_left_by_a_reload(tmp_path, monkeypatch):
+    """Catches: the loop waited for the disk that the reload was to get away from, until the
+    watchdog came; and nothing was written to the new trace, as a thread hung at the old one."""
+    monkeypatch.setattr("icnblocks_daemon.node.LOOK_S", 0)
+    monkeypatch.setattr("icnblocks_daemon.node.WRITE_S", 0)
+    old, new = tmp_path / "old", tmp_path / "new"
+    async with asyncio.timeout(60), opened(tmp_path / "s", trace=old) as node:
+        former, chore = node.trace, asyncio.create_task(node.keep_plans())
+        async with hung_disk(former) as ended:
+            await known(node, make_model(seed=31))
+            for _ in range(9):  # the chore begins to write
+                await asyncio.sleep(0)
+            node.reload(replace(node.config, trace=new))
+            assert not ended.is_set(), "the reload waited for it"
+            node.holdings.requested(make_model(seed=31).digest, b"9" * 16)
+            while not new.read_text().count('"get"'):
+                await asyncio.sleep(0)
+            assert not ended.is_set(), "the new trace waited for it"
+        chore.cancel()
+    assert old.read_text().count('"get"') == 5, "what was noted before is written when it can be"
+    TraceLog(old, node._manifest, node.clock, node.clock).close()  # nobody holds it
+
+
 async def test_the_state_saved_at_the_stop_waits_for_a_save_that_was_given_up(
     tmp_path, monkeypatch
 ):
