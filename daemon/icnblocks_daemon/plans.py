@@ -55,10 +55,11 @@ class Plans:
     def look(self) -> None:
         """Begin a plan if one is due and none is under way."""
         policy = self._content.policy
-        if self._task is not None or not isinstance(policy, Planner):
+        if not isinstance(policy, Planner):
             return
         now = self._clock()
-        if now >= self._not_before and policy.plan_due(now):
+        due = policy.plan_due(now)  # asked in any case: so it knows that its plans are driven
+        if due and self._task is None and now >= self._not_before:
             self._task = asyncio.create_task(self._plan(policy, policy), name="plan")
 
     async def close(self) -> None:

@@ -386,6 +386,22 @@ async def test_a_plan_for_a_policy_that_was_changed_is_thrown_away(tmp_path):
         assert (policy.plan, node.plans.made) == (None, 0)
 
 
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_policy_that_comes_during_anothers_plan_makes_none_on_the_loop(tmp_path, failed):
+    """Catches: while the plan of the policy before was under way, or had just failed, the new one
+    was not told that its plans are driven, and solved them where requests are answered."""
+    async with opened(tmp_path / "s") as node:
+        before = Planning("no problem" if failed else big_problem(100))
+        node.holdings.content.set_policy(before, node.clock())
+        node.plans.look()
+        if failed:
+            await settled(node.plans)
+        node.reload(replace(node.config, policy="sharing:objective=hits"))
+        await known(node, make_model(seed=31))
+        assert node.holdings.content.policy.plan_due(node.clock()), "it is still to be made"
+        await settled(node.plans)
+
+
 async def test_a_stop_does_not_wait_for_a_plan_nor_fail_by_it(tmp_path, solvers):
     async with asyncio.timeout(30), opened(tmp_path / "s") as node:
         policy = Planning(big_problem())
