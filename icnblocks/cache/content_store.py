@@ -421,7 +421,7 @@ class ContentStore:
         """Tell the policy which blocks belong together. Told again, it changes nothing.
 
         At most MAX_KNOWN_BLOCKS are known; beyond, the models that were learnt or requested
-        longest ago are forgotten.
+        longest ago are forgotten. Of a model that has more by itself the policy is told nothing.
         """
         if self._evicting and manifest_digest not in self._known:
             base = manifest.base.manifest if manifest.base else None
@@ -432,6 +432,9 @@ class ContentStore:
     ) -> None:
         """`learn`, for whoever has no manifest but knows its distinct blocks and its base."""
         if not self._evicting or manifest_digest in self._known:
+            return
+        if len(lengths) > MAX_KNOWN_BLOCKS:  # all others would be forgotten for it, then itself
+            self._known[manifest_digest] = 0
             return
         footprint = self._store.footprint
         blocks = {digest: footprint(length) for digest, length in lengths.items()}

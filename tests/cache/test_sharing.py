@@ -430,3 +430,15 @@ def test_known_models_are_bounded_and_the_idle_one_is_forgotten(monkeypatch):
     known = [content.requested(manifest_digest(name), 1.0) for name in ("a", "b", "c")]
     assert known == [True, False, True]
     store.close()
+
+
+def test_a_model_larger_than_all_that_may_be_known_pushes_no_other_out(monkeypatch):
+    """Catches: every other model was forgotten for it, then itself, and so with each pull of it."""
+    monkeypatch.setattr("icnblocks.cache.content_store.MAX_KNOWN_BLOCKS", 10)
+    content = ContentStore(MemoryStore(), make_policy("sharing"), 10 * BLOCK)
+    content.learn(manifest_digest("a"), manifest([f"a.{n}" for n in range(10)]))
+    for time in (0.0, 1.0):
+        content.learn(manifest_digest("b"), manifest([f"b.{n}" for n in range(11)]))
+        known = [content.requested(manifest_digest(name), time) for name in ("a", "b")]
+        assert known == [True, True]
+    content.store.close()
