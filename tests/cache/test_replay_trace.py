@@ -84,6 +84,17 @@ def test_a_bad_line_is_told_with_its_number_in_one_sentence(what):
     assert "\n" not in text
 
 
+def test_a_manifest_that_lies_of_a_block_spoils_no_trace_of_a_daemon():
+    """Catches: one such manifest, told to a daemon, made all that it traced unreadable."""
+    sizes = {"a": 7, "b": 9, "c": 9}
+    told = [model_line(name, [("f" * 64, sizes[name])]) for name in "abcb"]
+    trace = parse("".join(told) + get_line(1, "a") + get_line(2, "b"))
+    (first,), (wrong,), (alike,) = (model.blocks for model in trace.models)
+    assert str(first) == "f" * 64
+    assert wrong == alike != first
+    assert (trace.lengths[first], trace.lengths[wrong], trace.unique_bytes) == (7, 9, 16)
+
+
 def test_a_trace_without_requests_is_refused():
     for text in ("", "\n", "\ufeff", model_line("m", [("b", 1)])):
         with pytest.raises(FormatError, match="asks for a model"):
