@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from icnblocks.errors import CorruptError, LoopError, NotFoundError, StorageError
+from icnblocks.errors import CorruptError, FormatError, LoopError, NotFoundError, StorageError
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.floods import Flood
@@ -143,10 +143,10 @@ class Manifests:
 
         Raises:
             CorruptError: if it has another digest.
-            FormatError: if it is not a valid manifest.
+            FormatError: if it is not a valid manifest, or gives a block here another length.
             StorageError: if the disk refuses.
         """
-        manifest = await self._store(digest, data)
+        manifest = await self._store(digest, data, own=True)
         self._own.add(digest)
         named = await asyncio.to_thread(manifest.lengths)
         self._uploads.named(named)
@@ -189,11 +189,13 @@ class Manifests:
         self._missing.forget((digest, name))
         return data
 
-    async def _store(self, digest: Digest, data: bytes) -> Manifest:
+    async def _store(self, digest: Digest, data: bytes, *, own: bool = False) -> Manifest:
         def work() -> Manifest:
             if digest_of(data) != digest:
                 raise CorruptError(f"the manifest does not match its digest {digest}")
             manifest = decode(data)
+            if own:
+                self._check_lengths(manifest)
             self._catalog.put_manifest(digest, data)
             return manifest
 
@@ -201,6 +203,17 @@ class Manifests:
         self._count(digest, len(data))
         self._holdings.learn(digest, manifest)
         return manifest
+
+    def _check_lengths(self, manifest: Manifest) -> None:
+        """Refuse a manifest whose model nobody could ever pull. On a thread.
+
+        Of fetched ones this is not asked: that the model cannot be had, its pull finds out.
+        """
+        length_of = self._holdings.content.store.length
+        for block, length in manifest.lengths().items():
+            here = length_of(block)
+            if here is not None and here != length:
+                raise FormatError(f"block {block} has {here} bytes, and {length} in the manifest")
 
     def _count(self, digest: Digest, size: int) -> None:
         if digest not in self._sizes:

@@ -17,6 +17,9 @@ from cryptography.x509.oid import NameOID
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Engine
 from icnblocks.client.source import Source
+from icnblocks.manifest.codec import digest_of, encode
+from icnblocks.manifest.cutting import CutFile, build_manifest, cut_runs
+from icnblocks.manifest.model import Kind
 from icnblocks.manifest.record import public_bytes, rotate
 from icnblocks.naming import Digest, Name
 from icnblocks.store.catalog import Catalog
@@ -238,6 +241,17 @@ def test_a_manifest_that_is_none_is_refused(origin):
     raw = b"\x80"
     assert call(origin, "PUT", f"/v1/manifests/{Digest.of(raw)}", raw).status == 400
     assert call(origin, "PUT", f"/v1/manifests/{Digest.of(b'')}", raw).status == 422
+
+
+def test_a_manifest_that_lies_of_a_block_that_is_here_is_refused(published, model):
+    """Catches: a model that nobody can pull is taken, and told to whoever counts with lengths."""
+    cut = CutFile("weights.bin", 300_001, cut_runs("weights.bin", 300_001, None,
+                  block_bytes=64 * 1024), b"".join(model.blocks))  # fmt: skip
+    raw = encode(build_manifest(Kind.PACK, [cut], block_bytes=64 * 1024))
+    answer = call(published, "PUT", f"/v1/manifests/{digest_of(raw)}", raw)
+    assert (answer.status, answer.json["error"]) == (400, "format")
+    assert call(published, "GET", f"/v1/manifests/{digest_of(raw)}").status == 404
+    assert call(published, "PUT", f"/v1/manifests/{model.digest}", model.raw).status == 201
 
 
 def test_what_was_acknowledged_survives_kill_nine(tmp_path, model):
