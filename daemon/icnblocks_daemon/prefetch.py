@@ -149,10 +149,10 @@ class Prefetch:
             return
         self._held |= pinned
         self._order = order
-        self._manifests.hold(pinned)
-        for entry in order.entries:
-            if entry.pin and entry.progress == "done":
-                entry.progress = "todo"  # it is looked at again: blocks may have rotted
+        kept = [entry for entry in order.entries if entry.pin and entry.progress != "failed"]
+        self._manifests.hold(pinned.union(entry.digest for entry in kept if entry.digest))
+        for entry in kept:
+            entry.progress = "todo"  # what is done is looked at again: blocks may have rotted
         if not order.finished():
             self._begin(order)
 
@@ -416,12 +416,12 @@ class Prefetch:
         self._known, self._planned = set(survey.blocks), survey.planned
         former = set(self._held)
         self._manifests.hold(former | self._known)
-        if self._holdings.evicts:
-            for digest, blocks in survey.blocks.items():
-                if digest not in former:
+        for digest, blocks in survey.blocks.items():
+            if digest not in former:
+                if self._holdings.evicts:  # else only manifests have to be kept
                     self._holdings.content.pin(digest, blocks)
-                    self._held.add(digest)
-                    await asyncio.sleep(0)  # a large plan takes seconds: others come in between
+                self._held.add(digest)
+                await asyncio.sleep(0)  # a large plan takes seconds: others come in between
         await self._let_go(former - self._known if release else set())
 
     async def _release_spare(self, order: Order) -> None:

@@ -297,6 +297,29 @@ def test_a_finished_plan_pins_after_a_restart(tmp_path, origin, models):
         assert edge.status()["budget"]["pinned_bytes"] == pinned
 
 
+def test_pinned_models_keep_their_manifests_where_nothing_is_evicted(tmp_path, fresh_origin):
+    """Catches: an edge without capacity has all blocks of a pinned model, and let its manifest go
+    for those of others: with the origin away the model could not be pulled."""
+    pinned, *others = (
+        make_model(f"acme/big{n}", size=400_000, seed=70 + n, block_bytes=4096) for n in range(4)
+    )
+    for model in (pinned, *others):
+        publish(fresh_origin, model)
+    options = ("--upstream", fresh_origin.url, "--manifest-capacity", "8000", *QUICK)
+    with start_edge(tmp_path / "edge", *options) as edge:
+        put(edge, (str(pinned.name), True))
+        finished(edge)
+        for model in others:
+            path = f"/v1/manifests/{model.digest}"
+            assert call(edge, "GET", path, ICN_Name=str(model.name)).status == 200
+        fresh_origin.stop()
+        assert call(edge, "GET", path, ICN_Name=str(model.name)).status == 200, "the newest is here"
+        path = f"/v1/manifests/{others[0].digest}"
+        assert call(edge, "GET", path, ICN_Name=str(others[0].name)).status != 200
+        path = f"/v1/manifests/{pinned.digest}"
+        assert call(edge, "GET", path, ICN_Name=str(pinned.name)).body == pinned.raw
+
+
 def test_a_damaged_file_is_no_reason_not_to_serve(tmp_path, origin, models):
     options = ("--upstream", origin.url, "--capacity", "16MiB", *QUICK)
     with start_edge(tmp_path / "edge", *options) as edge:

@@ -347,6 +347,18 @@ async def test_the_file_tells_how_far_it_came(bench, models):
     assert kept_order(bench.file) is None, "what was cancelled does not come back"
 
 
+async def test_manifests_of_pinned_models_stay_while_a_plan_is_taken_up_again(tmp_path, models):
+    """Catches: after a start, until all of the plan was looked at, what others fetched could push
+    out the manifests of models that lie here whole: where nothing is evicted none is pinned."""
+    bench = Bench(tmp_path, models)
+    order = bench.order(*models[:2], pin=True)
+    order.entries[0].digest, order.entries[0].progress = models[0].digest, "done"
+    bench.network.gone = True
+    bench.prefetch.start(order, set())
+    assert bench.network.held == {models[0].digest}
+    await bench.close()
+
+
 async def left_while_it_is_kept(bench, order, monkeypatch):
     """Somebody gave an order and left while it was written, which goes on when this is set."""
     begun, go, keep, kept = asyncio.Event(), asyncio.Event(), bench.prefetch._keep, []
