@@ -10,7 +10,6 @@ only those that it pins. Lives on the event loop. It must not decide what an ord
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -228,8 +227,7 @@ class Prefetch:
         async with self._changing:
             await self._stop()
         if self._order is not None and not self._order.cancelled:
-            with contextlib.suppress(StorageError):
-                await self._keep(pack_order(self._order))
+            await self._save(self._order)
 
     # --- the work -------------------------------------------------------------------------
 

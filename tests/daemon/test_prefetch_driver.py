@@ -359,6 +359,29 @@ async def test_manifests_of_pinned_models_stay_while_a_plan_is_taken_up_again(tm
     await bench.close()
 
 
+async def test_at_the_end_the_file_says_of_no_model_that_it_is_here_before_it_lasts(
+    bench, models, monkeypatch
+):
+    """Catches: a power cut while a daemon stops leaves "done" of a model whose blocks are lost."""
+    store, noted = bench.holdings.content.store, []
+    flush, keep = store.flush, bench.prefetch._keep
+
+    def flushed():
+        noted.append("blocks")
+        flush()
+
+    async def kept(packed):
+        noted.append("file")
+        await keep(packed)
+
+    await bench.prefetch.take(bench.order(models[0]))
+    await bench.done()
+    monkeypatch.setattr(store, "flush", flushed)
+    monkeypatch.setattr(bench.prefetch, "_keep", kept)
+    await bench.prefetch.close()
+    assert noted == ["blocks", "file"]
+
+
 async def left_while_it_is_kept(bench, order, monkeypatch):
     """Somebody gave an order and left while it was written, which goes on when this is set."""
     begun, go, keep, kept = asyncio.Event(), asyncio.Event(), bench.prefetch._keep, []
