@@ -144,7 +144,7 @@ class Records:
             self._missing.check(name, self._clock())
             return await self._asked(name, route, via, known=False)
         age = self._age(name, stored.fetched_at)
-        if age < min(record.lifetime, self._cap_s):
+        if age < self._lifetime(record):
             return Served(stored.raw, age, stale=False)
         try:
             return await self._renewed(name, route, via)
@@ -155,6 +155,10 @@ class Records:
                 raise SourceError(f"no upstream has answered for {name}") from None
             self._metrics.stale_records.inc()
             return Served(stored.raw, age, stale=True)
+
+    def _lifetime(self, record: Record) -> float:
+        """How long it is served here before it is asked for anew."""
+        return min(record.lifetime, self._cap_s)
 
     async def _renewed(self, name: Name, route: Route, via: frozenset[str]) -> Served:
         self._upstreams.refuse_loop(via, f"record of {name}")
@@ -205,7 +209,7 @@ class Records:
             TrustError, FormatError: if it may not.
         """
         try:
-            kept = await self._alone(lambda: self._accept(name, answer.raw))
+            kept_age = await self._alone(lambda: self._accept(name, answer))
         except (TrustError, FormatError) as error:
             refused.append(error)
             self._metrics.refused_records.labels(error.code).inc()
@@ -213,19 +217,17 @@ class Records:
                 told = {"record": str(name), "times": times}
                 _LOG.error("a record was refused: %s", error, extra=told)
             raise
-        # What upstream itself had stale is as old here as it was there.
-        age = max(0.0, answer.age_s)
-        if kept:  # else the one that is here is as old as before
-            self._confirm(name, self._clock() - age)
-        return Served(answer.raw, age, stale=answer.stale)
+        if kept_age is not None:  # else the one that is here is as old as before
+            self._confirm(name, self._clock() - kept_age)
+        return Served(answer.raw, max(0.0, answer.age_s), stale=answer.stale)
 
-    def _accept(self, name: Name, raw: bytes) -> bool:
+    def _accept(self, name: Name, answer: RecordAnswer) -> float | None:
         """Check an upstream's record against everything known, and keep it. On a thread.
 
         Returns:
-            False if the disk would not take it.
+            How old it is from now on; None if the disk would not take it.
         """
-        record = open_record(raw)
+        record = open_record(answer.raw)
         if record.name != name:
             raise TrustError(f"asked for {name}, got a record of {record.name}")
         old = self._standing(name)
@@ -233,14 +235,17 @@ class Records:
             self._check_key(record)
         if old is not None:
             check_follows(old, record)
+        # It is as old here as it was there; what upstream had stale is stale here too, though we
+        # might have it for longer: it is asked for anew.
+        age = max(0.0, answer.age_s, self._lifetime(record) if answer.stale else 0.0)
         try:
-            self._keep(record, raw)
+            self._keep(record, answer.raw, age)
         except StorageError as error:
             if times := self._unstored.due():
                 told = {"times": times}
                 _LOG.error("a record is passed on, and cannot be stored: %s", error, extra=told)
-            return False
-        return True
+            return None
+        return age
 
     def put_checked(self, name: Name, raw: bytes) -> Record:
         """Is this a record that may be published here now? On a thread.
@@ -277,7 +282,7 @@ class Records:
 
         def work() -> Record:
             record = self.put_checked(name, raw)
-            self._keep(record, raw)
+            self._keep(record, raw, 0.0)
             return record
 
         record = await self._alone(work)
@@ -326,10 +331,11 @@ class Records:
                 hint="if it is meant, name the new key in the trust file",
             )
 
-    def _keep(self, record: Record, raw: bytes) -> None:
+    def _keep(self, record: Record, raw: bytes, age_s: float) -> None:
         key, stored = fingerprint(record.key), self._catalog.record(record.name)
         rotted = stored.raw if stored and reopen_record(stored.raw) is None else None
-        self._catalog.put_record(record.name, raw, record.seq, key, self._wall(), rotted)
+        when = self._wall() - age_s
+        self._catalog.put_record(record.name, raw, record.seq, key, when, rotted)
         publisher = record.name.publisher
         known = self._catalog.publisher_key(publisher)
         # Never back: a record of a key that was replaced may still be kept.

@@ -128,6 +128,34 @@ async def test_what_upstream_had_stale_is_as_old_here(world):
     assert (served.stale, world.origin.asked) == (True, 2)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_upstream_had_stale_is_asked_for_again_though_it_lives_longer_here(
+    world, restarted
+):
+    """Catches: behind an edge with a shorter `record_cap` it was served as fresh, from the second
+    time on, and what the origin says when it is back was not asked for."""
+    world.origin.age_s, world.origin.stale = 11.0, True
+    served = await world.get()
+    assert (served.age_s, served.stale) == (11, True)
+    if restarted:
+        world.begin()
+    world.origin.age_s, world.origin.stale = 0.0, False
+    world.now, world.wall = world.now + 1, world.wall + 1
+    assert not (await world.get()).stale
+    assert world.origin.asked == 2
+
+
+async def test_after_a_restart_it_is_as_old_as_upstream_said(world):
+    """Catches: a restart made it as young as the question for it, so that it outlived its time."""
+    world.origin.age_s = 50.0
+    await world.get()
+    world.begin()
+    assert (await world.get()).age_s == 50
+    world.now += 11
+    await world.get()
+    assert world.origin.asked == 2
+
+
 async def test_stale_ends_at_its_bound(world):
     await world.get()
     world.origin.raw = None
