@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from icnblocks.errors import StorageError
+from icnblocks.errors import IcnError, StorageError
 from icnblocks.store.base import verify
 from icnblocks.wire.bundle import NO_PULL
 from icnblocks_daemon.overflow import Overflow
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PULLS_REMEMBERED: Final = 16_384
+_RECALLS: Final = 256
+"""Manifests that may wait to be read again for the policy; pulls of more are not counted."""
 
 
 class Listener(Protocol):
@@ -48,7 +50,7 @@ class Holdings:
         places: the blocks in model directories; other processes add to it.
         clock: seconds that never go backward.
         evicts: whether the content store may evict.
-        recall: a known manifest, for a policy that has forgotten it, or None.
+        recall: a known manifest, for a policy that has forgotten it, or None; called on a thread.
         overflow: blocks in memory that could not be stored; without one, there are none.
     """
 
@@ -71,6 +73,8 @@ class Holdings:
         self._clock = clock
         self._evicts = evicts
         self._pulls: OrderedDict[tuple[Digest, bytes], None] = OrderedDict()
+        self._recalls: dict[Digest, int] = {}  # manifests that are read again: pulls of them
+        self._recalling: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._flush_next: asyncio.Task[None] | None = None
 
@@ -150,14 +154,42 @@ class Holdings:
         self._pulls[manifest, pull] = None
         if len(self._pulls) > _PULLS_REMEMBERED:
             self._pulls.popitem(last=False)
+        if not self._tell_requested(manifest) and (
+            manifest in self._recalls or len(self._recalls) < _RECALLS
+        ):
+            self._recalls[manifest] = self._recalls.get(manifest, 0) + 1
+            if self._recalling is None:
+                self._recalling = _task(self._recall_all())
+
+    def _tell_requested(self, manifest: Digest) -> bool:
+        """Tell the policy and the listener, if the policy knows the model."""
         if not self.content.requested(manifest, self._clock()):
-            known = self._recall(manifest)
-            if known is None:
-                return
-            self.content.learn(manifest, known)
-            self.content.requested(manifest, self._clock())
+            return False
         if self.listener is not None:
             self.listener.requested(manifest)
+        return True
+
+    async def _recall_all(self) -> None:
+        """Let the policy learn again what it forgot and somebody pulls, one model after the other.
+
+        Reading and decoding take up to seconds, and whoever asks can choose what is read: not on
+        the loop.
+        """
+        try:
+            while self._recalls:
+                manifest = next(iter(self._recalls))
+                try:
+                    known = await asyncio.to_thread(self._recall, manifest)
+                except IcnError:  # that it cannot be read is no matter of who pulls
+                    known = None
+                finally:
+                    pulls = self._recalls.pop(manifest)
+                if known is not None:
+                    self.content.learn(manifest, known)
+                    for _ in range(pulls):
+                        self._tell_requested(manifest)
+        finally:
+            self._recalling = None
 
     def learn(self, digest: Digest, manifest: Manifest) -> None:
         """A manifest became known: told to the policy."""

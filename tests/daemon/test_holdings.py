@@ -1,11 +1,14 @@
 """What a daemon holds: requests counted once a pull, and uploads that come twice."""
 
+import asyncio
 import os
+import threading
 
 import pytest
 
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.policy import make_policy
+from icnblocks.errors import StorageError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest
@@ -47,13 +50,52 @@ def world(tmp_path):
     content.store.close()
 
 
+async def recalled(holdings):
+    """Return when nothing is read again for the policy."""
+    while holdings._recalling is not None:
+        await asyncio.wait([holdings._recalling])
+
+
 async def test_a_model_that_the_policy_forgot_is_learnt_again_when_asked_for(world):
     policy, digest, holdings, _ = world
     holdings.requested(digest, b"p" * 16)
     holdings.requested(digest, b"p" * 16)
     holdings.requested(digest, b"q" * 16)
     holdings.requested(Digest.of(b"unknown"), b"r" * 16)
+    await recalled(holdings)
     assert policy.asked == [digest, digest]
+    holdings.requested(digest, b"s" * 16)
+    assert policy.asked == [digest] * 3
+
+
+async def test_what_the_policy_forgot_is_read_beside_the_loop_once_and_not_without_end(
+    world, monkeypatch
+):
+    """Catches: each pull of a forgotten model, or of one that somebody made up, read and decoded a
+    manifest where all others were being answered."""
+    policy, digest, holdings, _ = world
+    monkeypatch.setattr("icnblocks_daemon.holdings._RECALLS", 3)
+    recall, go, read = holdings._recall, threading.Event(), []
+
+    def slow_disk(manifest):
+        assert go.wait(20), "the loop waited for it"
+        read.append(manifest)
+        if manifest == unreadable:
+            raise StorageError("the disk refuses")
+        return recall(manifest)
+
+    monkeypatch.setattr(holdings, "_recall", slow_disk)
+    unreadable, *made_up = (Digest.of(bytes([n])) for n in range(9))
+    for manifest in (unreadable, digest, *made_up, digest):
+        holdings.requested(manifest, os.urandom(16))
+    assert (read, policy.asked) == ([], [])
+    go.set()
+    await recalled(holdings)
+    assert read == [unreadable, digest, made_up[0]]
+    assert policy.asked == [digest, digest], "both pulls count"
+    holdings.requested(made_up[1], os.urandom(16))
+    await recalled(holdings)
+    assert read[3:] == [made_up[1]], "there is room again"
 
 
 async def test_a_part_that_comes_again_holds_no_memory(world):
