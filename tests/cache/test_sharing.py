@@ -442,3 +442,16 @@ def test_a_model_larger_than_all_that_may_be_known_pushes_no_other_out(monkeypat
         known = [content.requested(manifest_digest(name), time) for name in ("a", "b")]
         assert known == [True, True]
     content.store.close()
+
+
+def test_a_block_that_comes_is_believed_and_not_a_manifest_that_lied_of_it():
+    """Catches: blocks were planned for with the bytes that whoever spoke of them first gave them,
+    so that a plan could keep any multiple of what there is room for."""
+    world = World(blocks=100)
+    lies = dict.fromkeys(world.digests("a b"), 1)
+    world.policy.learn(manifest_digest("liar"), lies, None)
+    world.learn("m", "a b c")
+    world.policy.problem(0.0)
+    world.insert("a b c")
+    problem = world.policy.problem(0.0)
+    assert sorted(problem.sizes) == sorted(problem.here) == [BLOCK, 2 * BLOCK]

@@ -50,7 +50,7 @@ class Partition:
         """Bytes of the largest block met so far."""
         self.pinned_bytes = 0
         self.shape = 0
-        """Rises whenever groups or models are made or go."""
+        """Rises whenever groups or models are made or go, or turn out to be of another size."""
         self.dirty: dict[Group, None] = {}
         """Groups that may have got something to give; the policy empties it."""
 
@@ -70,10 +70,18 @@ class Partition:
             return False
         else:
             group = self.groups[self._group_of[slot]]
-            size = self._sizes[slot]
+            if size != self._sizes[slot]:  # a manifest lied: now the block itself is here
+                self._resize(slot, group, size)
         group.here_bytes += size
         self._settle(slot, group, size)
         return True
+
+    def _resize(self, slot: int, group: Group, size: int) -> None:
+        """A block that is not here has another size than was said."""
+        group.known_bytes += size - self._sizes[slot]
+        self._sizes[slot] = size
+        self.largest = max(self.largest, size)
+        self.shape += 1
 
     def remove(self, slot: int) -> None:
         """The block, which was here, left."""
