@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.assembly.blockmap import PATH as MAP
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
 from icnblocks.store.boot import boot_id
 from icnblocks.store.database import storage_errors
@@ -47,6 +48,13 @@ def has_failed(root: Path) -> bool:
     return _read(root) == boot_id().encode() + _BEGUN
 
 
+def doubtful_ns(root: Path) -> int | None:
+    """When files last got their names, if the disk may not have all that was written before."""
+    path = root / STATE / _MARK
+    with storage_errors(path):
+        return path.stat().st_mtime_ns if is_doubtful(root) else None
+
+
 def _read(root: Path) -> bytes | None:
     path = root / STATE / _MARK
     with storage_errors(path):
@@ -59,11 +67,12 @@ def _read(root: Path) -> bytes | None:
 def mark(directory: ModelDirectory) -> None:
     """Files are about to get their names that may be in the page cache only.
 
-    That a flush of others failed stays noted: until all have their names some are of then.
+    That a flush of others failed stays noted: until all have their names some are of then. The
+    block map is flushed too: after a power cut it says whose files these are.
     """
-    if not has_failed(directory.root):
-        directory.write_state(_MARK, boot_id().encode())
-        directory.sync([f"{STATE}/{_MARK}"])
+    failed = has_failed(directory.root)
+    directory.write_state(_MARK, boot_id().encode() + (_BEGUN if failed else b""))
+    directory.sync([f"{STATE}/{_MARK}", MAP])
 
 
 def written_anew(directory: ModelDirectory) -> None:

@@ -3,7 +3,9 @@
 The index knows files by their facts: it forgets a directory that was moved, takes a file for
 another one after `chmod`, and does not hear of files that were renamed just before a kill. The
 manifests that pulls leave behind say whether such a file is a pull's, to be replaced, or a user's,
-to be kept. This module must not change anything.
+to be kept. After a power cut right then the bytes of a pull's file may be lost: there it counts
+that the file was last written before the pull gave it its name. This module must not change
+anything.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly import blockmap
+from icnblocks.assembly import blockmap, flushed
 from icnblocks.assembly.contents import file_is_right
 from icnblocks.assembly.directory import MANIFEST, NAME
 from icnblocks.errors import FormatError, UsageError
@@ -36,13 +38,19 @@ class Former:
     Attributes:
         name: of the finished one, or None if there was none.
         files: what they put at each path.
+        cut_off: when a pull put files at these paths that was cut off with the machine, of this
+            manifest or another; what it wrote may be lost.
     """
 
     name: Name | None = None
     files: Mapping[str, list[tuple[File, Manifest]]] = field(default_factory=dict)
+    cut_off: Mapping[str, int] = field(default_factory=dict)
 
     def put(self, path: str, fd: int) -> bool:
-        """Whether the open file at `path` is, byte for byte, what one of them put there."""
+        """Whether the open file at `path` is what one of them put there."""
+        put_ns = self.cut_off.get(path)
+        if put_ns is not None and os.fstat(fd).st_mtime_ns <= put_ns:
+            return True
         return any(file_is_right(fd, *put) for put in self.files.get(path, ()))
 
     def put_there(self, directory: ModelDirectory, path: str) -> bool:
@@ -88,7 +96,19 @@ def former_pulls(
     for manifest in filter(None, map(_decoded, manifests)):
         for file in manifest.files:
             files.setdefault(file.path, []).append((file, manifest))
-    return Former(name if finished != digest else None, files)
+    cut_off = _cut_off(directory, begun, known)
+    return Former(name if finished != digest else None, files, cut_off)
+
+
+def _cut_off(
+    directory: ModelDirectory, begun: Digest | None, known: Callable[[Digest], bytes | None]
+) -> dict[str, int]:
+    """When the pull that did not end put each of its files there, if the machine ended with it."""
+    put_ns = None if begun is None else flushed.doubtful_ns(directory.root)
+    if begun is None or put_ns is None:
+        return {}
+    manifest = _decoded(known(begun))
+    return {} if manifest is None else {file.path: put_ns for file in manifest.files}
 
 
 def _name(directory: ModelDirectory) -> Name | None:

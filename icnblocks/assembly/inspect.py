@@ -292,6 +292,8 @@ def remember(
     directory.remove(f"{STATE}/{NAME}")  # so that no name ever stands beside another's manifest
     directory.write_state(MANIFEST, resolved.encoded)
     directory.write_state(NAME, f"{resolved.name}\n".encode())
+    # The index survives a power cut; without these it would list files that nobody pulled.
+    directory.sync([f"{STATE}/{MANIFEST}", f"{STATE}/{NAME}"])
     places.add_directory(directory.root, resolved.digest, resolved.manifest, facts)
 
 
