@@ -239,5 +239,7 @@ class Filling:
         """Say so before the work, not after it, where the disk cannot hold what is wanted."""
         root, wanted = self._assembler.directory.root, self._assembler.room(missing)
         free = shutil.disk_usage(root).free
+        if wanted > free:  # much of it may be there, of another version
+            wanted = min(wanted, self._assembler.unallocated())
         if wanted > free:
             raise StorageError(f"{root}: {wanted} bytes are needed and {free} are free on its disk")

@@ -85,6 +85,16 @@ class _Partials:
             return fd, False
         return self._directory.open(self._paths[file], os.O_RDWR), True
 
+    def unallocated(self, file: int) -> int:
+        """Bytes of the file for which the file system has taken no room yet."""
+        fd, mine = self.use(file)
+        try:
+            facts = os.fstat(fd)
+        finally:
+            if mine:
+                self.let_go(file, fd)
+        return max(0, facts.st_size - facts.st_blocks * 512)
+
     def path(self, file: int) -> str:
         return self._paths[file]
 
@@ -239,6 +249,15 @@ class Assembler:
         if self._plan.repeats:
             return sum(want.length * len(self.spots(want.digest)) for want in wants)
         return sum(want.length for want in wants)
+
+    def unallocated(self) -> int:
+        """Bytes of disk that all partial files need to be full: what lies there is written over.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        with storage_errors(self.directory.root):
+            return sum(map(self._partials.unallocated, self._todo))
 
     def _index(self, digest: Digest) -> int:
         index = self._plan.index(digest)
