@@ -164,12 +164,13 @@ class Assembler:
 
     def _believed(self) -> set[int]:
         """The noted blocks (by first index in the manifest) that are really there."""
-        noted = self._map.noted
+        # What an earlier version left is noted with its repeats, of which the first stands for all.
+        noted = {self._index(self.manifest.digest_at(index)) for index in self._map.noted}
         fresh = self._partials.fresh
         there = {
             index
             for index in noted
-            if not any(spot.file in fresh for spot in self.spots(self.manifest.digest_at(index)))
+            if not any(spot.file in fresh for spot in self._spots_at(index))
         }
         if self._map.same_boot and self._partials.youngest <= self._map.written_ns:
             if len(there) < len(noted):  # else the notes to come would make the others look right

@@ -245,6 +245,31 @@ def test_what_a_pull_of_another_version_left_is_hashed_and_kept(model, tmp_path)
         second.close()
 
 
+def test_what_another_version_left_of_a_block_of_many_places_is_read_once_and_counts_once(
+    tmp_path, monkeypatch
+):
+    """Catches: a terabyte hashed for a gigabyte of zeros, and renamed files that lack blocks."""
+    root, repeats = tmp_path / "model", 50
+    root.mkdir()
+    (root / "a").write_bytes(bytes(repeats * BLOCK))
+    (root / "b").write_bytes(os.urandom(5 * BLOCK))
+    Pull(root, tmp_path / "out").close()
+    (root / "b").write_bytes(os.urandom(5 * BLOCK))
+    reads, read_all = [], assembler.read_all
+
+    def read(fd, length, offset):
+        reads.append(length)
+        return read_all(fd, length, offset)
+
+    monkeypatch.setattr(assembler, "read_all", read)
+    pull = Pull(root, tmp_path / "out")
+    assert sum(reads) == (repeats + 5) * BLOCK
+    assert len(pull.assembler.missing()) == 5
+    with pytest.raises(IncompleteError, match="5 blocks"):
+        pull.assembler.finish()
+    pull.close()
+
+
 def test_links_inside_the_directory_are_not_followed(model, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
