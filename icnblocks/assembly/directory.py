@@ -116,7 +116,8 @@ class ModelDirectory:
         try:
             parent, last = self._parent(path, make=bool(flags & os.O_CREAT))
             try:
-                fd = os.open(last, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent)
+                flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe waits for nobody
+                fd = os.open(last, flags, 0o644, dir_fd=parent)
             finally:
                 os.close(parent)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 
 import pytest
 
@@ -10,6 +11,7 @@ from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.inspect import salvage
 from icnblocks.assembly.recheck import recheck_directory
+from icnblocks.errors import ConflictError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.placement.plan import Plan
@@ -44,4 +46,30 @@ def test_a_sector_that_cannot_be_read_is_a_wrong_block(model, monkeypatch):
     salvage(assembler, (0,))
     assert [want.length for want in assembler.missing()] == [BLOCK]
     assembler.close()
+    directory.close()
+
+
+@pytest.fixture
+def impatient():
+    """Whoever waits for anything is woken after a while, and fails."""
+
+    def wake(*_):
+        pytest.fail("it waits")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_RDWR | os.O_CREAT])
+def test_a_pipe_in_the_place_of_a_file_is_a_conflict(tmp_path, impatient, flags):
+    """Catches: a pull that waits for ever for who writes there, and keeps the directory locked."""
+    os.mkfifo(tmp_path / "file")
+    directory = ModelDirectory(tmp_path)
+    with pytest.raises(ConflictError, match="no model's"):
+        directory.open("file", flags)
+    with pytest.raises(ConflictError, match="no model's"):
+        directory.open_existing("file")
     directory.close()
