@@ -25,6 +25,17 @@ def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
     return not any(bad for bad in bad_blocks(fd, file, manifest))
 
 
+def file_reads_right(fd: int, file: File, manifest: Manifest) -> bool:
+    """The same, but what the disk cannot read is not said to be wrong.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    if os.fstat(fd).st_size != file.size:
+        return False
+    return all(_read(fd, *block) is not None for block in cut(file, manifest))
+
+
 def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
     """(offset, length) of every block of the open file whose bytes are not as named."""
     for digest, length, offset in cut(file, manifest):
@@ -52,10 +63,16 @@ def cut(file: File, manifest: Manifest) -> Iterator[tuple[Digest, int, int]]:
 def _read_right(fd: int, digest: Digest, length: int, offset: int) -> Verified | None:
     """A block, or None where its bytes are others or the disk cannot read them."""
     try:
-        return verify(digest, read_all(fd, length, offset))
-    except CorruptError:
-        return None
+        return _read(fd, digest, length, offset)
     except OSError as error:
         if error.errno != errno.EIO:
             raise
+        return None
+
+
+def _read(fd: int, digest: Digest, length: int, offset: int) -> Verified | None:
+    """A block, or None where its bytes are others."""
+    try:
+        return verify(digest, read_all(fd, length, offset))
+    except CorruptError:
         return None

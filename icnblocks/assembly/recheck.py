@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icnblocks.assembly.contents import bad_blocks, file_is_right
+from icnblocks.assembly.contents import bad_blocks, file_reads_right
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.errors import ChangedError, ConflictError, CorruptError, StorageError
 from icnblocks.store.base import verify
@@ -99,7 +99,7 @@ def recheck_in_place(places: InPlaceStore, root: Path, manifest: Manifest) -> li
     """Hash every file of a directory in the index, and note there which of them are right.
 
     Returns:
-        Paths below `root` of those that are not.
+        Paths below `root` of those that are not, or cannot be read.
 
     Raises:
         StorageError, BusyError: if the index cannot be written.
@@ -107,7 +107,7 @@ def recheck_in_place(places: InPlaceStore, root: Path, manifest: Manifest) -> li
     files = {file.path: file for file in manifest.files}
 
     def is_right(path: str, fd: int) -> bool:
-        return path in files and file_is_right(fd, files[path], manifest)
+        return path in files and file_reads_right(fd, files[path], manifest)
 
     return places.recheck(root, is_right)
 

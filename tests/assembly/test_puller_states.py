@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 import icnblocks.puller as puller_module
+from icnblocks.assembly import contents as contents_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.client.trust import KnownPublishers, Trust
@@ -177,6 +178,31 @@ def test_what_was_found_rotten_stays_so_when_somebody_looks(model, settings, pul
         assert [file.path for file in places.changed()] == ["f"]
     with pytest.raises(ConflictError):
         pull("acme/m", model.to)
+
+
+def test_a_file_that_could_not_be_read_once_stays_in_service(
+    model, settings, pull, puller, monkeypatch
+):
+    """Catches: one failed read, and all blocks of a right file are refused for good."""
+    model.publish(f=os.urandom(3 * MIB))
+    read_all = contents_module.read_all
+
+    def read(fd, length, offset):
+        if offset == MIB:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_all(fd, length, offset)
+
+    with InPlaceStore(settings.store / "places.sqlite") as places:
+        with monkeypatch.context() as patch:
+            patch.setattr(contents_module, "read_all", read)
+            assert recheck(settings, places, model.root) == ["f"]
+        assert places.changed() == []
+    pull("acme/m", model.to)
+    assert model.right()
+    with puller() as one, monkeypatch.context() as patch:  # a pull's is written anew
+        patch.setattr(contents_module, "read_all", read)
+        one.repair(model.to)
+    assert model.right()
 
 
 def test_a_file_edited_during_a_pull_is_not_taken_for_what_was_pulled(model, pull, monkeypatch):
