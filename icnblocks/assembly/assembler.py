@@ -318,8 +318,7 @@ class Assembler:
         for path in finals.values():
             check(path)
         renaming.mark(self.directory, self._digest)
-        if self._todo:
-            flushed.mark(self.directory)
+        flushed.mark(self.directory)  # also of what was there: who copied it need not have waited
         for file, path in finals.items():
             check(path)
             self.directory.rename(self._partials.path(file), path)

@@ -6,6 +6,7 @@ what is written again can still reach the disk. No network: what is published in
 
 import errno
 import os
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def disk(request, monkeypatch):
 @pytest.fixture
 def pull_durably(settings):
     def run():
-        trust = Trust(KnownPublishers(settings.known_publishers))
+        trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
         with Puller(replace(settings, durable=True), trust) as puller:
             return puller.pull(Name.parse("acme/m"))
 
@@ -106,6 +107,15 @@ def test_what_could_not_be_flushed_is_written_anew(pull_durably, disk, failed):
     inode = (at / "file").stat().st_ino
     pull_durably()
     assert (at / "file").stat().st_ino == inode  # once
+
+
+def test_files_that_were_there_already_are_flushed_too(put, pull_durably, settings, disk):
+    """Catches: a model copied into its place, found right, and called durable in the page cache."""
+    root = put("acme/m", file=os.urandom(SIZE), other=b"other")
+    at = settings.models / "acme" / "m"
+    shutil.copytree(root, at)
+    pull_durably()
+    assert disk.has(at)
 
 
 def test_a_pull_that_does_not_flush_writes_it_anew_too(pull, pull_durably, disk, failed):
