@@ -143,7 +143,7 @@ class DiskStore:
             self._segment, offset = locate(found.end)
             self._page = offset // PAGE
             self._started = bool(found.live[self._segment])
-            survived = state.clean or state.boot == boot
+            survived = state.clean or (boot and state.boot == boot)
             flushed = found.end if state.clean else min(state.flushed_to, found.end)
             self._dirty = {n for n in found.live if n >= segment_of(flushed) and not state.clean}
             # Durable, so that addresses freed by an earlier process may be used again.

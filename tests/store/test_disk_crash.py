@@ -5,6 +5,7 @@ it acknowledged, leaves no rubbish, and goes on working.
 import importlib.util
 import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -165,3 +166,17 @@ def test_killed_at_random(tmp_path):
         command = [sys.executable, str(PROGRAM), str(path), str(seed), "100000"]
         lines += kill_when(command, lambda text, stop=stop_at: stop in text).decode().splitlines()
         check(path, lines)
+
+
+@pytest.mark.parametrize(("boots", "told"), [(("", ""), True), (("1", "1"), False)])
+def test_that_blocks_were_hashed_again_is_said(tmp_path, monkeypatch, caplog, boots, told):
+    """Catches: a start that takes minutes, and nobody says why, where the kernel names no boot."""
+    monkeypatch.setattr(disk, "boot_id", lambda: boots[0])
+    with DiskStore(tmp_path / "store") as store:
+        digest = put(store, block(1))
+        store._commit()
+        shutil.copytree(tmp_path / "store", tmp_path / "killed")
+    monkeypatch.setattr(disk, "boot_id", lambda: boots[1])
+    with DiskStore(tmp_path / "killed") as store:
+        assert digest in store
+    assert ("unclean start: 1 blocks were hashed again" in caplog.text) == told
