@@ -71,7 +71,7 @@ class DiskStore:
             index, and no crash explains it, "refuse" raises, too, and "empty" drops them.
         segment_bytes: size at which the next segment file is begun, at most 1 GiB.
         one_per_file: each block in a file of its own; None decides by whether the file system
-            can free part of a file.
+            can free part of a file and say where.
 
     Raises:
         BusyError: if the store is open elsewhere.

@@ -23,6 +23,7 @@ from icnblocks.naming import Digest
 from icnblocks.store import layout, segments
 from icnblocks.store.database import DamagedError
 from icnblocks.store.disk import DiskStore
+from icnblocks.store.extents import write_all
 from icnblocks.store.lease import read_extent
 from icnblocks.testing.faults import (
     MountImpossibleError,
@@ -145,6 +146,43 @@ def test_a_file_system_without_nameless_files(tmp_path, monkeypatch, number):
     with DiskStore(tmp_path / "store") as store:
         assert fetch(store, digest) == block(1)
         assert not (tmp_path / "store" / ".punch.trial").exists()
+
+
+def _zero(fd, offset, length):
+    """As file systems with blocks of more than a page do: zeros, and no hole."""
+    write_all(fd, bytes(length), offset)
+
+
+def _end(fd, _, how):
+    """As file systems do that know of no hole but the end."""
+    assert how == os.SEEK_HOLE
+    return os.fstat(fd).st_size
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "does"), [(segments, "punch", _zero), (segments.os, "lseek", _end)]
+)
+def test_where_holes_are_not_seen_each_block_has_a_file(tmp_path, monkeypatch, where, name, does):
+    """Catches: zeros of an erased block whose note came back after a power cut, believed."""
+    if not segments.can_punch(tmp_path):
+        pytest.skip("this file system has one block a file anyhow")
+    with DiskStore(tmp_path / "before") as store:
+        put(store, block(1, 10_000))
+        put(store, block(2, 10_000))
+    assert len(list((tmp_path / "before" / "segments").iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, does)
+        with DiskStore(tmp_path / "store") as store:
+            put(store, block(1, 10_000))
+            put(store, block(2, 10_000))
+    assert len(list((tmp_path / "store" / "segments").iterdir())) == 2
+
+
+def test_on_a_full_disk_it_is_tried_as_far_as_there_is_room(disk):
+    """Catches: a store that cannot be opened, to make room, for lack of room for the trial."""
+    punches = segments.can_punch(disk)
+    fill_disk(disk)
+    assert segments.can_punch(disk) == punches
 
 
 def test_a_disk_filled_by_others_to_the_last_byte(disk):
