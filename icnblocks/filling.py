@@ -57,9 +57,9 @@ class Follower(Protocol):
         ...
 
     def fetching(self, stop: Callable[[], None]) -> None:
-        """The rest is fetched from now on; `stop` ends that, from any thread.
+        """Blocks are taken from this machine, or fetched, from now on; `stop` ends that.
 
-        Of bases too, of which it hears nothing else.
+        From any thread. Of bases too, of which it hears nothing else.
         """
         ...
 
@@ -165,6 +165,8 @@ class Filling:
         """
         if self._places is not None:
             reuse = LocalReuse(self._assembler, self._places, self._progress.reused)
+            if self._fetching is not None:
+                self._fetching(reuse.stop)
             reuse.take(self._assembler.missing())
 
     def share(self, sharer: Sharer, offer: Offer) -> None:

@@ -84,8 +84,12 @@ class LocalReuse:
         self.stopped = False
         """Nobody begins another block."""
 
+    def stop(self) -> None:
+        """End it within a block, also if it has not begun; from any thread."""
+        self.stopped = True
+
     def take(self, wants: Iterable[Want]) -> None:
-        """Take what can be had; what cannot stays missing in the assembly.
+        """Take what can be had; what cannot stays missing in the assembly. Once.
 
         Raises:
             StorageError: if the disk refuses.
@@ -103,7 +107,7 @@ class LocalReuse:
             finally:
                 ended.release()
 
-        self.stopped, begun = False, 1
+        begun = 1
         try:
             for _ in range(min(len(work), _THREADS, len(os.sched_getaffinity(0))) - 1):
                 begun += 1

@@ -190,6 +190,38 @@ def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, mon
     assert not writing
 
 
+@pytest.mark.parametrize("at", [0, 3])
+def test_it_can_be_ended_within_a_block(base_and_variant, tmp_path, monkeypatch, at):
+    """Catches: minutes of taking for somebody who has left."""
+    monkeypatch.setattr(reuse_module, "_THREADS", 1)
+    base, _ = base_and_variant(tmp_path)
+    manifest = scan(base, Kind.BASE, block_bytes=BLOCK).manifest
+    directory = ModelDirectory(tmp_path / "out")
+    assembler = Assembler(
+        directory, digest_of(encode(manifest)), manifest, Plan(manifest), frozenset()
+    )
+    with index(tmp_path / "p.sqlite", base) as places:
+        opened = Opened(places)
+        taking = LocalReuse(assembler, opened, lambda _: len(opened.digests) < at or taking.stop())
+        if not at:
+            taking.stop()
+        taking.take(assembler.missing())
+    assert at <= len(opened.digests) <= 2 * at
+    assembler.close()
+    directory.close()
+
+
+class Opened:
+    """A store that notes which blocks are opened."""
+
+    def __init__(self, store):
+        self.store, self.digests = store, []
+
+    def open(self, digest):
+        self.digests.append(digest)
+        return self.store.open(digest)
+
+
 def test_an_interrupt_waits_for_those_who_write(tmp_path, monkeypatch):
     """Also where the main thread has nothing left to do but to wait for another."""
     monkeypatch.setattr(reuse_module, "_BATCH", BLOCK)

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 import icnblocks
+from icnblocks.assembly import reuse as reuse_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.client.settings import load_settings
 from icnblocks.errors import FormatError, IcnError, NotFoundError, StorageError, UsageError
 from icnblocks.manifest.model import Kind, Tensor
 from icnblocks.publish.facade import publish
+from icnblocks.store.inplace import InPlaceStore
 from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.testing.models import Part, lora, noise, write_llama, write_safetensors
 from icnblocks.testing.processes import poll_until, start_edge
@@ -208,6 +210,34 @@ def test_leaving_ends_the_pull_of_a_base(origin, stream, patient):
     with Relay(origin.port, hold_after=400_000) as relay:
         pulled = stream("acme/lora", relay.url, settings=patient)
         assert leaves_soon(pulled, lambda: relay.holding.wait(20))
+
+
+def test_leaving_ends_the_taking_of_blocks_from_another_model(
+    origin, stream, tmp_path, monkeypatch
+):
+    """Catches: a block that is left when 100 GB of another model have been hashed and copied."""
+    with stream(NAME, origin.url, to=tmp_path / "one") as tensors:
+        tensors.wait()
+    taken, begun, leaving = [], threading.Event(), threading.Event()
+    opened, join = InPlaceStore.open, threading.Thread.join
+
+    def held(self, digest):
+        taken.append(digest)
+        begun.set()
+        assert leaving.wait(20)
+        return opened(self, digest)
+
+    def joined(thread, timeout=None):
+        if thread.name == "icn-stream":  # it was told to end
+            leaving.set()
+        join(thread, timeout)
+
+    monkeypatch.setattr(InPlaceStore, "open", held)
+    monkeypatch.setattr(threading.Thread, "join", joined)
+    monkeypatch.setattr(reuse_module, "_THREADS", 1)
+    pulled = stream(NAME, origin.url, to=tmp_path / "two")
+    assert leaves_soon(pulled, lambda: begun.wait(20))
+    assert len(taken) < 3  # the one, and what is shared of it
 
 
 def test_leaving_ends_the_wait_for_another_pull(origin, stream, tmp_path, caplog):
