@@ -31,6 +31,7 @@ from icnblocks.assembly.inspect import (
     remember,
     salvage,
 )
+from icnblocks.assembly.unused import forget_unused
 from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.resolve import Resolved, Resolver
 from icnblocks.client.settings import Settings, opening_store
@@ -409,8 +410,11 @@ class Puller:
                     assembler.finish()
                 else:
                     assembler.finish(lambda path: refuse_changed(directory, path, found))
+                listed = self.places.manifest_at(directory.root)
                 remember(directory, resolved, self.places, found)
             assembler.forget_map()
+            former = (listed, assembler.former)
+            forget_unused(self._settings.store, self.catalog, self.places, former)
         finally:
             assembler.close()
         return moved
