@@ -28,6 +28,7 @@ from icnblocks.errors import (
     SourceError,
     StorageError,
     TrustError,
+    UsageError,
 )
 from icnblocks.limits import MAX_HOPS
 from icnblocks.wire.bundle import HERE_ONLY, NO_PULL, PULL_BYTES
@@ -323,8 +324,10 @@ class Upstreams:
     def _note_failure(self, url: str, error: IcnError) -> None:
         self._errors[url] = str(error)
         self._metrics.upstream_errors.labels(url, error.code).inc()
-        # An upstream may have other things that are to be believed, and time for other questions.
-        if not isinstance(error, RefusedError | LoopError | TrustError | NoTurnError):
+        # An upstream may have other things that are to be believed, and time for other questions;
+        # and of what cannot be asked it has not heard.
+        ours = UsageError | NoTurnError
+        if not isinstance(error, RefusedError | LoopError | TrustError | ours):
             least_s = error.after_s if isinstance(error, ThrottledError) else 0.0
             self.strategy.failed(url, failure_of(error), self._clock(), least_s=least_s)
 

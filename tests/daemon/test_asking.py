@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from icnblocks.client.answers import ThrottledError
-from icnblocks.errors import CorruptError, IcnError, SourceError, StorageError
+from icnblocks.errors import CorruptError, IcnError, SourceError, StorageError, UsageError
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.fib import Fib
@@ -31,6 +31,7 @@ SMALL_BYTES = sum(len(model.raw) for model in SMALL)
         (CorruptError("other bytes"), Failure.CORRUPT, 8.0),
         (SourceError("gone"), Failure.BROKEN, 1.0),
         (NoTurnError("too many at once"), None, 0.0),
+        (UsageError("a header that HTTP forbids"), None, 0.0),
     ],
 )
 async def test_a_busy_upstream_is_left_alone_as_long_as_it_asked_for(error, why, rest_s, tmp_path):
