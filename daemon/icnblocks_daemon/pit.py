@@ -65,10 +65,9 @@ class Refusal:
     text: str
 
 
-_Asked = tuple[str, int, "Hashable"]
-"""An upstream, the length that a block was said to have, and the scope."""
-_Place = tuple["Digest", _Asked, "Hashable"]
-"""A block, what was asked, and the path for which the answer holds."""
+_Asked = tuple[str, int, "Hashable", "Hashable"]
+"""An upstream, the length that a block was said to have, the scope, and the path for which the
+answer holds: None for all of them."""
 
 
 @dataclass(slots=True)
@@ -90,8 +89,8 @@ class Step:
     refused: list[Refusal] = field(default_factory=list)
 
 
-_Kind = tuple[int, "Route", "Hashable"]
-"""A length, a route and a scope: who said the same may ask the same upstreams."""
+_Kind = tuple[int, "Route", "Hashable", "Hashable"]
+"""A length, a route, a scope and a path: who said the same may ask the same upstreams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class _Interest:
 
     @property
     def kind(self) -> _Kind:
-        return self.length, self.route, self.scope
+        return self.length, self.route, self.scope, self.path
 
 
 class _Entry:
@@ -136,10 +135,17 @@ class _Entry:
 
     def left(self, kind: _Kind) -> Iterator[str]:
         """Upstreams of a route that have not refused who waits for it so."""
-        length, route, scope = kind
-        for upstream in route:
-            if (upstream, length, scope) not in self.refusals:
+        for upstream in kind[1]:
+            if self.heard(upstream, kind) is None:
                 yield upstream
+
+    def heard(self, upstream: str, kind: _Kind) -> tuple[Reason, str] | None:
+        """What an upstream has said to who waits for it so; None if it may be asked."""
+        length, _, scope, path = kind
+        heard = self.refusals.get((upstream, length, scope, None))
+        if heard is None and path is not None:
+            heard = self.refusals.get((upstream, length, scope, path))
+        return heard
 
 
 class Pit:
@@ -158,7 +164,7 @@ class Pit:
         self._share = share
         self._serial = 0
         self._entries: dict[Hashable, _Entry] = {}
-        self._negative: Refusals[_Place, tuple[Reason, str]] = Refusals(negative_s)
+        self._negative: Refusals[tuple[Digest, _Asked], tuple[Reason, str]] = Refusals(negative_s)
 
     def __len__(self) -> int:
         """How many blocks are pending."""
@@ -192,11 +198,9 @@ class Pit:
         key = self._key(waiter, digest)
         entry = self._entries.setdefault(key, _Entry())
         entry.join(waiter, _Interest(length, route, hint, scope, path))
-        for upstream in route:
-            asked = (upstream, length, scope)
-            known = self._negative.recall((digest, asked, None), now)
-            if known is None and path is not None:
-                known = self._negative.recall((digest, asked, path), now)
+        ways = (None,) if path is None else (None, path)
+        for asked in ((upstream, length, scope, way) for upstream in route for way in ways):
+            known = self._negative.recall((digest, asked), now)
             if known is not None and not self._asks(entry, asked):
                 entry.refusals.setdefault(asked, known)
         joined = entry.under_way[0] if entry.under_way else None
@@ -279,14 +283,15 @@ class Pit:
     def refused(self, fetch: Fetch, reason: Reason, text: str, now: float) -> Step:
         """The upstream will not or cannot give it. Only reasons that say "never" are remembered.
 
-        A circle is one for all who wait now, so that edges that ask each other come to an end; it
-        is remembered of what comes the same way only: whoever says that it came a long one, or
-        through that upstream, would else keep the block from everybody.
+        A circle is one for those alone whose Interests came the same way (for all, if a device's
+        did): whoever says that it came a long one, or through that upstream, would else keep the
+        block from everybody. The others are asked for on their own path, each once, so that edges
+        that ask each other come to an end.
         """
-        asked = (fetch.upstream, fetch.length, fetch.scope)
         way = fetch.path if reason is Reason.LOOP else None
+        asked = (fetch.upstream, fetch.length, fetch.scope, way)
         if reason in _GRAVITY:
-            self._negative.note((fetch.digest, asked, way), (reason, text), now)
+            self._negative.note((fetch.digest, asked), (reason, text), now)
         entry = self._entries.get(fetch.key)
         if entry is None or fetch not in entry.under_way:
             return Step()
@@ -309,7 +314,9 @@ class Pit:
 
     @staticmethod
     def _asks(entry: _Entry, asked: _Asked) -> bool:
-        return any((each.upstream, each.length, each.scope) == asked for each in entry.under_way)
+        return any(
+            (each.upstream, each.length, each.scope) == asked[:3] for each in entry.under_way
+        )
 
     @staticmethod
     def _asking(entry: _Entry, fetch: Fetch, upstream: str) -> Fetch:
@@ -342,10 +349,8 @@ class Pit:
             left = tuple(entry.left(interest.kind))
             if not left:
                 entry.part(waiter)
-                heard = [
-                    entry.refusals[up, interest.length, interest.scope] for up in interest.route
-                ]
-                reason, text = _gravest(heard)
+                heard = (entry.heard(upstream, interest.kind) for upstream in interest.route)
+                reason, text = _gravest([answer for answer in heard if answer is not None])
                 step.refused.append(Refusal(waiter, digest, reason, text))
             elif not entry.under_way:
                 upstream = self._strategy.choose(left, (), now, interest.length) or left[0]

@@ -138,6 +138,42 @@ def test_a_circle_is_remembered_of_what_comes_that_way_only():
     assert pit.want("honest", D, 9, AB[:1], 1).fetch is not None
 
 
+def test_a_circle_refuses_only_those_who_came_that_way():
+    """Catches: whoever waits at the same time is refused for another's made-up path."""
+    pit = make()
+    fetch = pit.want("liar", D, 9, A, 0.0, hint="lie", path="long").fetch
+    assert pit.want("honest", D, 9, A, 0.0, hint="truth").joined == fetch
+    pit.want("another", D, 9, A, 0.0, path="long")
+    step = pit.refused(fetch, Reason.LOOP, "a circle", 0.0)
+    assert [(each.waiter, each.reason) for each in step.refused] == [
+        ("liar", Reason.LOOP), ("another", Reason.LOOP),
+    ]  # fmt: skip
+    assert (step.fetch.upstream, step.fetch.hint, step.fetch.path) == ("http://a", "truth", None)
+    assert pit.arrived(step.fetch).ready == ["honest"]
+
+
+def test_a_real_circle_comes_to_an_end():
+    """Catches: an upstream is asked again and again on the same path."""
+    pit = make()
+    step, asked = pit.want(0, D, 9, A, 0.0, path="way 0"), []
+    for number in range(1, 12):
+        pit.want(number, D, 9, A, 0.0, path=f"way {number % 4}")
+    while step.fetch is not None:
+        asked.append(step.fetch.path)
+        step = pit.refused(step.fetch, Reason.LOOP, "a circle", 0.0)
+    assert asked == ["way 0", "way 1", "way 2", "way 3"]
+    assert len(pit) == 0
+
+
+def test_what_went_in_a_circle_from_here_does_so_on_any_path():
+    """Catches: a circle is gone round once more for each way that Interests come."""
+    pit = make()
+    fetch = pit.want("device", D, 9, A, 0.0).fetch
+    pit.want("edge", D, 9, A, 0.0, path="way")
+    step = pit.refused(fetch, Reason.LOOP, "a circle", 0.0)
+    assert [each.waiter for each in step.refused] == ["device", "edge"]
+
+
 def test_the_last_waiter_that_leaves_cancels_the_fetch():
     pit = make()
     fetch = pit.want("x", D, 9, A, 0.0).fetch
@@ -267,11 +303,12 @@ class PitMachine(RuleBasedStateMachine):
         digest=st.sampled_from(DIGESTS),
         length=st.sampled_from([5, 9]),
         route=st.sampled_from([A, B, AB, ()]),
+        path=st.sampled_from([None, "one way", "another"]),
     )
-    def want(self, digest, length, route):
+    def want(self, digest, length, route, path):
         self.count += 1
         self.waiting.add((self.count, digest))
-        self.take(self.pit.want(self.count, digest, length, route, self.now))
+        self.take(self.pit.want(self.count, digest, length, route, self.now, path=path))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -302,7 +339,9 @@ class PitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.fetches)
     @rule(
         data=st.data(),
-        reason=st.sampled_from([None, Reason.NOT_FOUND, Reason.UPSTREAM, Reason.NO_SPACE]),
+        reason=st.sampled_from(
+            [None, Reason.NOT_FOUND, Reason.LOOP, Reason.UPSTREAM, Reason.NO_SPACE]
+        ),
     )
     def answer(self, data, reason):
         fetch = self.fetches.pop(data.draw(st.sampled_from(sorted(self.fetches))))
