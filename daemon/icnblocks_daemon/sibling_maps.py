@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from icnblocks_daemon.upstreams import Upstreams
 
 _LOG = logging.getLogger(__name__)
-_THREADS: Final = 4
+_AT_ONCE: Final = 4
+"""Questions to one sibling: those beyond wait for their turn, and hold up no other sibling's."""
+_OWN_THREADS: Final = 2
+"""For what is to be computed here."""
 _MAP_S: Final = 5.0
-"""So long an answer is of use, also if nobody waits for it any more."""
+"""So long a question waits for its turn, and then for the answer, which is of use also if nobody
+waits for it any more."""
 
 
 class SiblingMaps:
@@ -61,9 +65,11 @@ class SiblingMaps:
         self._wait_s = wait_s
         self._clock = clock
         self._looks: Coalesced[Digest, None] = Coalesced()
+        self._lines = {url: asyncio.Semaphore(_AT_ONCE) for url in siblings.urls}
         self._threads: ThreadPoolExecutor | None = None
         if siblings.urls:
-            self._threads = ThreadPoolExecutor(_THREADS, "icn-sibling")
+            most = _AT_ONCE * len(siblings.urls) + _OWN_THREADS
+            self._threads = ThreadPoolExecutor(most, "icn-sibling")
 
     async def look(self, manifest: Digest) -> None:
         """See to it that it is known what siblings hold of a model; returns soon, known or not."""
@@ -81,11 +87,7 @@ class SiblingMaps:
         lengths = await loop.run_in_executor(self._threads, self._lengths, manifest)
         if lengths is None:
             return
-        able = [
-            url
-            for url in self._siblings.urls
-            if not self._upstreams.strategy.resting(url, self._clock())
-        ]
+        able = [url for url in self._siblings.urls if not self._rests(url)]
         async with asyncio.TaskGroup() as group:
             asked = {
                 url: group.create_task(self._flags(url, manifest, len(lengths))) for url in able
@@ -98,13 +100,27 @@ class SiblingMaps:
         known = self._recall(manifest)
         return None if known is None else dict(known.lengths())
 
+    def _rests(self, url: str) -> bool:
+        return self._upstreams.strategy.resting(url, self._clock()) > 0
+
     async def _flags(self, url: str, manifest: Digest, count: int) -> bytes:
-        loop = asyncio.get_running_loop()
+        """What a sibling says; b"" if it cannot be asked, or has too many questions already."""
+        line = self._lines[url]
         try:
             async with asyncio.timeout(_MAP_S):
-                return await loop.run_in_executor(
-                    self._threads, self._upstreams.held_by, url, manifest, count
-                )
+                await line.acquire()
+        except TimeoutError:
+            return b""
+        if self._rests(url):  # since one of those before has failed
+            line.release()
+            return b""
+        job = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._upstreams.held_by, url, manifest, count
+        )
+        job.add_done_callback(lambda _: line.release())  # its thread is taken until then
+        try:
+            async with asyncio.timeout(_MAP_S):
+                return await asyncio.shield(job)
         except (IcnError, TimeoutError) as error:
             _LOG.warning("a sibling does not say what it holds: %s", error, extra={"sibling": url})
             kind = failure_of(error) if isinstance(error, IcnError) else Failure.BROKEN

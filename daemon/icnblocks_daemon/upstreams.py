@@ -43,6 +43,7 @@ from icnblocks_daemon.via import format_via
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from icnblocks.client.http import Connection
     from icnblocks.client.source import RecordAnswer
     from icnblocks.naming import Digest, Name
     from icnblocks.store.base import Store
@@ -64,7 +65,7 @@ _PULL_IDLE_S: Final = 30.0
 """After so long without a miss of a model, the next one counts upstream as another request."""
 _PULLS: Final = 1024
 _SIBLING_STALL_S: Final = 5.0
-"""A sibling is near, and there are upstreams to ask instead."""
+"""A sibling is near, and there are upstreams to ask instead: also to connect to it."""
 
 
 class Upstreams:
@@ -102,9 +103,11 @@ class Upstreams:
             user_agent="icn-edge",
         )
         self.urls = fib.upstreams
-        near = replace(options, token=None, stall_s=min(options.stall_s, _SIBLING_STALL_S))
+        near_s = min(options.stall_s, _SIBLING_STALL_S)
+        near = replace(options, token=None, connect_s=near_s, stall_s=near_s)
         self._siblings = {url: Source(url, near) for url in config.sibling}
         self._sources = {url: Source(url, options) for url in fib.upstreams} | self._siblings
+        self._near: set[Connection] = set()  # to siblings, with a question under way
         self._couriers: dict[str, Courier] = {}
         self._errors: dict[str, str] = {}
         self._pulls: OrderedDict[tuple[Name | None, Digest], tuple[bytes, float]] = OrderedDict()
@@ -220,9 +223,11 @@ class Upstreams:
         """
         source = self._siblings[url]
         connection = source.connect()
+        self._near.add(connection)
         try:
             have = source.have(manifest, count, None, connection, known_only=True)
         finally:
+            self._near.discard(connection)
             connection.drop()
         return b"" if have is None else have.flags
 
@@ -268,6 +273,8 @@ class Upstreams:
         """Ask nobody any more; cut off what is under way."""
         for source in self._sources.values():
             source.close()
+        for connection in self._near.copy():
+            connection.abort()
         for courier in self._couriers.values():
             await asyncio.to_thread(courier.close)
         self._questions.close()
