@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -14,17 +14,24 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
+class Place(Protocol):
+    """Where a piece of work stands in some line."""
+
+    had: bool
+    """Whether it has its turn there, or had it; set by any thread."""
+
+
 class Work:
     """A piece of work, and how many wait for its outcome.
 
-    Who does it says when it stands in a line. From then on until it has a turn there, it is given
-    up when nobody is left: it would only keep those behind it from theirs.
+    Who does it says in which lines it stands. When nobody is left, it is given up if it has a turn
+    in none of them, and had none but in vain: it would only keep those behind it from theirs.
     """
 
     def __init__(self, give_up: Callable[[Work], None]) -> None:
         self._give_up = give_up
         self._waiters = 0
-        self._in_line = self._had_turn = False
+        self._places: set[Place] = set()
 
     @staticmethod
     def here() -> Work | None:
@@ -40,17 +47,19 @@ class Work:
         self._waiters -= 1
         self._look()
 
-    def stand_in_line(self) -> None:
-        """It has to wait for a turn; on the loop."""
-        self._in_line = True
+    def stand_in_line(self, place: Place) -> None:
+        """It has to wait for a turn, beside those that it has or waits for; on the loop."""
+        self._places.add(place)
         self._look()
 
-    def take_turn(self) -> None:
-        """It has one, and goes on to its end; from any thread."""
-        self._had_turn = True
+    def step_out(self, place: Place) -> None:
+        """It has nothing from this turn, or did not come to have it; on the loop."""
+        self._places.discard(place)
+        self._look()
 
     def _look(self) -> None:
-        if self._in_line and not self._had_turn and not self._waiters:
+        in_line = self._places and not any(place.had for place in self._places)
+        if in_line and not self._waiters:
             self._give_up(self)
 
 

@@ -10,7 +10,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from icnblocks.errors import SourceError
+from icnblocks.errors import IcnError, SourceError
 from icnblocks_daemon.coalesce import Work
 
 if TYPE_CHECKING:
@@ -52,13 +52,16 @@ class Turn:
     def wait(self) -> None:
         """It is in the line from now on: what it is asked for may be given up until it is taken."""
         if self._work is not None:
-            self._work.stand_in_line()
+            self._work.stand_in_line(self)
+
+    def end(self) -> None:
+        """It was in vain, or did not come: what it is asked for stands in other lines, if any."""
+        if self._work is not None:
+            self._work.step_out(self)
 
     def take(self, question: Callable[[Source], S], source: Source) -> S:
         """Ask it now; on a thread."""
         self.had = True
-        if self._work is not None:
-            self._work.take_turn()
         try:
             return question(source)
         finally:
@@ -112,6 +115,9 @@ class Questions:
                     raise NoTurnError(f"there are too many questions for {url} at once")
                 raise SourceError(f"{url} is slow: {self._at_once} other questions wait for it")
             return await answer
+        except IcnError:
+            turn.end()
+            raise
         finally:
             answer.cancel()  # also one that is there: else an error in it would be logged as unread
 

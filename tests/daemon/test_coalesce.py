@@ -5,10 +5,11 @@ import threading
 
 import pytest
 
+from icnblocks.errors import SourceError
 from icnblocks_daemon.coalesce import Coalesced
-from icnblocks_daemon.questions import Questions
+from icnblocks_daemon.questions import Questions, Race
 
-UP = "http://127.0.0.1:9"
+UP, OTHER = "http://127.0.0.1:9", "http://127.0.0.1:10"
 SOON_S = 20.0
 
 
@@ -127,6 +128,81 @@ async def test_what_had_its_turn_goes_on_when_all_have_left(line):
     await line.end()
     assert await joined == "first"
     assert line.asked == ["first"]
+
+
+class Two(Line):
+    """Work that waits for its turn at one upstream, and is asked of another one meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.questions = Questions({UP: None, OTHER: None}, at_once=1, turn_s=60.0)
+        self.other_begun, self.other_ends = threading.Event(), threading.Event()
+        self.says, self.ended = SourceError("gone"), asyncio.Event()
+
+    def other(self):
+        self.other_begun.set()
+        assert self.other_ends.wait(60)
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+    async def work(self):
+        async with Race() as race:
+            race.begin(UP, self.questions.ask(UP, lambda _: self.question("second")))
+            race.begin(OTHER, self.questions.ask(OTHER, lambda _: self.other()))
+            while True:
+                _, answer = await race.next(None)
+                if answer.exception() is None:
+                    return answer.result()
+                self.ended.set()
+
+    async def begin(self):
+        """Until the other is being asked, and the first one by somebody else."""
+        first = asyncio.create_task(self.questions.ask(UP, lambda _: self.question("first")))
+        assert await asyncio.to_thread(self.begun.wait, SOON_S)
+        wanted = asyncio.create_task(self.coalesced.do("second", self.work))
+        assert await asyncio.to_thread(self.other_begun.wait, SOON_S)
+        return first, wanted
+
+
+@pytest.fixture
+async def two():
+    two = Two()
+    yield two
+    two.other_ends.set()
+    two.let_go.set()
+    two.questions.close()
+
+
+async def test_what_failed_at_one_upstream_and_stands_in_line_at_another_is_given_up(two):
+    """Catches: one turn anywhere, as at an upstream that refuses connections, and what all have
+    left keeps its place before honest questions at all others."""
+    first, wanted = await two.begin()
+    two.other_ends.set()
+    await two.ended.wait()
+    assert "second" in two.coalesced._tasks, "somebody wants it"
+    await leave(wanted)
+    assert "second" not in two.coalesced._tasks
+    await two.end()
+    assert await first == "first"
+    assert "second" not in two.asked
+
+
+@pytest.mark.parametrize("gave", [True, False])
+async def test_what_all_have_left_goes_on_where_it_has_its_turn_unless_that_is_in_vain(two, gave):
+    """Catches: nobody looks again when that turn has failed; or its outcome is thrown away."""
+    first, wanted = await two.begin()
+    task = two.coalesced._tasks["second"].task
+    await leave(wanted)
+    assert "second" in two.coalesced._tasks
+    if gave:
+        two.says = "answer"
+    two.other_ends.set()
+    await two.until(task.done)
+    assert task.cancelled() is not gave
+    assert not gave or task.result() == "answer"
+    await two.end()
+    await first
 
 
 async def test_who_has_lost_patience_has_it_asked_all_the_same(line):
