@@ -235,9 +235,9 @@ class Forwarder:
         reason = reason_of(error)
         asked = self._release(fetch)
         kind = FAILURES.get(reason)
-        if asked is not None and kind is None:
+        if asked is not None and kind is None and reason is not Reason.BUSY:
             self._strategy.lacked(asked, now)
-        elif asked is not None:
+        elif asked is not None:  # which says nothing of what it has; of BUSY told `faltered`
             self._strategy.let_go(asked, now)
         if kind is not None:
             self._strategy.failed(fetch.upstream, kind, now)

@@ -6,6 +6,7 @@ import pytest
 
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.policy import make_policy
+from icnblocks.client.answers import ThrottledError, nack_error
 from icnblocks.errors import StorageError
 from icnblocks.limits import MIB
 from icnblocks.naming import Digest
@@ -13,6 +14,7 @@ from icnblocks.store.base import verify
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.memory import MemoryStore
 from icnblocks.wire.bundle import Want
+from icnblocks.wire.frames import Reason
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
@@ -139,6 +141,17 @@ async def test_one_that_was_asked_to_help_and_came_too_late_is_not_slow(tmp_path
     assert why is None
     assert bool(world.forwarder._strategy.resting(loser, world.now)) is rests
     world.close()
+
+
+async def test_an_upstream_that_is_busy_to_the_end_rests_on(world):
+    """Catches: that it says so of a block, too, ends its rest, and counts as if it had it not."""
+    world.forwarder.want(world, WANT, Hint())
+    world.forwarder.faltered("http://up", ThrottledError("later", after_s=30.0), 30.0)
+    busy = nack_error("http://up", WANT.digest, Reason.BUSY, "too much to do")
+    world.forwarder.refused(world.begun[0], busy)
+    assert world.told == [Reason.BUSY]
+    standing = world.forwarder._strategy.standing("http://up")
+    assert (standing.resting(world.now), standing.found, standing.owed) == (30.0, 1.0, 0)
 
 
 class Link:
