@@ -20,6 +20,7 @@ from icnblocks.client.hedged import SLOW_S
 from icnblocks.client.source import Source
 from icnblocks.errors import (
     ConflictError,
+    ForeignError,
     FormatError,
     IcnError,
     LoopError,
@@ -28,6 +29,7 @@ from icnblocks.errors import (
     SourceError,
     StorageError,
     TrustError,
+    UntrustedError,
     UsageError,
 )
 from icnblocks.limits import MAX_HOPS
@@ -66,6 +68,12 @@ _PULL_IDLE_S: Final = 30.0
 _PULLS: Final = 1024
 _SIBLING_STALL_S: Final = 5.0
 """A sibling is near, and there are upstreams to ask instead: also to connect to it."""
+
+
+_THEIRS: Final = (
+    FormatError, RefusedError, ConflictError, UntrustedError, ForeignError, UsageError,
+)  # fmt: skip
+"""Errors that tell whoever asked what to change: here that is the operator."""
 
 
 class Upstreams:
@@ -370,7 +378,7 @@ class Upstreams:
 
 def _told(error: IcnError, what: str) -> IcnError:
     """An upstream's failure, as whoever asked here is told: it is no mistake of theirs."""
-    if not isinstance(error, FormatError | RefusedError | ConflictError):
+    if not isinstance(error, _THEIRS):
         return error
     return SourceError(
         f"no {what} from upstream: {error}",

@@ -6,7 +6,17 @@ import threading
 import pytest
 
 from icnblocks.client.answers import ThrottledError
-from icnblocks.errors import CorruptError, IcnError, SourceError, StorageError, UsageError
+from icnblocks.errors import (
+    CorruptError,
+    ForeignError,
+    FormatError,
+    IcnError,
+    RefusedError,
+    SourceError,
+    StorageError,
+    UntrustedError,
+    UsageError,
+)
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.fib import Fib
@@ -55,6 +65,25 @@ async def test_a_busy_upstream_is_left_alone_as_long_as_it_asked_for(error, why,
         await upstreams._ask((US,), "record", refuse, keep)
     standing = strategy.standing(US)
     assert (standing.why, standing.resting(5.0)) == (why, rest_s)
+    await upstreams.close()
+
+
+@pytest.mark.parametrize("error", [UntrustedError, ForeignError, FormatError, RefusedError])
+async def test_what_an_upstream_does_wrong_is_no_mistake_of_who_asked_here(tmp_path, error):
+    """Catches: a device is told which of its settings to change, for those of the edge."""
+    route = (("", US),)
+    upstreams = Upstreams(
+        Config(store=tmp_path, upstream=route), Fib(route), make_strategy("fail-over"), Metrics(),
+        node_id="0" * 16, clock=lambda: 5.0,
+    )  # fmt: skip
+
+    def refuse(source):
+        raise error("what it says", hint="change a setting of yours")
+
+    with pytest.raises(SourceError, match="what it says") as caught:
+        await upstreams._ask((US,), "record", refuse, None)
+    assert type(caught.value) is SourceError
+    assert "the operator of this daemon" in caught.value.hint
     await upstreams.close()
 
 
