@@ -113,6 +113,7 @@ class Gathering(Scheduler[HintT]):
         self.swarm = Swarm(blocks, random)
         self._hint = hint
         self._strikes: dict[int, int] = {}
+        self._slow: set[int] = set()  # neighbours that were late with what they had begun
         self._dealing: set[int] = set()  # sources that are being asked to deal
         self._dealt_nothing: set[int] = set()  # the next bundle of these is as it comes
         self._empty: dict[int, int] = {}  # how often a source dealt nothing, in a row
@@ -248,6 +249,18 @@ class Gathering(Scheduler[HintT]):
         if source in self.swarm:
             return _NotHeld(self.swarm, source)
         return _NotGiven(super()._lacked_by(source), self._setbacks, source)
+
+    def _may_rescue(self, source: int) -> bool:
+        state = self.sources[source]
+        return not self._is_neighbour(source) or (
+            state.lane_rate is not None and source not in self._slow
+        )
+
+    def _rescued(self, source: int, by: int) -> None:
+        if self._is_neighbour(source):
+            self._slow.add(source)
+        elif not self._is_neighbour(by):  # a source may take it back from a neighbour soon
+            super()._rescued(source, by)
 
     def _begin(
         self, source: int, queue: Queue[HintT], wants: tuple[Want, ...], now: float

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from icnblocks.client.answers import nack_error
 from icnblocks.client.lines import Lines
 from icnblocks.client.setbacks import Setbacks
-from icnblocks.client.shares import bundle_bytes, hold_back
+from icnblocks.client.shares import bundle_bytes, hold_back, pace
 from icnblocks.client.states import Health, RetryOptions, SourceState
 from icnblocks.client.stealing import Bundle, Queue, Theft, choose
 from icnblocks.errors import (
@@ -176,17 +176,28 @@ class Scheduler(Generic[HintT]):
             return None  # it must not gather what it may fail with
         under_way = ((each, self.sources[each.source].lane_rate) for each in self._bundles)
         lacking = self._lacked_by(source)
-        step = choose(source, state.lane_rate, under_way, now, lacking, late=state.late)
+        step = choose(
+            source, state.lane_rate, under_way, now, lacking,
+            late=state.late, rescues=self._may_rescue(source),
+        )  # fmt: skip
         if not isinstance(step, Theft):
             return step
         if step.rescues:
-            self.sources[step.victim.source].late = True
+            self._rescued(step.victim.source, source)
         for want in step.wants:
             del step.victim.left[want.digest]
             step.victim.taken.add(want.digest)
         bundle = self._begin(source, step.victim.queue, step.wants, now)
         bundle.rescues = step.rescues
         return bundle
+
+    def _may_rescue(self, source: int) -> bool:  # noqa: ARG002
+        """Whether a source may take over what another has begun."""
+        return True
+
+    def _rescued(self, source: int, by: int) -> None:  # noqa: ARG002
+        """What a source had begun was taken over by another."""
+        self.sources[source].late = True
 
     def _lacked_by(self, source: int) -> Container[Digest]:
         return self._lines.lacked_by(source)
@@ -195,11 +206,13 @@ class Scheduler(Generic[HintT]):
         """Near the end a slow source leaves the last wants to others."""
         if len(self.sources) == 1:
             return None
-        others = (
-            each for index, each in enumerate(self.sources) if index != source and queue.may(index)
+        rate = sum(
+            pace(each, [bundle for bundle in self._bundles if bundle.source == index], now)
+            for index, each in enumerate(self.sources)
+            if index != source and queue.may(index) and not each.failures and not each.given_up
         )
         length = self._lines[queue][0].length
-        return hold_back(self.sources[source], others, length, self._lines.waiting_bytes, now)
+        return hold_back(self.sources[source], rate, length, self._lines.waiting_bytes, now)
 
     def _queue_for(self, source: int) -> Queue[HintT] | None:
         """The queue that this source should be asked for: what few others can give goes first."""

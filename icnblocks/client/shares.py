@@ -5,15 +5,18 @@ This module must not know which blocks are wanted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from icnblocks.client.stealing import GAIN_S, LATE, REQUEST_S
 from icnblocks.limits import BLOCK_BYTES, BUNDLE_WANTS, KIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from icnblocks.client.states import SourceState
+    from icnblocks.client.stealing import Bundle
+
+HintT = TypeVar("HintT", bound="Hashable")
 
 _MOST_BYTES: Final = BUNDLE_WANTS * BLOCK_BYTES
 _LEAST_BYTES: Final = 256 * KIB  # bundles are not split below this
@@ -54,14 +57,27 @@ def bundle_bytes(
     return min(max(share, least), rated, _MOST_BYTES)
 
 
+def pace(state: SourceState, bundles: Iterable[Bundle[HintT]], now: float) -> float:
+    """Bytes a second of all lanes of a source.
+
+    Args:
+        state: the source.
+        bundles: those of it under way: where one has become slow, that counts.
+        now: the time.
+    """
+    usual = state.lane_rate or 0.0
+    paces = [min(each.outlook(now, state.lane_rate)[1], usual) for each in bundles if each.left]
+    return sum(paces) + usual * (state.lanes - len(paces))
+
+
 def hold_back(
-    state: SourceState, others: Iterable[SourceState], length: int, waiting: int, now: float
+    state: SourceState, rate: float, length: int, waiting: int, now: float
 ) -> float | None:
     """Whether others will have all that waits before a source had one more block.
 
     Args:
         state: the source; told since when it has been holding back.
-        others: those who may be asked for the same.
+        rate: bytes a second of the others who may be asked for the same.
         length: of the block that it would begin with.
         waiting: bytes of all wants that are not in flight.
         now: the time.
@@ -72,11 +88,6 @@ def hold_back(
     """
     if state.lane_rate is None:
         return None
-    rate = sum(
-        (each.lane_rate or 0.0) * each.lanes
-        for each in others
-        if not each.failures and not each.given_up
-    )
     mine = length / state.lane_rate
     rest = waiting / rate if rate else mine
     if mine <= LATE * (rest + REQUEST_S) + GAIN_S:

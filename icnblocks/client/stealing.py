@@ -136,6 +136,7 @@ def choose(
     lacking: Container[Digest] = (),
     *,
     late: bool = False,
+    rescues: bool = True,
 ) -> Theft[HintT] | float | None:
     """What an idle source should take over.
 
@@ -146,6 +147,7 @@ def choose(
         now: the time.
         lacking: what the idle source does not hold.
         late: what had begun was taken from the idle source, and nothing came of it since.
+        rescues: whether it may take what has begun.
 
     Returns:
         What to take; or when to look again; or None if nothing can be taken from anybody.
@@ -164,7 +166,7 @@ def choose(
         wants = _cut(later, due, pace, usual)
         if wants:
             return Theft(bundle, wants)
-        if begun == len(left):
+        if begun == len(left) and rescues:
             wants = tuple(want for want in left if want.digest not in lacking)
             takes = UNKNOWN_S if usual is None else REQUEST_S + _bytes(wants) / usual
             patience = (LATE * takes + LATE_S) * (_AGAIN**bundle.rescues if late else 1.0)
