@@ -42,7 +42,7 @@ def bundle_bytes(
     if state.failures:
         return _PROBE_BYTES
     # Half of a share by rate: so lanes that finish early find something left to take.
-    well = [each for each in sources if not each.failures]
+    well = [each for each in sources if not each.failures and not each.given_up]
     known = [each.lane_rate for each in well if each.lane_rate is not None]
     usual = sum(known) / len(known) if known else 1.0
     together = sum(each.lanes * (each.lane_rate or usual) for each in well)

@@ -362,3 +362,13 @@ def test_bundles_are_shared_out_by_rate() -> None:
     both = [fast, slow]
     sizes = [bundle_bytes(one, both, 40 * MIB, ordered=False) for one in both]
     assert sizes == [8 * MIB, 2 * MIB]
+
+
+def test_whoever_is_given_up_gets_no_share() -> None:
+    """Catches: hundreds of neighbours that were let go made each bundle of the edge one block."""
+    edge = SourceState("edge", 2, lane_rate=16e6)
+    gone = [SourceState("gone", 1, lane_rate=16e6, given_up=True) for _ in range(400)]
+    alone = bundle_bytes(edge, [edge, SourceState("new", 1)], 256 * MIB, ordered=False)
+    assert (
+        bundle_bytes(edge, [edge, SourceState("new", 1), *gone], 256 * MIB, ordered=False) == alone
+    )
