@@ -23,7 +23,7 @@ class RetryOptions:
 
     Attributes:
         retry_s: seconds of failures without one block between, until a source is given up.
-        busy_s: the same for a source that says that it is busy.
+        busy_s: the same for a source that says that it is busy, until it would be asked again.
         first_s: the first demotion; each further one is twice as long.
         longest_s: no demotion is longer, unless the source asks for it.
         passes_on: a refusal that may pass ends a want all the same, unless the source is busy: so
@@ -138,7 +138,9 @@ class SourceState:
             self.retry_at = max(self.retry_at, now + wait * (0.5 + 0.5 * chance))
             self.failures += 1
         self.retry_at = max(self.retry_at, now + after_s)
-        if fatal and now - since >= (options.busy_s if busy else options.retry_s):
+        # It may ask to be left alone for longer than anybody would wait.
+        until, budget = (self.retry_at, options.busy_s) if busy else (now, options.retry_s)
+        if fatal and until - since >= budget:
             self.given_up = True
 
     def measured(self, payload: int, seconds: float) -> None:

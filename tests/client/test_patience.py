@@ -140,6 +140,18 @@ def test_who_asked_to_be_left_alone_is_though_another_request_of_it_fails():
     assert scheduler.next_bundle(0, 30.0) == 31.0
 
 
+def test_who_asks_to_be_left_alone_for_longer_than_anybody_waits_is_given_up_at_once():
+    """Catches: one `Retry-After: 3600` in the middle of a pull, and an hour without a word."""
+    wants = [Want(Digest(bytes([number]) * 32), 1 << 20) for number in range(100)]
+    busy = ThrottledError("busy", after_s=3600.0)
+    scheduler = Scheduler([("a", 1)], Random(1), RetryOptions())
+    scheduler.add(wants, "hint", 0.0)
+    bundle = scheduler.next_bundle(0, 0.0)
+    refusals = scheduler.failed(bundle, list(bundle.left), busy, 1.0, after_s=busy.after_s)
+    assert len(refusals) == len(wants)
+    assert scheduler.sources[0].retry_at == 3601.0, "nor is it asked any sooner"
+
+
 def test_a_source_that_was_busy_for_long_is_not_given_up_at_its_first_failure():
     """Catches: ten minutes of patience that end with the first connection that is cut."""
     wants = [Want(Digest(bytes([number]) * 32), 1 << 20) for number in range(100)]

@@ -47,10 +47,10 @@ class Scene:
         pass
 
     def in_resting(self):
-        if self.condition == "tired":
+        if self.condition in {"tired", "too-late"}:
             self.fail(self.early, after_s=0.0 if self.event == "busy" else None)
             self.rest_for_long()
-            self.now += self.budget
+            self.now += self.budget - (AFTER_S if self.event == "busy" else 0.0)
             return
         self.fail(self.early)
         if self.condition == "forgiven":
@@ -58,7 +58,7 @@ class Scene:
 
     def in_probing(self):
         self.in_resting()
-        if self.condition != "tired":
+        if self.condition not in {"tired", "too-late"}:
             self.now = self.source.retry_at
         if self.condition == "probed":
             assert isinstance(self.scheduler.next_bundle(0, self.now), Bundle)
@@ -116,8 +116,11 @@ class Scene:
         self.rests(lambda: self.scheduler.corrupt(self.early, digest, self.now))
 
     def on_busy(self):
+        whole = self.condition == "too-late" and self.target_of_entry == "well"
+        after_s = self.budget if whole else AFTER_S
+
         def act():
-            self.scheduler.failed(self.early, [], DOWN, self.now, after_s=AFTER_S)
+            self.scheduler.failed(self.early, [], DOWN, self.now, after_s=after_s)
 
         self.rests(act)
 
