@@ -351,6 +351,8 @@ class Engine:
 
     def _errand(self, lane: Lane, now: float) -> Callable[[], None] | bool:
         """What to do before asking for blocks; or True while another lane does it; or False."""
+        if self._scheduler.sources[lane.index].retry_at > now:
+            return False
         about = self._holders.next(lane.index, now)
         return partial(self._look, lane, about) if isinstance(about, Catalogued) else about
 
@@ -363,6 +365,8 @@ class Engine:
         have: HaveMap | None = None
         try:
             have = lane.source.have(about.manifest, len(about.blocks), about.name, lane.connection)
+        except ThrottledError as error:
+            self._put_off(lane, error)
         except IcnError:
             pass  # if it fails, it will fail at a bundle too, and be demoted for it
         refusals: list[Refusal] = []
@@ -371,6 +375,15 @@ class Engine:
             if told is not None:
                 refusals = self._scheduler.told(lane.index, *told, self._clock())
             self._note(refusals)
+        self._deliver(refusals)
+
+    def _put_off(self, lane: Lane, error: ThrottledError) -> None:
+        """Leave a source alone that asks for it, and for blocks neither."""
+        with self._lock:
+            now = self._clock()
+            refusals = self._scheduler.put_off(lane.index, error, now)
+            self._note(refusals)
+        self._tell_demoted(lane, error, now)
         self._deliver(refusals)
 
     def _fetch(self, lane: Lane, bundle: Bundle[Hint]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from icnblocks.client.answers import ThrottledError
     from icnblocks.client.setbacks import Setbacks
     from icnblocks.wire.bundle import Want
     from icnblocks.wire.frames import Reason
@@ -189,6 +190,11 @@ class Gathering(Scheduler[HintT]):
         self._empty[source] = self._empty.get(source, 0) + 1
         if self._empty[source] == _STRIKES:
             self._never_deals.add(source)
+
+    def put_off(self, source: int, error: ThrottledError, now: float) -> list[Refusal]:
+        """See Scheduler. If it was asked to deal, it may be asked again after its rest."""
+        self._dealing.discard(source)
+        return super().put_off(source, error, now)
 
     def next_bundle(self, source: int, now: float) -> Bundle[HintT] | float | None:
         """See Scheduler."""

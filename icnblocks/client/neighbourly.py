@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.client.answers import ThrottledError
 from icnblocks.client.engine import Engine
 from icnblocks.client.gathering import Deal, Gathering
 from icnblocks.client.lane import Lane
@@ -169,6 +170,9 @@ class NeighbourlyEngine(Engine):
             )
         except (FormatError, ForeignError):
             indexes = None
+        except ThrottledError as error:
+            self._put_off(lane, error)
+            return
         except IcnError:
             pass
         with self._lock:

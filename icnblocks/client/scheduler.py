@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Container, Hashable, Iterable, Sequence
     from random import Random
 
+    from icnblocks.client.answers import ThrottledError
     from icnblocks.errors import IcnError
     from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
@@ -400,6 +401,12 @@ class Scheduler(Generic[HintT]):
             state.retry_at = max(state.retry_at, now + options.longest_s)
         self._lost(bundle, digests)
         return self._verdicts(now) if state.given_up else self._judged(bundle.queue, now)
+
+    def put_off(self, source: int, error: ThrottledError, now: float) -> list[Refusal]:
+        """A source that was asked something else than for blocks asks to be left alone."""
+        state = self.sources[source]
+        self._setback(state, error, now, busy=True, after_s=error.after_s)
+        return self._verdicts(now) if state.given_up else []
 
     def give_back(
         self, bundle: Bundle[HintT], digests: Iterable[Digest], now: float
