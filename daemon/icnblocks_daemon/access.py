@@ -1,7 +1,8 @@
 """Who may write. Pure: the request's facts and the time come in.
 
-On loopback anyone (unless a proxy forwards for somebody else); elsewhere whoever has a token,
-or signs with a publisher key that is allowed for the name. Reading is free.
+On loopback anyone (unless a proxy forwards for somebody else, or it is a web page that asks);
+elsewhere whoever has a token, or signs with a publisher key that is allowed for the name. Reading
+is free.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "X-Forwarded-Host")
 """A request with one of these came through a proxy, so its peer is not who asks."""
+_OF_PAGES: Final = ("Origin", "Sec-Fetch-Site")
+"""One of these is in each request by which a web page could write: a browser on this machine sends
+it, but somebody else wrote the page. A page whose host's name was pointed at this machine says so
+too."""
 _MAX_CREDENTIAL_CHARS: Final = 2048
 
 
@@ -75,7 +80,7 @@ class Access:
             RefusedError: if he may not; the text says why.
             FormatError: if a credential is none.
         """
-        if is_loopback(peer) and not any(header in headers for header in FORWARDED):
+        if is_loopback(peer) and not any(name in headers for name in (*FORWARDED, *_OF_PAGES)):
             return Writer("loopback")
         credential = headers.get("Authorization", "")
         scheme, _, value = credential.partition(" ")

@@ -51,6 +51,27 @@ def test_everyone_else_is_refused(peer, headers):
         may(Access(("right-token-0123456",)), peer, **headers)
 
 
+PAGES = [
+    {"Origin": "https://example.com", "Content_Type": "text/plain"},
+    {"Origin": "null"},
+    {"Origin": "http://rebound.example:4260", "Host": "rebound.example:4260"},
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "none"},
+]
+
+
+@pytest.mark.parametrize("headers", PAGES)
+def test_a_web_page_in_a_browser_on_this_machine_writes_nothing(headers):
+    """Catches: any page that somebody looks at there uploads blocks, or ends plans."""
+    with pytest.raises(RefusedError):
+        may(Access(), "127.0.0.1", **headers)
+
+
+def test_a_web_page_that_knows_a_token_may_write():
+    writer = may(Access(("right",)), "127.0.0.1", Origin="null", Authorization="Bearer right")
+    assert writer.prefixes is None
+
+
 def test_a_token_writes_every_name():
     writer = may(Access(("right",)), Authorization="Bearer right")
     writer.check(Name.parse("any/name"))
