@@ -64,7 +64,8 @@ class Neighbours:
         self._most = most
         self._most_each = most_each
         self._until: dict[tuple[Digest, Neighbour], float] = {}  # the next to be forgotten first
-        self._models: dict[Digest, dict[str, list[Neighbour]]] = {}  # by address
+        # By address; those at a loopback address (True) apart, as not everybody is told of them.
+        self._models: dict[tuple[Digest, bool], dict[str, list[Neighbour]]] = {}
         self._each: dict[str, int] = {}
 
     def holding(self, now: float) -> int:
@@ -81,7 +82,8 @@ class Neighbours:
         elif len(self._until) >= self._most or self._each.get(who.address, 0) >= self._most_each:
             return False
         else:
-            self._models.setdefault(manifest, {}).setdefault(who.address, []).append(who)
+            model = self._models.setdefault((manifest, is_loopback(who.address)), {})
+            model.setdefault(who.address, []).append(who)
             self._each[who.address] = self._each.get(who.address, 0) + 1
         self._until[key] = now + self.ttl_s
         return True
@@ -92,7 +94,7 @@ class Neighbours:
             self._remove(manifest, who)
 
     def some(
-        self, manifest: Digest, now: float, but: Neighbour | None = None, most: int = LISTED
+        self, manifest: Digest, now: float, but: Neighbour, most: int = LISTED
     ) -> list[Neighbour]:
         """Some who serve a model, at random, without `but`, who asks.
 
@@ -101,12 +103,12 @@ class Neighbours:
         it means another.
         """
         self._forget(now)
-        here = but is None or is_loopback(but.address)
-        model = self._models.get(manifest, {})
-        addresses = [address for address in model if here or not is_loopback(address)]
+        found = list(self._models.get((manifest, False), {}).values())
+        if is_loopback(but.address):
+            found += self._models.get((manifest, True), {}).values()
         # One more than wanted: the only device of an address may be who asks.
-        some = self._random.sample(addresses, min(len(addresses), most + 1))
-        others = ([who for who in model[address] if who != but] for address in some)
+        some = self._random.sample(found, min(len(found), most + 1))
+        others = ([who for who in them if who != but] for them in some)
         turns = [self._random.sample(them, min(len(them), most)) for them in others]
         return [who for turn in zip_longest(*turns) for who in turn if who is not None][:most]
 
@@ -119,12 +121,13 @@ class Neighbours:
             self._remove(manifest, who)
 
     def _remove(self, manifest: Digest, who: Neighbour) -> None:
-        model = self._models[manifest]
+        at = manifest, is_loopback(who.address)
+        model = self._models[at]
         model[who.address].remove(who)
         if not model[who.address]:
             del model[who.address]
         if not model:
-            del self._models[manifest]
+            del self._models[at]
         self._each[who.address] -= 1
         if not self._each[who.address]:
             del self._each[who.address]

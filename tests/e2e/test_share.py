@@ -99,9 +99,9 @@ def start(tmp_path, thin):
         each.stop(signal.SIGKILL)
 
 
-def neighbours(edge, manifest) -> list[str]:
-    """Whom an edge tells that they share a model."""
-    return json.loads(edge.get(f"/v1/manifests/{manifest}/neighbours"))["neighbours"]
+def neighbours(edge) -> float:
+    """How many devices are announced at an edge."""
+    return edge.metric("icn_neighbours")
 
 
 SLOWLY = ("--limit-rate", "32Mbit")
@@ -119,7 +119,7 @@ def test_four_devices_take_little_more_than_one_from_the_edge(
     thin.get(f"/v1/manifests/{manifest}")
     way.hold()
     sharing = [start(number) for number in range(4)]
-    poll_until(lambda: len(neighbours(thin, manifest)) == 4, timeout_s=60, what="all announced")
+    poll_until(lambda: neighbours(thin) == 4, timeout_s=60, what="all announced")
     way.let_go()
     done = [each.wait_for("done") for each in sharing]
     for each in done:
@@ -133,7 +133,7 @@ def test_four_devices_take_little_more_than_one_from_the_edge(
         each.wait_for("sharing")  # from then on a signal ends it well
     assert [each.stop() for each in sharing] == [0] * 4
     assert sum(each.events["shared"]["bytes_sent"] for each in sharing) >= given
-    poll_until(lambda: not neighbours(thin, manifest), what="they took leave")
+    poll_until(lambda: not neighbours(thin), what="they took leave")
 
 
 @pytest.mark.slow
@@ -149,8 +149,7 @@ def test_a_device_killed_in_the_middle_holds_nobody_up(start, thin, model, same)
 def test_what_was_pulled_is_shared_until_the_time_is_over(start, thin, model, same) -> None:
     first = start(0)
     first.wait_for("sharing")
-    manifest = first.events["done"]["manifest"]
-    poll_until(lambda: neighbours(thin, manifest), what="announced")
+    poll_until(lambda: neighbours(thin), what="announced")
     second = start(1, "--share-for", "0", *SLOWLY)
     done = second.wait_for("done")
     assert same(model, done["path"])
@@ -167,8 +166,7 @@ def test_a_model_that_is_there_already_is_shared_at_once(start, thin, tmp_path) 
     device.fetch(NAME, thin.url)
     first = start(0)
     first.wait_for("sharing")
-    manifest = first.events["done"]["manifest"]
-    poll_until(lambda: neighbours(thin, manifest), what="announced")
+    poll_until(lambda: neighbours(thin), what="announced")
     assert start(1, *SLOWLY).wait_for("done")["bytes_neighbours"] > 0
 
 

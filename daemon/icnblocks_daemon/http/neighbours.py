@@ -58,7 +58,6 @@ class NeighbourFace:
     def routes(self) -> list[web.RouteDef]:
         """The endpoints of this module."""
         return [
-            web.get(_PATH, self.get),
             web.post(_PATH, self.post),
             web.delete(_PATH, self.delete),
             web.post(f"{MANIFEST_PATH}/deal", self.deal),
@@ -72,10 +71,6 @@ class NeighbourFace:
         if not self._neighbours.announce(digest, who, self._node.clock()):
             raise BusyServerError("too many devices are announced here")
         return self._listed(digest, who)
-
-    async def get(self, request: web.Request) -> web.StreamResponse:
-        """Tell of some who serve a model."""
-        return self._listed(await self._known(request), None)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Take leave."""
@@ -128,7 +123,7 @@ class NeighbourFace:
         if not self._node.config.neighbours:
             raise RefusedError("this daemon does not tell devices of each other")
 
-    def _listed(self, digest: Digest, but: Neighbour | None) -> web.Response:
+    def _listed(self, digest: Digest, but: Neighbour) -> web.Response:
         some = self._neighbours.some(digest, self._node.clock(), but)
         self._told += len(some)
         listed = [

@@ -8,6 +8,7 @@ from tests.house.states.driving import drive, rows_of
 
 MODEL, ANOTHER = Digest.of(b"model"), Digest.of(b"another")
 US = Neighbour("192.0.2.1", 4261)
+STRANGER = Neighbour("192.0.2.3", 4261)
 OTHERS = [Neighbour("192.0.2.2", port) for port in range(1, 12)]
 
 
@@ -20,7 +21,7 @@ class Scene:
         assert (LISTED, MOST, MOST_EACH, TTL_S) == (8, 20_000, 256, 60.0)
 
     def state(self):
-        every = self.known.some(MODEL, self.now, most=1000)
+        every = self.known.some(MODEL, self.now, STRANGER, 1000)
         return "announced" if US in every else "none"
 
     def in_none(self):
@@ -56,7 +57,7 @@ class Scene:
     def on_expired(self):
         before = self.known.holding(self.now)
         self.now += TTL_S
-        self.known.some(MODEL, self.now)
+        self.known.some(MODEL, self.now, STRANGER)
         self.done += ["forget"] * (before - self.known.holding(self.now))
 
 
