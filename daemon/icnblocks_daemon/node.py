@@ -26,6 +26,7 @@ from icnblocks_daemon.config import taken_over
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
+from icnblocks_daemon.manifest_parts import ManifestParts
 from icnblocks_daemon.manifests import Manifests
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.overflow import Overflow
@@ -90,7 +91,6 @@ class Node:
         self.fib = Fib(config.upstream)
         self.access, trusted = read_rules(config)
         self.node_id = secrets.token_hex(8)
-        self.spool = str(config.store)
         try:
             config.store.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -142,6 +142,9 @@ class Node:
             self.catalog, self.holdings, self.uploads, self.fib, self.upstreams,
             capacity=config.manifest_capacity, negative_s=config.negative_ttl, clock=self.clock,
         )  # fmt: skip
+        self.manifest_parts = ManifestParts(
+            str(config.store), self.manifests, self.catalog, self.clock
+        )
         self.records = Records(
             self.catalog, self.fib, self.upstreams, self.metrics,
             lifetime_cap_s=config.record_cap, stale_max_s=config.stale_max,
@@ -281,6 +284,7 @@ class Node:
                     await self.memory.save()
                 if self.clock() - sweep > min(60.0, self.config.upload_ttl):
                     sweep = self.clock()
+                    await self.manifest_parts.expire()
                     await self.uploads.expire()
                     await asyncio.to_thread(self.places.look_again)
             except (BusyError, StorageError) as error:
@@ -458,6 +462,7 @@ class Node:
         self.forwarder.close()
         await self.upstreams.close()
         await self.plans.close()
+        self.manifest_parts.close()
         try:
             await self.memory.save()
         except StorageError as error:

@@ -98,7 +98,8 @@ async def test_an_error_of_the_disk_does_not_end_scrubbing(monkeypatch):
 
 
 async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(monkeypatch):
-    """Catches: one error at the start, and an origin flushes and expires nothing any more."""
+    """Catches: one error at the start, and an origin flushes and expires nothing any more; or parts
+    of manifests, up to 4 GiB of them, lie on its disk until somebody sends another."""
     monkeypatch.setattr(node_module, "FLUSH_S", 0.0)
     tries, expired = [], asyncio.Event()
 
@@ -110,6 +111,10 @@ async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(m
     async def expire():
         expired.set()
 
+    async def expire_parts():
+        assert not expired.is_set()
+        tries.append("parts")
+
     async def nothing():
         pass
 
@@ -118,6 +123,7 @@ async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(m
         fib=SimpleNamespace(has_default=False),
         holdings=SimpleNamespace(evicts=False, flush=nothing),
         uploads=SimpleNamespace(find_unnamed=find_unnamed, expire=expire),
+        manifest_parts=SimpleNamespace(expire=expire_parts),
         memory=SimpleNamespace(save=nothing),
         config=SimpleNamespace(upload_ttl=1.0),
         clock=lambda: next(clock),
@@ -128,4 +134,4 @@ async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(m
         await expired.wait()
     task.cancel()
     await asyncio.wait([task])
-    assert len(tries) == 2
+    assert tries == [1, 1, "parts"]

@@ -54,15 +54,9 @@ def make_app(node: Node, connections: Connections | None = None) -> web.Applicat
 
     app = web.Application(middlewares=[handle])
     app.on_response_prepare.append(manners.mark)
-    writes = Writes(node)
     reads = (Blocks(node), Bundles(node), Names(node), Have(node), Admin(node))
-    for face in (*reads, NeighbourFace(node), writes, Prefetches(node)):
+    for face in (*reads, NeighbourFace(node), Writes(node), Prefetches(node)):
         app.add_routes(face.routes())
-
-    async def clean(_: web.Application) -> None:
-        writes.close()
-
-    app.on_cleanup.append(clean)
     return app
 
 
