@@ -1,8 +1,10 @@
-"""Addresses as people write them in a configuration. Pure."""
+"""Addresses as people write them in a configuration, and whose address is whose. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,29 @@ def parse_address(text: str) -> Address:
     if not host.isprintable() or " " in host or "/" in host:
         raise ValueError(f"{text!r} is not HOST:PORT")
     return Address(host, int(port))
+
+
+@lru_cache(maxsize=4096)
+def counted_as(peer: str, local: str) -> str:
+    """The client that an address is counted as, wherever clients have limits or take turns.
+
+    An IPv4 address, also as IPv6 writes it, is one. An IPv6 host mostly has a /64 to itself and
+    may come from any address of it, so all of it is one; not on a link of our own, where a /64 is
+    that of many hosts, and where IPv4 addresses could be taken as freely.
+
+    Args:
+        peer: of the other end.
+        local: of this end of the same connection.
+    """
+    try:
+        address, ours = ip_address(peer), ip_address(local)
+    except ValueError:
+        return peer
+    if not isinstance(address, IPv6Address):
+        return peer
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    net = int(address) >> 64
+    if isinstance(ours, IPv6Address) and int(ours) >> 64 == net:
+        return peer
+    return f"{IPv6Address(net << 64)}/64"

@@ -310,11 +310,11 @@ class Config:
         1024, _count(1, 100_000), "N", "Requests in work at once; more get 429."
     )
     max_client_requests: int = _key(
-        256, _count(1, 100_000), "N", "Requests in work at once for one client address."
+        256, _count(1, 100_000), "N", "Requests in work at once for one client."
     )
     client_sends: int = _key(
         2, _count(0, 100_000), "N",
-        "Blocks on their way at once to one client address while others are sent to as well, so"
+        "Blocks on their way at once to one client while others are sent to as well, so"
         " that many connections are no larger share; 0: no limit.",
     )  # fmt: skip
     max_connections: int = _key(

@@ -26,7 +26,7 @@ LISTED: Final = 8
 """Neighbours that are told at a time: few enough to talk to all of them."""
 MOST: Final = 20_000
 MOST_EACH: Final = 256
-"""Announcements of one address: several devices may stand behind it, or many models be there."""
+"""Announcements of one client: several devices may stand behind it, or many models be there."""
 DEAL_BLOCKS: Final = 2_000_000
 """Blocks of all models that are dealt at a time: 4 bytes each."""
 DEAL_MODEL_BLOCKS: Final = 250_000
@@ -48,7 +48,7 @@ class Neighbours:
         random: picks who is told.
         ttl_s: how long an announcement holds.
         most: announcements in all.
-        most_each: announcements of one address.
+        most_each: announcements of one client.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class Neighbours:
         self._random = random
         self._most = most
         self._most_each = most_each
-        self._until: dict[tuple[Digest, Neighbour], float] = {}  # the next to be forgotten first
+        # Until when, and of which client; the next to be forgotten first.
+        self._until: dict[tuple[Digest, Neighbour], tuple[float, str]] = {}
         # By address; those at a loopback address (True) apart, as not everybody is told of them.
         self._models: dict[tuple[Digest, bool], dict[str, list[Neighbour]]] = {}
         self._each: dict[str, int] = {}
@@ -73,25 +74,34 @@ class Neighbours:
         self._forget(now)
         return len(self._until)
 
-    def announce(self, manifest: Digest, who: Neighbour, now: float) -> bool:
-        """A device serves a model from now on, for `ttl_s`; False if there are too many."""
+    def announce(self, manifest: Digest, who: Neighbour, now: float, client: str = "") -> bool:
+        """A device serves a model from now on, for `ttl_s`; False if there are too many.
+
+        Args:
+            manifest: the model.
+            who: the device.
+            now: seconds.
+            client: whom it counts for, if not just for its address.
+        """
         self._forget(now)
-        key = (manifest, who)
-        if key in self._until:
-            del self._until[key]
-        elif len(self._until) >= self._most or self._each.get(who.address, 0) >= self._most_each:
+        key, client = (manifest, who), client or who.address
+        known = self._until.pop(key, None)
+        if known is not None:
+            client = known[1]
+        elif len(self._until) >= self._most or self._each.get(client, 0) >= self._most_each:
             return False
         else:
             model = self._models.setdefault((manifest, is_loopback(who.address)), {})
             model.setdefault(who.address, []).append(who)
-            self._each[who.address] = self._each.get(who.address, 0) + 1
-        self._until[key] = now + self.ttl_s
+            self._each[client] = self._each.get(client, 0) + 1
+        self._until[key] = now + self.ttl_s, client
         return True
 
     def leave(self, manifest: Digest, who: Neighbour) -> None:
         """It does not serve it any more. No error if it did not."""
-        if self._until.pop((manifest, who), None) is not None:
-            self._remove(manifest, who)
+        known = self._until.pop((manifest, who), None)
+        if known is not None:
+            self._remove(manifest, who, known[1])
 
     def some(
         self, manifest: Digest, now: float, but: Neighbour, most: int = LISTED
@@ -114,13 +124,13 @@ class Neighbours:
 
     def _forget(self, now: float) -> None:
         while self._until:
-            (manifest, who), until = next(iter(self._until.items()))
+            (manifest, who), (until, client) = next(iter(self._until.items()))
             if until > now:
                 return
             del self._until[manifest, who]
-            self._remove(manifest, who)
+            self._remove(manifest, who, client)
 
-    def _remove(self, manifest: Digest, who: Neighbour) -> None:
+    def _remove(self, manifest: Digest, who: Neighbour, client: str) -> None:
         at = manifest, is_loopback(who.address)
         model = self._models[at]
         model[who.address].remove(who)
@@ -128,9 +138,9 @@ class Neighbours:
             del model[who.address]
         if not model:
             del self._models[at]
-        self._each[who.address] -= 1
-        if not self._each[who.address]:
-            del self._each[who.address]
+        self._each[client] -= 1
+        if not self._each[client]:
+            del self._each[client]
 
 
 class _Round:

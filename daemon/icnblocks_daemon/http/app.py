@@ -15,6 +15,7 @@ from icnblocks_daemon.access import Quota
 from icnblocks_daemon.http.admin import Admin
 from icnblocks_daemon.http.blocks import Blocks
 from icnblocks_daemon.http.bundles import Bundles
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.connections import Connections
 from icnblocks_daemon.http.deliver import deliver
 from icnblocks_daemon.http.have import Have
@@ -90,7 +91,7 @@ class _Manners:
     ) -> web.StreamResponse:
         if endpoint in _UNCOUNTED:
             return await self._delivered(request, await self._answered(request, handler))
-        client = request.remote or "?"
+        client = client_of(request)
         limit = self._quota.enter(client)
         if limit is not None:
             self._node.metrics.limited.labels(limit).inc()

@@ -24,6 +24,7 @@ from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.answer import Answer, Refuse, Send
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.names import hint_of, via_of
 from icnblocks_daemon.http.outlet import CutOffError, Outlet
 from icnblocks_daemon.interests import Hint
@@ -80,7 +81,7 @@ class Blocks:
         if not 1 <= int(length) <= MAX_BLOCK_BYTES:
             raise FormatError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes")
         via = via_of(request)
-        hint = Hint(hint_of(request), None, len(via), via, client=request.remote or "?")
+        hint = Hint(hint_of(request), None, len(via), via, client=client_of(request))
         return await self._pulled(Want(digest, int(length)), hint)
 
     async def _pulled(self, want: Want, hint: Hint) -> Lease:
@@ -126,7 +127,7 @@ class Blocks:
                 floor=node.config.send_floor,
                 grace_s=node.config.send_grace,
             )
-            client, sending = request.remote or "?", node.sending
+            client, sending = client_of(request), node.sending
             turn = sending.begin(client)
             if turn is None or sending.has_many(client):
                 outlet.hold_little()

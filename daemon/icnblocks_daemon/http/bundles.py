@@ -20,6 +20,7 @@ from icnblocks.wire.frames import (
 )
 from icnblocks_daemon.answer import Answer, Send, SendBytes
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.names import via_of
 from icnblocks_daemon.http.outlet import SMALL_BYTES, CutOffError, Outlet
 from icnblocks_daemon.interests import Hint
@@ -82,9 +83,10 @@ class Bundles:
             node.holdings.requested(asked.manifest, asked.pull)
             if asked.hops != HERE_ONLY and node.config.sibling:
                 await node.siblings.look(asked.manifest)
+        client = client_of(request)
         hint = Hint(
             asked.name, asked.manifest, asked.hops, via_of(request), asked.priority, asked.order,
-            request.remote or "?", asked.doubt,
+            client, asked.doubt,
         )  # fmt: skip
         if asked.doubt:
             await node.rechecks.doubted(asked.wants)
@@ -109,7 +111,7 @@ class Bundles:
                 floor=node.config.send_floor,
                 grace_s=node.config.send_grace,
             )
-            await self._run(answer, outlet, asked.wants, tally, request.remote or "?")
+            await self._run(answer, outlet, asked.wants, tally, client)
         except CutOffError as cut:
             node.metrics.cut("a bundle", cut.cause, cut, request.remote)
         finally:

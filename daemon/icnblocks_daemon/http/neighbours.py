@@ -22,6 +22,7 @@ from icnblocks.wire.bundle import pack_indexes
 from icnblocks.wire.havemap import decode_have
 from icnblocks_daemon.access import FORWARDED
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.names import MANIFEST_PATH, hint_of
 from icnblocks_daemon.http.problems import BusyServerError
 from icnblocks_daemon.neighbours import Deals, Neighbour, Neighbours
@@ -68,7 +69,7 @@ class NeighbourFace:
         digest = await self._known(request)
         address = _address(request)
         who = Neighbour(address, _port(await read_body(request, _MAX_BODY)))
-        if not self._neighbours.announce(digest, who, self._node.clock()):
+        if not self._neighbours.announce(digest, who, self._node.clock(), client_of(request)):
             raise BusyServerError("too many devices are announced here")
         return self._listed(digest, who)
 
