@@ -12,6 +12,7 @@ import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from icnblocks.errors import CorruptError, FormatError, LoopError, NotFoundError, StorageError
 from icnblocks.manifest.codec import decode, digest_of
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
     from icnblocks_daemon.upstreams import Upstreams
 
 _LOG = logging.getLogger(__name__)
+
+
+class Shared:
+    """A manifest's bytes, in memory once for all who are being sent them.
+
+    To be kept by each of them for as long as that takes.
+    """
+
+    __slots__ = ("__weakref__", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 class Manifests:
@@ -73,6 +86,7 @@ class Manifests:
         for digest, size in catalog.manifests():
             self._count(digest, size)
         self._fetches: Coalesced[tuple[Digest, Route, bool], bytes] = Coalesced()
+        self._shared: WeakValueDictionary[Digest, Shared] = WeakValueDictionary()
         self._clock = clock
         self._missing: Failures[tuple[Digest, Name | None]] = Failures(negative_s, MISSING)
         self._unstored, self._unremoved = Flood(clock), Flood(clock)
@@ -123,8 +137,7 @@ class Manifests:
         """
         data = await asyncio.to_thread(self._catalog.manifest, digest)
         if data is not None:
-            if digest in self._sizes:
-                self._sizes.move_to_end(digest)
+            self._use(digest)
             return data
         route = self._fib.route(name)
         if not route:
@@ -137,6 +150,20 @@ class Manifests:
             way=(name, via),
             again=(LoopError, NotFoundError),
         )
+
+    async def shared(
+        self, digest: Digest, name: Name | None, via: frozenset[str] = frozenset()
+    ) -> Shared:
+        """The same for whoever holds it longer than a moment, such as until a slow reader took it.
+
+        Raises:
+            LoopError, NotFoundError, SourceError: as `get`.
+        """
+        shared = self._shared.get(digest)
+        if shared is None:
+            return self._shared.setdefault(digest, Shared(await self.get(digest, name, via)))
+        self._use(digest)
+        return shared
 
     async def put(self, digest: Digest, data: bytes) -> Manifest:
         """Take one from a publisher; it is on disk when this returns.
@@ -214,6 +241,10 @@ class Manifests:
             here = length_of(block)
             if here is not None and here != length:
                 raise FormatError(f"block {block} has {here} bytes, and {length} in the manifest")
+
+    def _use(self, digest: Digest) -> None:
+        if digest in self._sizes:
+            self._sizes.move_to_end(digest)
 
     def _count(self, digest: Digest, size: int) -> None:
         if digest not in self._sizes:

@@ -16,7 +16,7 @@ from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.cutting import CutFile, build_manifest, cut_runs
 from icnblocks.manifest.model import Kind
 from icnblocks.testing.exchange import call
-from icnblocks.testing.processes import poll_until, start_edge
+from icnblocks.testing.processes import peak_mb, poll_until, start_edge
 from icnblocks_daemon.http.connections import Connections
 
 BLOCKS = 400_000
@@ -64,6 +64,19 @@ def test_a_manifest_that_nobody_reads_is_at_work_and_then_cut_off(tmp_path):
         head = call(edge, "HEAD", path)
         assert (head.status, int(head.headers["Content-Length"]), head.body) == (200, len(raw), b"")
         assert "Traceback" not in edge.logged()
+
+
+def test_a_manifest_is_in_memory_once_for_all_who_read_it_slowly(tmp_path):
+    """Catches: each had a copy until all was taken, so that one address could hold 256 of them."""
+    with start_edge(tmp_path / "origin") as edge:
+        path, raw = put_large_manifest(edge)  # which takes memory itself
+    with start_edge(tmp_path / "origin") as edge, ExitStack() as opened:
+        before = peak_mb(edge.process.pid)
+        for _ in range(40):
+            opened.enter_context(ask(edge.port, path)[0])
+        assert edge.metric("icn_requests_in_flight") == 40
+        assert peak_mb(edge.process.pid) - before < 20 * len(raw) / 1e6
+        assert call(edge, "GET", path).body == raw
 
 
 async def leave_some_untaken(request):

@@ -46,12 +46,14 @@ class Names:
     async def manifest(self, request: web.Request) -> web.StreamResponse:
         """A manifest; the header ICN-Name says under which name to look upstream."""
         digest = Digest.parse(request.match_info["digest"])
-        data = await self._node.manifests.get(digest, hint_of(request), via_of(request))
+        shared = await self._node.manifests.shared(digest, hint_of(request), via_of(request))
         headers = {
             "ETag": f'"{digest}"',
             "Cache-Control": "public, max-age=31536000, immutable",
         }
-        return _bytes(data, headers)
+        response = _bytes(shared.data, headers)
+        response["shared"] = shared  # lives until it is sent, and so do all who share it
+        return response
 
     async def missing(self, request: web.Request) -> web.StreamResponse:
         """Packed wants in, packed indexes of those that are not here out."""
