@@ -1,8 +1,8 @@
 """Manifests at a daemon: those it was given, and those it fetched from upstream, within a budget.
 
-A manifest is fetched once however many ask, hashed, validated, and told to the content store's
-policy; that one asks by a wrong name is no answer to those who ask by another. One that was
-published here stays; of the fetched ones the longest unused leave first.
+A manifest is fetched once however many ask by the same name, hashed, validated, and told to the
+content store's policy; that one asks by a wrong name concerns nobody who asks by another. One that
+was published here stays; of the fetched ones the longest unused leave first.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Manifests:
         self._held: frozenset[Digest] = frozenset()
         for digest, size in catalog.manifests():
             self._count(digest, size)
-        self._fetches: Coalesced[tuple[Digest, Route, bool], bytes] = Coalesced()
+        self._fetches: Coalesced[tuple[Digest, Name | None, bool], bytes] = Coalesced()
         self._shared: WeakValueDictionary[Digest, Shared] = WeakValueDictionary()
         self._clock = clock
         self._missing: Failures[tuple[Digest, Name | None]] = Failures(negative_s, MISSING)
@@ -145,9 +145,9 @@ class Manifests:
         self._upstreams.refuse_loop(via, f"manifest {digest}")
         self._missing.check((digest, name), self._clock())
         return await self._fetches.do(
-            (digest, route, bool(via)),
+            (digest, name, bool(via)),
             lambda: self._fetch(digest, route, name, via),
-            way=(name, via),
+            way=via,
             again=(LoopError, NotFoundError),
         )
 

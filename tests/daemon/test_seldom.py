@@ -168,6 +168,7 @@ NOBODY = frozenset()
     [
         ((NAMES[0], NOBODY), (MODEL.name, NOBODY), NotFoundError),
         ((None, NOBODY), (MODEL.name, NOBODY), LoopError),
+        ((NAMES[0], NOBODY), (MODEL.name, NOBODY), SourceError),  # its origin is down
         ((MODEL.name, A), (MODEL.name, B), LoopError),
     ],
 )
@@ -191,10 +192,11 @@ async def test_who_asks_by_a_wrong_name_answers_for_nobody_else(questions, first
     ("first", "table"),
     [
         ((Name("evil", "x"), NOBODY), [("acme", "http://o"), ("", "http://slow")]),
+        ((NAMES[0], NOBODY), [("", "http://o")]),  # slow further up
         ((MODEL.name, A), [("", "http://o")]),  # it may be waiting for what is asked next
     ],
 )
-async def test_nobody_waits_for_another_route_or_for_another_daemons_question(first, table):
+async def test_nobody_waits_for_another_name_or_for_another_daemons_question(first, table):
     right = (MODEL.name, NOBODY)
     world = World(upstream=Knowing(right, NotFoundError), table=table)
     async with asyncio.timeout(20):
