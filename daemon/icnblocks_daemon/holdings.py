@@ -15,7 +15,7 @@ from icnblocks.wire.bundle import NO_PULL
 from icnblocks_daemon.overflow import Overflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from icnblocks.cache.content_store import ContentStore
     from icnblocks.manifest.model import Manifest
@@ -191,9 +191,15 @@ class Holdings:
         finally:
             self._recalling = None
 
-    def learn(self, digest: Digest, manifest: Manifest) -> None:
-        """A manifest became known: told to the policy."""
-        self.content.learn(digest, manifest)
+    def learn(
+        self, digest: Digest, manifest: Manifest, lengths: Mapping[Digest, int] | None = None
+    ) -> None:
+        """A manifest became known: told to the policy; `lengths` are its own, if at hand."""
+        if lengths is None:
+            self.content.learn(digest, manifest)
+        else:
+            base = manifest.base.manifest if manifest.base else None
+            self.content.learn_blocks(digest, lengths, base)
         if self.listener is not None:
             self.listener.learnt(digest)
 

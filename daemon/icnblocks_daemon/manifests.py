@@ -22,7 +22,7 @@ from icnblocks_daemon.records import MISSING
 from icnblocks_daemon.refusals import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
@@ -165,7 +165,7 @@ class Manifests:
         self._use(digest)
         return shared
 
-    async def put(self, digest: Digest, data: bytes) -> Manifest:
+    async def put(self, digest: Digest, data: bytes) -> None:
         """Take one from a publisher; it is on disk when this returns.
 
         Raises:
@@ -173,13 +173,11 @@ class Manifests:
             FormatError: if it is not a valid manifest, or gives a block here another length.
             StorageError: if the disk refuses.
         """
-        manifest = await self._store(digest, data, own=True)
+        named = await self._store(digest, data, own=True)
         self._own.add(digest)
-        named = await asyncio.to_thread(manifest.lengths)
         self._uploads.named(named)
         if self._holdings.evicts:
             self._holdings.content.pin(digest, named)
-        return manifest
 
     async def _fetch(
         self, digest: Digest, route: Route, name: Name | None, via: frozenset[str]
@@ -216,28 +214,31 @@ class Manifests:
         self._missing.forget((digest, name))
         return data
 
-    async def _store(self, digest: Digest, data: bytes, *, own: bool = False) -> Manifest:
-        def work() -> Manifest:
+    async def _store(self, digest: Digest, data: bytes, *, own: bool = False) -> dict[Digest, int]:
+        """Its distinct blocks, with their lengths; to find them takes long, so the worker does."""
+
+        def work() -> tuple[Manifest, dict[Digest, int]]:
             if digest_of(data) != digest:
                 raise CorruptError(f"the manifest does not match its digest {digest}")
             manifest = decode(data)
+            lengths = manifest.lengths()
             if own:
-                self._check_lengths(manifest)
+                self._check_lengths(lengths)
             self._catalog.put_manifest(digest, data)
-            return manifest
+            return manifest, lengths
 
-        manifest = await asyncio.to_thread(work)
+        manifest, lengths = await asyncio.to_thread(work)
         self._count(digest, len(data))
-        self._holdings.learn(digest, manifest)
-        return manifest
+        self._holdings.learn(digest, manifest, lengths)
+        return lengths
 
-    def _check_lengths(self, manifest: Manifest) -> None:
+    def _check_lengths(self, lengths: Mapping[Digest, int]) -> None:
         """Refuse a manifest whose model nobody could ever pull. On a thread.
 
         Of fetched ones this is not asked: that the model cannot be had, its pull finds out.
         """
         length_of = self._holdings.content.store.length
-        for block, length in manifest.lengths().items():
+        for block, length in lengths.items():
             here = length_of(block)
             if here is not None and here != length:
                 raise FormatError(f"block {block} has {here} bytes, and {length} in the manifest")

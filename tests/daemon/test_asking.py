@@ -17,11 +17,13 @@ from icnblocks.errors import (
     UntrustedError,
     UsageError,
 )
+from icnblocks.manifest.model import Manifest
 from icnblocks.testing.exchange import make_model
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.manifests import Manifests
 from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.node import Node
 from icnblocks_daemon.questions import NoTurnError
 from icnblocks_daemon.strategies import Failure, make_strategy
 from icnblocks_daemon.upstreams import Upstreams
@@ -118,7 +120,7 @@ class World:
     def __init__(self, catalog):
         self.manifests = Manifests(catalog, self, None, Fib([("", US)]), self, capacity=SMALL_BYTES)
 
-    def learn(self, digest, manifest):
+    def learn(self, digest, manifest, lengths):
         pass
 
     def forget(self, digest):
@@ -149,3 +151,20 @@ async def test_a_manifest_is_passed_on_though_an_old_one_cannot_be_removed():
     world = World(Catalog(full=True))
     await world.get(*SMALL)
     await world.get(*LARGE)
+
+
+async def test_the_blocks_of_a_manifest_are_not_counted_on_the_event_loop(tmp_path, monkeypatch):
+    """Catches: every request waits for a tenth of a second when a large model becomes known."""
+    model, threads, lengths = SMALL[0], [], Manifest.lengths
+
+    def counted(manifest):
+        threads.append(threading.get_ident())
+        return lengths(manifest)
+
+    monkeypatch.setattr(Manifest, "lengths", counted)
+    node = Node(Config(store=tmp_path, upstream=(("far", US),), capacity=1 << 24))
+    await node.manifests.put(model.digest, model.raw)
+    assert node.holdings.content.requested(model.digest, 0.0), "the policy knows it"
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    await node.close()

@@ -66,7 +66,7 @@ class Rest:
 
     evicts, content = False, property(lambda self: self)
 
-    def learn(self, digest, manifest):
+    def learn(self, digest, manifest, lengths):
         pass
 
     def forget(self, digest):
