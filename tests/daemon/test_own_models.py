@@ -57,8 +57,9 @@ def test_what_a_record_names_stays_though_its_manifest_came_before_a_restart(ori
         for model in (base, mine):
             publish(mixed, model, record=False)
     with start_edge(tmp_path / "mixed", *options) as mixed:
+        record = mine.record()  # made a second later it is another one of the same number
         for _ in range(2):
-            assert call(mixed, "PUT", record_path(mine.name), mine.record()).status == 201
+            assert call(mixed, "PUT", record_path(mine.name), record).status == 201
         assert mixed.status()["budget"]["pinned_bytes"] == 8 * MIB
         for model in theirs:
             got, _ = bundle(mixed, model.wants, name=model.name, manifest=model.digest)
