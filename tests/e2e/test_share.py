@@ -16,7 +16,7 @@ from icnblocks.testing.relay import Relay
 SIZE = 16 * MIB
 """Each of four is dealt some 4 MiB before it has company, whatever the others have by then."""
 SMALL = 100_000
-"""Of files beside the weights: models have such, and blocks of very unequal size because of them."""
+"""Of files beside the weights: models have such, and blocks of unequal size because of them."""
 NAME = "acme/shared"
 
 
