@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from icnblocks.errors import UsageError
+from icnblocks.errors import UsageError, VersionError
 from icnblocks.testing.processes import launch_edge
 from icnblocks_daemon.notify import _watchdog
 from icnblocks_daemon.unit import _HIDDEN, obstacle, render_unit
@@ -49,6 +49,19 @@ def test_the_rendered_unit_exposes_little(unit):
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_service_can_tell_one_boot_from_another(unit):
+    """Catches: no boot id in the service, so that each kill was handled as a power cut.
+
+    The kernel shows nothing but processes below a /proc with `subset=pid`.
+    """
+    assert "ProcSubset" not in {line.split("=")[0] for line in unit.read_text().splitlines()}
+
+
+def test_what_no_restart_mends_is_not_tried_again_for_ever(unit):
+    """Catches: a start every two seconds for a store that a newer program has written."""
+    assert f"RestartPreventExitStatus={VersionError.exit_code}" in unit.read_text().splitlines()
 
 
 @pytest.mark.parametrize("path", ["icn-edge", "/a\nb", '/a"b', ""])
