@@ -100,6 +100,42 @@ def test_a_long_absence_makes_room_for_new_demand():
     assert shares[1] > shares[0] + 0.2
 
 
+@pytest.mark.parametrize("more", [0, 60])
+def test_a_long_absence_changes_no_proportions(more):
+    """Catches: rates 16 times too low after 28 days, of all models but those nobody asked for.
+
+    Also of one that came just before: it had its chances in the last requests only.
+    """
+    before = learnt(11)
+    ask(before, demand(4000, models=11))
+    before.learn(name("m", 11), {name("own"): BLOCK}, None)
+    ask(before, [int(model) if step % 3 else 11 for step, model in enumerate(demand(90, 5, 11))])
+    found = []
+    for elapsed in (0.0, 28 * 86_400.0):
+        after = learnt(11)
+        after.learn(name("m", 11), {name("own"): BLOCK}, None)
+        after.restore(before.state(0.0), 0.0, elapsed)
+        ask(after, demand(more, seed=6, models=11))
+        found.append(after._rates.rates()[[0, 1, 2, 11]])
+        usual = [after._rates.now(row) for row in range(3)]
+        assert found[-1][:3] == pytest.approx(usual, rel=0.03)
+    assert more or found[1] == pytest.approx(found[0], rel=0.35)  # less of it: nearer to equal
+
+
+def test_a_model_that_is_met_again_late_has_what_it_would_have_had():
+    """Catches: one whose manifest came after a restart, whose rate stood still until then."""
+    before = learnt()
+    ask(before, demand(500))
+    policies = learnt(), learnt(known=range(11))
+    for policy in policies:
+        policy.restore(before.state(0.0), 0.0, 7 * 86_400.0)
+        ask(policy, demand(300, seed=4, models=11))
+    blocks = [(11, 0), (11, 1), ("base", 3, 0), ("base", 3, 1)]
+    policies[1].learn(name("m", 11), {name(block): BLOCK for block in blocks}, None)
+    first, after = (policy._rates.rates()[11] for policy in policies)
+    assert after == pytest.approx(first, rel=0.01)
+
+
 def test_damaged_states_are_refused_and_change_nothing():
     before = learnt()
     ask(before, demand(50))

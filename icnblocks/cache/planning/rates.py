@@ -62,6 +62,7 @@ class Rates:
         self._seen = [0.0] * len(HALF_LIVES)
         self._trust = [0.0] * len(HALF_LIVES)
         self._growth = [2.0 ** (1 / life) for life in HALF_LIVES]
+        self._begun, self._faded = 0, [1.0] * len(HALF_LIVES)
         self._born: list[int] = []
         self._prior: list[float] = []
         self._free: list[int] = []
@@ -131,10 +132,11 @@ class Rates:
         return History(counts, self.requests - self._born[row], self._prior[row])
 
     def take_up(self, row: int, history: History) -> None:
-        """Go on with what was known of a row."""
-        for counts, scale, count in zip(self._counts, self._scale, history.counts, strict=True):
-            counts[row] += count * scale
-        self._born[row] = self.requests - history.age
+        """Go on with what was known of a row when this began: it was not asked for since."""
+        since = self.requests - self._begun
+        for life, count in enumerate(history.counts):
+            self._counts[life][row] += count * self._scale[life] * self._growth[life] ** -since
+        self._born[row] = self._begun - history.age
         self._prior[row] = history.prior
 
     def trust(self) -> tuple[list[float], list[float]]:
@@ -145,6 +147,11 @@ class Rates:
         """Go on after so many requests; only before the first request."""
         self._born = [born + requests for born in self._born]
         self.requests, self._seen, self._trust = requests, seen.copy(), trust.copy()
+        self._begun = requests
+        self._faded = [
+            min(one / max(float(self._decayed(life, requests)), 1.0), 1.0)
+            for life, one in enumerate(seen)
+        ]
 
     def rate(self, row: int) -> float:
         """The rate of one row, per request, by its own requests alone; 1 at most."""
@@ -182,12 +189,19 @@ class Rates:
         kin = prior > _LEAST
         weight = np.where(kin, _KIN, _PRIOR)
         longer = np.where(kin, _KIN / np.where(kin, prior, 1.0), _PRIOR * max(len(self), 1))
+        # What was before a restart may have faded: the counts, and so what they are parts of.
+        fresh = np.minimum(age, self.requests - self._begun)
         rates = np.zeros(len(age))
         for life, trust in enumerate(self.trusted()):
             if trust < _LITTLE:
                 continue
             counts = np.asarray(self._counts[life]) / self._scale[life]
-            growth = math.log(self._growth[life])
-            seen = -np.expm1(-age * growth) / growth
+            late = self._decayed(life, fresh)
+            seen = late + self._faded[life] * (self._decayed(life, age) - late)
             rates += trust * (counts + weight) / (seen + longer)
         return self._recency.mixed(rates)
+
+    def _decayed(self, life: int, requests: NDArray[np.float64] | int) -> NDArray[np.float64]:
+        """What so many requests, up to now, count with this half-life."""
+        growth = math.log(self._growth[life])
+        return np.asarray(-np.expm1(-requests * growth) / growth)
