@@ -197,7 +197,8 @@ def _bundles(forest: Forest, values: NDArray[np.float64]) -> list[list[int]]:
             nodes, value, need = nodes + more, value + gain, need + extra
         found = [*waiting, (nodes, value, need)]
         (below[above[node]] if above[node] >= 0 else loose).extend(found)
-    return [nodes for nodes, _, _ in sorted(loose, key=_density, reverse=True)]
+    # From the end, since of equals the one that others need comes last: rounding makes such equals.
+    return [nodes for nodes, _, _ in sorted(loose, key=_density)[::-1]]
 
 
 def _density(bundle: tuple[list[int], float, float]) -> float:

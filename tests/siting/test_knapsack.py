@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icnblocks.errors import UsageError
@@ -61,6 +61,25 @@ def test_rounded_values_lose_no_more_than_epsilon(case, epsilon):
     kept = best_by_value(forest, forest.values(values), capacity, epsilon)
     _check(library, values, capacity, kept)
     assert kept.value >= (1 - epsilon) * best_value(library, values, capacity) - 1e-9
+
+
+EVEN = st.tuples(forests(), st.integers(0, 120), st.integers(1, 2**20), st.integers(1, 400))
+
+
+@example((library_from([9, 1], [{0}, {0, 1}]), 1, 3, 29))
+@given(EVEN)
+@settings(max_examples=400, deadline=None)
+def test_no_plan_is_over_the_capacity_and_what_is_needed_comes_first(case):
+    """Catches: a variant kept without its base: both are worth as much a byte but for rounding."""
+    library, capacity, unit, total = case
+    own = np.array([library.pieces[max(model.pieces)].size for model in library.models], float)
+    forest = grow(library_from([unit * size for size in library.piece_bytes.tolist()],
+                               [model.pieces for model in library.models]))  # fmt: skip
+    values = forest.values(own / total)
+    kept = by_density(forest, values, unit * capacity)
+    assert kept.size <= unit * capacity
+    for node in np.flatnonzero(kept.nodes):
+        assert all(kept.nodes[n] for n in range(node) if node < forest.beyond[n])
 
 
 def test_models_that_can_never_fit_do_not_make_the_table_larger():
