@@ -47,29 +47,30 @@ def grow(library: Library) -> Forest | None:
 
     Models without pieces end at a root of their own, which has no bytes.
     """
-    owners = library.membership
-    groups: dict[bytes, list[int]] = {}
-    for piece, column in enumerate(np.packbits(owners, axis=0).T):
-        groups.setdefault(column.tobytes(), []).append(piece)
-    members = [pieces for pieces in groups.values() if owners[:, pieces[0]].any()]
-    rows = owners[:, [pieces[0] for pieces in members]]
-    sums = [library.piece_bytes[pieces].sum() for pieces in members]
-    if (empty := ~owners.any(axis=1)).any():
-        rows, sums = np.column_stack([rows, empty]), [*sums, 0]
-    order = np.argsort(-rows.sum(axis=0), kind="stable")
-    return _preorder(rows[:, order], np.array(sums, dtype=np.int64)[order])
+    empty = [number for number, model in enumerate(library.models) if not model.pieces]
+    groups: dict[bytes, tuple[NDArray[np.int64], int]] = {}
+    for models, size in zip(
+        [*library.owners, np.array(empty, dtype=np.int64)],
+        [*library.piece_bytes.tolist(), 0],
+        strict=True,
+    ):
+        if len(models):
+            _, sum_ = groups.get(models.tobytes(), (models, 0))
+            groups[models.tobytes()] = models, sum_ + size
+    return _preorder(sorted(groups.values(), key=lambda group: -len(group[0])), len(library.models))
 
 
-def _preorder(rows: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Forest | None:
+def _preorder(groups: list[tuple[NDArray[np.int64], int]], models: int) -> Forest | None:
     """Groups, the most shared first, as a forest, if each has all models of one group before it."""
-    parent = np.full(len(sizes), ROOT)
-    last = np.full(len(rows), ROOT)
-    for group in range(len(sizes)):
-        above = last[rows[:, group]]
+    sizes = np.array([size for _, size in groups], dtype=np.int64)
+    parent = np.full(len(groups), ROOT)
+    last = np.full(models, ROOT)
+    for group, (of, _) in enumerate(groups):
+        above = last[of]
         if (above != above[0]).any():
             return None
         parent[group] = above[0]
-        last[rows[:, group]] = group
+        last[of] = group
     below: dict[int, list[int]] = {}
     for group, above in enumerate(parent.tolist()):
         below.setdefault(above, []).append(group)

@@ -38,9 +38,8 @@ def _greedy(
 ) -> Siting:
     library, edges = instance.library, instance.edges
     models, sizes = len(library.models), library.piece_bytes.tolist()
-    owners = [np.flatnonzero(column) for column in library.membership.T]
     need = np.tile(library.model_bytes, (edges, 1))
-    lacking = [set(range(len(sizes))) for _ in range(edges)]
+    there: list[set[int]] = [set() for _ in range(edges)]
     left = np.full(edges, capacity, dtype=np.int64)
     held = np.zeros((edges, models), dtype=np.bool_)
     open_demand = instance.demand.copy()
@@ -54,9 +53,10 @@ def _greedy(
         left[edge] -= need[edge, model]
         held[edge, model] = True
         if sharing:
-            for piece in lacking[edge].intersection(library.models[model].pieces):
-                lacking[edge].discard(piece)
-                need[edge, owners[piece]] -= sizes[piece]
+            fresh = set(library.models[model].pieces) - there[edge]
+            there[edge] |= fresh
+            for piece in fresh:
+                need[edge, library.owners[piece]] -= sizes[piece]
         open_demand[instance.serves[edge, :, model], model] = 0.0
         gains[:, model] = instance.serves[:, :, model] @ open_demand[:, model]
     return Siting(held, instance.value(held), algorithm)

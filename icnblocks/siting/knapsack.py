@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from icnblocks.siting.forest import Forest
 
 MAX_CELLS: Final = 2**27
-"""Of a table over values: 8 bytes each, a gigabyte."""
+"""Of a table: 8 bytes each, a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,14 @@ def best_on_grid(
         values: of each node, none negative.
         capacity: bytes.
         cell: bytes; time and memory grow with nodes * capacity / cell.
+
+    Raises:
+        UsageError: if a table of more than MAX_CELLS were needed for such cells.
     """
     cells = max(capacity, 0) // cell
+    if (len(forest) + 1) * (cells + 1) > MAX_CELLS:
+        text = f"{len(forest)} pieces of models are too many for a grid of {cells} cells"
+        raise UsageError(text, hint="take larger cells, or another algorithm")
     needs = (-(-forest.sizes // cell)).tolist()
     count = len(forest)
     tables = np.zeros((count + 1, cells + 1))

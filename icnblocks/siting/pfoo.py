@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 def exclusive_bytes(library: Library) -> NDArray[np.int64]:
     """Bytes of each model that no other model of the library has."""
-    alone = library.membership.sum(axis=0) == 1
-    return np.asarray((library.membership & alone) @ library.piece_bytes)
+    own = np.zeros(len(library.models), dtype=np.int64)
+    for models, size in zip(library.owners, library.piece_bytes, strict=True):
+        if len(models) == 1:
+            own[models] += size
+    return own
 
 
 def pfoo_bound(

@@ -49,17 +49,19 @@ def plan_of(
 def _order(instance: Instance, siting: Siting, edge: int) -> list[int]:
     """An edge's models: always the one next that is asked for most per byte still to be brought."""
     library = instance.library
-    sizes = library.piece_bytes
+    sizes, lacking = library.piece_bytes, library.model_bytes.copy()
     worth = np.where(instance.serves[edge], instance.demand, 0.0).sum(axis=0)
     left: NDArray[np.int64] = np.flatnonzero(siting.held[edge])
-    there = np.zeros(len(sizes), dtype=np.bool_)
+    there: set[int] = set()
     order: list[int] = []
     while len(left):
-        fresh = library.membership[left] & ~there
-        best = int(np.argmax(worth[left] / np.maximum(fresh @ sizes, 1)))
+        best = int(np.argmax(worth[left] / np.maximum(lacking[left], 1)))
         model = int(left[best])
         order.append(model)
-        there |= library.membership[model]
+        fresh = set(library.models[model].pieces) - there
+        there |= fresh
+        for piece in fresh:
+            lacking[library.owners[piece]] -= sizes[piece]
         left = np.delete(left, best)
     return order
 

@@ -15,14 +15,14 @@ import numpy as np
 from icnblocks.errors import UsageError
 from icnblocks.siting.forest import grow
 from icnblocks.siting.instance import Siting
-from icnblocks.siting.knapsack import best_by_value, best_on_grid, in_haste, worth
+from icnblocks.siting.knapsack import MAX_CELLS, best_by_value, best_on_grid, in_haste, worth
 
 if TYPE_CHECKING:
     from icnblocks.siting.forest import Forest
     from icnblocks.siting.instance import Instance
 
 CELLS: Final = 4096
-"""Cells of the byte grid, if nobody asks for a size of them."""
+"""Cells of the byte grid at most, if nobody asks for a size of them."""
 
 
 def forest_of(instance: Instance) -> Forest:
@@ -52,8 +52,8 @@ def spec(
     Args:
         instance: the problem.
         capacity: bytes of each edge.
-        cell: bytes of a cell of the grid; the capacity / CELLS by default. Exact per edge if all
-            pieces are whole cells.
+        cell: bytes of a cell of the grid; by default the capacity / CELLS, or more where so many
+            are too large a table. Exact per edge if all pieces are whole cells.
         epsilon: round values instead of bytes, and be within this share of the best per edge.
 
     Raises:
@@ -65,7 +65,8 @@ def spec(
     if cell is not None and cell < 1:
         raise UsageError(f"a cell of the grid has at least one byte, not {cell}")
     forest = forest_of(instance)
-    cell = cell or max(capacity // CELLS, 1)
+    most = max(MAX_CELLS // (len(forest) + 1) - 1, 1)
+    cell = cell or max(capacity // CELLS, -(-capacity // most), 1)
     held = np.zeros((instance.edges, len(instance.library.models)), dtype=np.bool_)
     open_demand = instance.demand.copy()
     for edge in range(instance.edges):

@@ -86,6 +86,15 @@ class Library:
         return found
 
     @cached_property
+    def owners(self) -> list[NDArray[np.int64]]:
+        """Which models have each piece: takes no more than the models' own lists of them."""
+        found: list[list[int]] = [[] for _ in self.pieces]
+        for number, model in enumerate(self.models):
+            for piece in set(model.pieces):
+                found[piece].append(number)
+        return [np.array(models, dtype=np.int64) for models in found]
+
+    @cached_property
     def model_bytes(self) -> NDArray[np.int64]:
         """Bytes of each model."""
         return np.array(
