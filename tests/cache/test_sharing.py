@@ -98,6 +98,24 @@ def test_a_model_in_whole_goes_before_a_larger_part_if_hits_count():
         assert world.order().startswith(first)
 
 
+@pytest.mark.parametrize(
+    ("objective", "first"),
+    [("hits", "b"), (0.5, "b"), ("time", "a"), ("bytes", "a"), (0, "a")],
+)
+def test_of_what_is_lost_as_hits_what_frees_more_leaves_first(objective, first):
+    """Catches: many small models lost, one after the other, for the room of one large block."""
+    policy = Sharing(12 * BLOCK, objective=objective)
+    sizes = {"a": BLOCK, "b": 10 * BLOCK}
+    for name, size in sizes.items():
+        policy.learn(manifest_digest(name), {block(name): size}, None)
+    for name in "abbaabb":
+        policy.requested(manifest_digest(name), 0.0)
+    for name, size in sizes.items():
+        policy.inserted(block(name), size, 0.0)
+    policy.adopt(solve(policy.problem(0.0)), 0.0)
+    assert next(policy.victims(0.0)) == block(first)
+
+
 def test_a_base_stays_while_its_variants_together_are_worth_it():
     """No variant is worth the base alone, nor as much as the other model."""
     world = World(blocks=5, objective="hits")

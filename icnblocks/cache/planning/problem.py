@@ -28,6 +28,7 @@ class Problem:
         worth: what keeping all bytes of each group is worth; part of them, as much of that.
         prize: what having all groups of each model is worth on top.
         starts, members: model `m` needs the groups `members[starts[m]:starts[m + 1]]`, each once.
+        blocks: bytes that losing a block of each group frees, if that counts; else 1.
     """
 
     capacity: int
@@ -38,6 +39,7 @@ class Problem:
     prize: NDArray[np.float64]
     starts: NDArray[np.int64]
     members: NDArray[np.int64]
+    blocks: NDArray[np.float64] | float = 1.0
 
     @property
     def models(self) -> int:
@@ -68,7 +70,8 @@ class Plan:
         numbers: the groups, by the names that the problem gave them.
         kept: bytes to keep of each.
         rank: what it costs to lose a little of each, such as one block: all the prizes that need
-            it. What has the least rank leaves first, and goes on leaving.
+            it; where blocks count, for each byte that one frees. What has the least rank leaves
+            first, and goes on leaving.
         loss: what it costs to lose all that is kept of each. A prize is shared out evenly among
             the groups that it needs.
         models: how many models are kept whole.

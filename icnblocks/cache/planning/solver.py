@@ -59,7 +59,8 @@ def _plan(problem: Problem, whole: NDArray[np.bool_]) -> Plan:
     owners = problem.owners()
     prizes = np.where(alive, problem.prize, 0.0)[owners]
     little = np.minimum(problem.sizes, max(problem.capacity, 0) / CELLS)
-    rank = density * little + np.bincount(problem.members, prizes, len(kept))
+    rank = density * np.maximum(little, problem.blocks)
+    rank = (rank + np.bincount(problem.members, prizes, len(kept))) / problem.blocks
     shares = prizes / np.maximum(np.diff(problem.starts), 1)[owners]
     loss = density * kept + np.bincount(problem.members, shares, len(kept))
     return Plan(problem.numbers, kept, rank, loss, int(complete.sum()), problem.value(kept))

@@ -48,6 +48,11 @@ class Group:
         self.signature = 0
         self.version = 0
 
+    @property
+    def block(self) -> float:
+        """Bytes of a block of it, on the average; 1 at least."""
+        return max(self.known_bytes / max(self.known, 1), 1.0)
+
 
 class Model:
     """A manifest that is known.

@@ -287,7 +287,8 @@ class Sharing(Policy):
             return
         for group in groups:
             little = min(group.known_bytes, self._capacity / CELLS)
-            worth = rate * (upstream + byte * little)
+            block = group.block if self._objective.by_block else 1.0
+            worth = rate * (upstream + byte * max(little, block)) / block
             self._blocks.grant(group, group.known_bytes, max(worth, group.rank))
 
     def _problem(self) -> Problem:

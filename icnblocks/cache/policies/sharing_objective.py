@@ -43,6 +43,15 @@ class Objective:
     aim: str | float
     rtt_bytes: float
 
+    @property
+    def by_block(self) -> bool:
+        """Does what has to leave count for each byte that it frees?
+
+        A hit is lost with any block of a model, so that of two the larger one is better lost. With
+        `time` and `bytes` the bytes count too (docs/decisions/eviction.md).
+        """
+        return self.aim not in {"time", "bytes", 0.0}
+
     def costs(self, typical: float) -> tuple[float, float]:
         """What going upstream at all costs, and what a byte from there costs.
 

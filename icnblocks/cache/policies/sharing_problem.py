@@ -41,6 +41,7 @@ class Outline:
         self._groups: list[Group] = []
         none = np.zeros(0, dtype=np.int64)
         self._numbers = self._sizes = self._rows = self._starts = self._members = none
+        self._means = np.zeros(0)
         self._owners = self._bytes = self._adapters = self._bases = none
 
     def problem(self, rates: Rates, objective: Objective, capacity: int) -> Problem:
@@ -79,6 +80,7 @@ class Outline:
             prize=upstream * prize,
             starts=starts,
             members=members,
+            blocks=self._means if objective.by_block else 1.0,
         )
 
     def _renew(self) -> None:
@@ -89,6 +91,7 @@ class Outline:
         self._groups = [group for group in self._blocks.groups.values() if group.users]
         self._numbers = np.array([group.number for group in self._groups], dtype=np.int64)
         self._sizes = np.array([group.known_bytes for group in self._groups], dtype=np.int64)
+        self._means = np.array([group.block for group in self._groups])
         self._rows = np.array([model.row for model in self._models], dtype=np.int64)
         self._bytes = np.array([model.size for model in self._models], dtype=np.float64)
         counts = [len(model.groups) for model in self._models]
