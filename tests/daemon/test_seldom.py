@@ -64,13 +64,16 @@ class Catalog:
 class Rest:
     """What else learns of manifests: nothing of it matters here."""
 
-    evicts, content = False, property(lambda self: self)
+    evicts, content, store = False, property(lambda self: self), property(lambda self: self)
 
     def learn(self, digest, manifest, lengths):
         pass
 
     def forget(self, digest):
         pass
+
+    def length(self, digest):
+        return None
 
     def named(self, blocks):
         pass

@@ -15,10 +15,12 @@ from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.via import parse_via
 
 if TYPE_CHECKING:
+    from icnblocks_daemon.manifests import Shared
     from icnblocks_daemon.node import Node
 
 RECORD_PATH: Final = "/v1/records/{publisher}/{model}/{tag}"
 MANIFEST_PATH: Final = "/v1/manifests/{digest}"
+_BINARY: Final = "application/octet-stream"
 
 
 class Names:
@@ -51,9 +53,7 @@ class Names:
             "ETag": f'"{digest}"',
             "Cache-Control": "public, max-age=31536000, immutable",
         }
-        response = _bytes(shared.data, headers)
-        response["shared"] = shared  # lives until it is sent, and so do all who share it
-        return response
+        return _Manifest(shared, headers)
 
     async def missing(self, request: web.Request) -> web.StreamResponse:
         """Packed wants in, packed indexes of those that are not here out."""
@@ -61,6 +61,14 @@ class Names:
         indexes = await asyncio.to_thread(self._node.holdings.missing, wants)
         self._node.uploads.touch(want.digest for want in wants)
         return _bytes(pack_indexes(indexes), {"Cache-Control": "no-store"})
+
+
+class _Manifest(web.Response):
+    """Holds on to what it shares with others until it is sent."""
+
+    def __init__(self, shared: Shared, headers: dict[str, str]) -> None:
+        super().__init__(body=shared.data, headers=headers, content_type=_BINARY)
+        self._shared = shared
 
 
 def hint_of(request: web.Request) -> Name | None:
@@ -89,4 +97,4 @@ def name_of(request: web.Request) -> Name:
 
 
 def _bytes(data: bytes, headers: dict[str, str]) -> web.Response:
-    return web.Response(body=data, headers=headers, content_type="application/octet-stream")
+    return web.Response(body=data, headers=headers, content_type=_BINARY)
