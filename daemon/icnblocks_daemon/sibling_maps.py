@@ -117,7 +117,13 @@ class SiblingMaps:
         job = asyncio.get_running_loop().run_in_executor(
             self._threads, self._upstreams.held_by, url, manifest, count
         )
-        job.add_done_callback(lambda _: line.release())  # its thread is taken until then
+
+        def ended(job: asyncio.Future[bytes]) -> None:
+            line.release()  # its thread was taken until now
+            if not job.cancelled():
+                job.exception()  # read here: whoever asked may have left
+
+        job.add_done_callback(ended)
         try:
             async with asyncio.timeout(_MAP_S):
                 return await asyncio.shield(job)

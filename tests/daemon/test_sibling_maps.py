@@ -1,6 +1,7 @@
 """Asking siblings what they hold, while one of them is slow, dead, or asked for very much."""
 
 import asyncio
+import gc
 import socket
 import threading
 
@@ -31,7 +32,7 @@ class World:
     def __init__(self):
         self.strategy = make_strategy("best")
         self.siblings = Siblings([DEAD, WELL])
-        self.let_go, self.fails = threading.Event(), SourceError("no route to host")
+        self.let_go, self.fails = threading.Event(), True
         self.asked = {DEAD: 0, WELL: 0}
         self.maps = SiblingMaps(
             self.siblings, self, self, lambda _: self, wait_s=SOON_S, clock=lambda: 5.0
@@ -44,8 +45,8 @@ class World:
         self.asked[url] += 1
         if url == DEAD:
             assert self.let_go.wait(60)
-            if self.fails is not None:
-                raise self.fails
+            if self.fails:
+                raise SourceError("no route to host")
         return b"\1"
 
     def look(self):
@@ -85,7 +86,7 @@ async def test_a_dead_sibling_takes_no_turns_from_the_others(world):
 
 async def test_who_has_had_no_turn_blames_nobody(world, monkeypatch):
     """Catches: a sibling rests since it was asked for too many models at once."""
-    world.fails = None
+    world.fails = False
     looks = world.look()
     await world.until(world.maps._lines[DEAD].locked)
     monkeypatch.setattr(module, "_MAP_S", 0.0)
@@ -95,6 +96,20 @@ async def test_who_has_had_no_turn_blames_nobody(world, monkeypatch):
     assert world.strategy.standing(DEAD).why is None
     world.let_go.set()
     await asyncio.gather(*looks)
+
+
+async def test_what_fails_after_all_have_left_is_read(world, monkeypatch):
+    """Catches: a traceback in the log of a daemon that stops, or whose sibling is late to fail."""
+    unread = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: unread.append(told))
+    monkeypatch.setattr(module._LOG, "disabled", True)  # what is logged keeps the question alive
+    monkeypatch.setattr(module, "_MAP_S", 0.05)
+    await world.maps.look(MODELS[0])
+    assert world.asked[DEAD], "and has not answered"
+    world.let_go.set()
+    await world.until(lambda: world.maps._lines[DEAD]._value == module._AT_ONCE)
+    gc.collect()
+    assert not unread
 
 
 async def test_a_question_to_a_silent_sibling_ends_when_the_daemon_does(tmp_path):
