@@ -179,27 +179,27 @@ class Holdings:
             while self._recalls:
                 manifest = next(iter(self._recalls))
                 try:
-                    known = await asyncio.to_thread(self._recall, manifest)
+                    known = await asyncio.to_thread(self._recalled, manifest)
                 except IcnError:  # that it cannot be read is no matter of who pulls
                     known = None
                 finally:
                     pulls = self._recalls.pop(manifest)
                 if known is not None:
-                    self.content.learn(manifest, known)
+                    self.content.learn(manifest, *known)
                     for _ in range(pulls):
                         self._tell_requested(manifest)
         finally:
             self._recalling = None
 
+    def _recalled(self, manifest: Digest) -> tuple[Manifest, Mapping[Digest, int]] | None:
+        known = self._recall(manifest)
+        return None if known is None else (known, known.lengths())
+
     def learn(
         self, digest: Digest, manifest: Manifest, lengths: Mapping[Digest, int] | None = None
     ) -> None:
         """A manifest became known: told to the policy; `lengths` are its own, if at hand."""
-        if lengths is None:
-            self.content.learn(digest, manifest)
-        else:
-            base = manifest.base.manifest if manifest.base else None
-            self.content.learn_blocks(digest, lengths, base)
+        self.content.learn(digest, manifest, lengths)
         if self.listener is not None:
             self.listener.learnt(digest)
 

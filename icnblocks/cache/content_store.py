@@ -417,15 +417,23 @@ class ContentStore:
             return None
         return self._store.length(digest)
 
-    def learn(self, manifest_digest: Digest, manifest: Manifest) -> None:
+    def learn(
+        self,
+        manifest_digest: Digest,
+        manifest: Manifest,
+        lengths: Mapping[Digest, int] | None = None,
+    ) -> None:
         """Tell the policy which blocks belong together. Told again, it changes nothing.
+
+        `lengths` are the manifest's own, for whoever has counted them already.
 
         At most MAX_KNOWN_BLOCKS are known; beyond, the models that were learnt or requested
         longest ago are forgotten. Of a model that has more by itself the policy is told nothing.
         """
         if self._evicting and manifest_digest not in self._known:
             base = manifest.base.manifest if manifest.base else None
-            self.learn_blocks(manifest_digest, manifest.lengths(), base)
+            lengths = manifest.lengths() if lengths is None else lengths
+            self.learn_blocks(manifest_digest, lengths, base)
 
     def learn_blocks(
         self, manifest_digest: Digest, lengths: Mapping[Digest, int], base: Digest | None
