@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, cast
 from benchmarks.fanout.context import Context, read, save, table
 from benchmarks.fanout.material import Material
 from benchmarks.suite.marks import fill
-from icnblocks.testing.network import obstacle
+from benchmarks.suite.memory import Ballast
+from icnblocks.testing.network import CUBIC, obstacle
 
 if TYPE_CHECKING:
     from benchmarks.fanout.context import Scenario
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything in one file")
     parser.add_argument("--out", type=Path, default=Path("fanout-results"))
     parser.add_argument("--document", type=Path)
+    parser.add_argument("--congestion", default=CUBIC, help="of TCP on the hosts (%(default)s)")
     parser.add_argument("--draw", action="store_true", help="run nothing: tables and charts only")
     options = parser.parse_args()
     unknown = sorted(set(options.scenarios) - set(SCENARIOS))
@@ -74,11 +76,15 @@ def _measure(options: argparse.Namespace) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="fanout-") as disk,
         tempfile.TemporaryDirectory(prefix="fanout-", dir="/dev/shm") as memory,
+        Ballast(Path(disk)) as ballast,
     ):
         root = Path(disk)
         root.chmod(0o755)
         material = Material(root / "models", quick=options.quick)
-        context = Context(runs, options.quick, options.out, root, Path(memory), material)
+        context = Context(
+            runs, options.quick, options.out, root, Path(memory), material, ballast,
+            options.congestion,
+        )  # fmt: skip
         for name in options.scenarios or SCENARIOS:
             began = time.time()
             found = _scenario(name).run(context)
@@ -99,6 +105,7 @@ def _machine(began: float) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "kernel": platform.release(),
+        "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": platform.python_version(),
         "load_after": os.getloadavg()[0],
         "versions": _versions(),
@@ -156,7 +163,8 @@ def _machines(everything: dict[str, dict[str, Any]]) -> str:
     names = ", ".join(f"{name} {text}" for name, text in last["versions"].items())
     about = (
         f"{last['cores']} cores ({last['processor']}), {last['memory_gib']} GiB, Linux"
-        f" {last['kernel']}, Python {last['python']}; {names}."
+        f" {last['kernel']} (TCP of the machine itself: {last.get('congestion', '?')}), Python"
+        f" {last['python']}; {names}."
     )
     return f"{about}\n\n{table(['scenario', 'begun, UTC', 'took', 'load after', 'command'], rows)}"
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.fanout.material import Material
+    from benchmarks.suite.memory import Ballast
 
 MBIT: Final = 1_000_000
 BACKHAUL: Final = 200 * MBIT
@@ -35,6 +36,8 @@ class Context:
         root: scratch on disk; the daemons' stores.
         memory: scratch in memory (tmpfs); each device's files, as if each had a disk of its own.
         material: the models, published.
+        ballast: fills free memory before each run.
+        congestion: how hosts keep TCP from congesting a link.
     """
 
     runs: int
@@ -43,6 +46,8 @@ class Context:
     root: Path
     memory: Path
     material: Material
+    ballast: Ballast
+    congestion: str
     began: float = field(default_factory=time.monotonic)
 
     def few(self, most: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401  (loaded by the first connection)
 import os
 import sys
+import tomllib  # noqa: F401  (by the config file of a device)
 
 import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401  (by the first record)
 

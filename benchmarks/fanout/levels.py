@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.fanout.context import MBIT, PORT, Row, median, spread, table, whole
 from benchmarks.fanout.site import RECEIVED, cold_daemon, fetch, site, told
-from benchmarks.suite.memory import touch_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +51,7 @@ def _lap(
 ) -> dict[str, Any]:
     near, down, up = level
     curl = place.curl(context.material.real(), near)
-    touch_memory(model.unique * len(hosts))
+    context.ballast.fill(model.unique * len(hosts))
     with (
         place.cold_edge(address=down.near.address) as regional,
         cold_daemon(

@@ -14,7 +14,6 @@ from benchmarks.fanout.context import Row, load, median, spread, table
 from benchmarks.fanout.running import Command, processor_s, run_together
 from benchmarks.fanout.site import fetch
 from benchmarks.fanout.varnish import varnish
-from benchmarks.suite.memory import Ballast
 from icnblocks.testing.device import Device
 from icnblocks.testing.processes import peak_mb, start_edge
 
@@ -37,7 +36,6 @@ def run(context: Context) -> dict[str, Any]:
     model = context.material.synthetic()
     laps: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        ballast = stack.enter_context(Ballast(context.root))
         files = stack.enter_context(
             nginx.nginx(context.root, None, _HERE, FILES, context.material.files)
         )
@@ -46,7 +44,7 @@ def run(context: Context) -> dict[str, Any]:
         for number in range(context.runs):
             order = _SIDES[number % 3 :] + _SIDES[: number % 3]
             for who in order:
-                ballast.fill(model.unique * (DEVICES + 1))
+                context.ballast.fill(model.unique * (DEVICES + 1))
                 laps.append(_lap(context, model, who, files, origin.url))
     return {"unique": model.unique, "laps": laps}
 

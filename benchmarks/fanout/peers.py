@@ -17,7 +17,6 @@ from benchmarks.fanout import nginx
 from benchmarks.fanout.running import Command, RunFailedError
 from benchmarks.fanout.site import CACHE_PORT, ROOT, Site
 from benchmarks.fanout.varnish import varnish
-from benchmarks.suite.memory import touch_memory
 from icnblocks.testing.processes import poll_until
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def run(site: Site, who: str, model: Model, count: int) -> dict[str, Any]:
         return {"who": who, "devices": count, "failed": why}
     folder = site.context.memory / "peers"
     folder.mkdir()
-    touch_memory(model.unique * count)
+    site.context.ballast.fill(model.unique * count)
     try:
         with ExitStack() as stack:
             commands = stack.enter_context(_commands(site, who, model, count, folder))

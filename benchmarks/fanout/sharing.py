@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.fanout.context import MBIT, Row, median, spread, table, whole
 from benchmarks.fanout.running import Command, run_together
 from benchmarks.fanout.site import FILES_PORT, fetch, site
-from benchmarks.suite.memory import touch_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +37,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def _lap(context: Context, place: Site, count: int, *, shares: bool) -> dict[str, Any]:
     model = context.material.synthetic() if shares else context.material.real()
-    touch_memory(model.unique * (count + 1))
+    context.ballast.fill(model.unique * (count + 1))
     with place.cold_edge() as edge, place.empty_devices(count + 1) as devices:
         warm = fetch(place.edge, devices[count], model.name, [edge.url])
         run_together([warm])

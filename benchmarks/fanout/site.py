@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.fanout.context import BACKHAUL, PORT, load, median
 from benchmarks.fanout.nginx import nginx
 from benchmarks.fanout.running import HELD, Command, processor_s, run_together
-from benchmarks.suite.memory import touch_memory
 from icnblocks.testing.device import Device
 from icnblocks.testing.network import network
 from icnblocks.testing.processes import peak_mb, start_edge
@@ -140,7 +139,7 @@ class Site:
             held: they are loaded beforehand, and let go together.
         """
         size = sum(model.unique + (model.base.unique if model.base else 0) for model in models)
-        touch_memory(size)
+        self.context.ballast.fill(size)
         with (
             self.cold_edge() as edge,
             self.empty_devices(len(models)) as devices,
@@ -246,7 +245,7 @@ def site(
     """
     rates = [ports] * devices if isinstance(ports, int) else list(ports)
     with ExitStack() as stack:
-        net = stack.enter_context(network())
+        net = stack.enter_context(network(context.congestion))
         origin, edge, switch = net.host("origin"), net.host("edge"), net.switch("switch")
         middle = net.link(origin, edge, backhaul)
         up = net.plug(edge, switch, uplink)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.fanout.context import MBIT, PORT, Row, interval, spread, table
 from benchmarks.fanout.site import fetch, site
-from benchmarks.suite.memory import touch_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +33,7 @@ def run(context: Context) -> dict[str, Any]:
 
 def _lap(context: Context, place: Site, others: int, *, slow: bool) -> dict[str, Any]:
     model = context.material.real()
-    touch_memory(model.unique * others)
+    context.ballast.fill(model.unique * others)
     with place.cold_edge() as edge, place.empty_devices(others + 1) as devices:
         count = others + slow
         # The eighth comes first, so that it is in the way for as long as the others take.

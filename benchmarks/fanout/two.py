@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.fanout.context import BACKHAUL, Row, median, spread, table, whole
 from benchmarks.fanout.site import DAEMON_PORT, fetch, site
-from benchmarks.suite.memory import touch_memory
 from icnblocks.testing.processes import start_edge
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _device(
     context: Context, place: Site, model: Model, to: tuple[Host, list[Link], str]
 ) -> dict[str, Any]:
     lonely, links, first = to
-    touch_memory(model.unique)
+    context.ballast.fill(model.unique)
     sources = [first, _url(links[1].near)]
     before = [link.far.counters() for link in links]
     with place.empty_devices(1) as (device,):
@@ -78,7 +77,7 @@ def _device(
 def _origins(
     context: Context, place: Site, model: Model, other: Link, count: int
 ) -> dict[str, Any]:
-    touch_memory(model.unique * count)
+    context.ballast.fill(model.unique * count)
     upstreams = [place.daemon.url, _url(other.near)]
     with (
         place.cold_edge("--strategy", "spread", upstreams=upstreams) as edge,

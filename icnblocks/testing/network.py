@@ -32,6 +32,8 @@ before it is cut for the wire (64 KiB and headers): `tbf` would cut it, at a cos
 _BURST_S: Final = 0.004
 """The same in time: above what a timer of the kernel is late by."""
 _QUEUE: Final = "200ms"
+CUBIC: Final = "cubic"
+"""How hosts keep TCP from congesting a link: as Linux does where nobody chose otherwise."""
 _CLONE_NEWNET: Final = 0x40000000
 _numbers = count()
 
@@ -209,18 +211,20 @@ class Switch:
 class Network:
     """Hosts, links and switches; made by `network()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, congestion: str) -> None:
+        self._congestion = congestion
         self._stem = f"{PREFIX}-{os.getpid()}-{_started(os.getpid())}-{next(_numbers)}"
         self._hosts: list[Host] = []
         self._links = 0
         self._switches = 0
 
     def host(self, name: str) -> Host:
-        """A new host."""
+        """A new host. How it keeps TCP from congesting a link is not this machine's choice."""
         host = Host(name, f"{self._stem}-{name}")
         self._hosts.append(host)  # before it is made: half made is to be removed, too
         _run("ip", "netns", "add", host.space)
         _run("ip", "-n", host.space, "link", "set", "lo", "up")
+        host.run("sh", "-c", f"echo {self._congestion} >/proc/sys/net/ipv4/tcp_congestion_control")
         return host
 
     def link(self, near: Host, far: Host, rate: int | None, back: int | None = None) -> Link:
@@ -287,8 +291,11 @@ class Network:
 
 
 @contextmanager
-def network() -> Iterator[Network]:
+def network(congestion: str = CUBIC) -> Iterator[Network]:
     """A network of one's own, empty at first; gone at the end whatever happens.
+
+    Args:
+        congestion: how its hosts keep TCP from congesting a link.
 
     Raises:
         NetworkImpossibleError: where none can be made.
@@ -297,7 +304,7 @@ def network() -> Iterator[Network]:
     if why:
         raise NetworkImpossibleError(why)
     sweep()
-    made = Network()
+    made = Network(congestion)
     try:
         yield made
     finally:

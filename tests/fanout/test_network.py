@@ -179,3 +179,11 @@ def test_what_a_killed_process_left_is_removed_and_nobody_elses(net):
     poll_until(lambda: not Path(f"/proc/{int(sleeper)}/ns/net").exists(), what="the sleeper's end")
     assert not (SPACES / left[0]).exists()
     assert list(SPACES.glob(f"icnnet-{os.getpid()}-*-mine"))
+
+
+def test_hosts_keep_tcp_from_congesting_as_they_are_told(net):
+    """Catches: hosts with what this machine happens to use."""
+    with network("reno") as made:
+        host = made.host("any")
+        told = host.run("cat", "/proc/sys/net/ipv4/tcp_congestion_control")
+        assert told.strip() == "reno"
