@@ -16,10 +16,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.answers import no_http
+from icnblocks.client.breakage import explained, is_closing, no_way
 from icnblocks.client.endpoint import Endpoint, Proxy, SourceOptions, proxy_for, ssl_context
 from icnblocks.client.head import decode_head, encode_head, find_end
 from icnblocks.client.timed import TimedSocket
-from icnblocks.errors import ForeignError, FormatError, IcnError, SourceError, UntrustedError
+from icnblocks.errors import ForeignError, FormatError, IcnError, SourceError
 from icnblocks.limits import KIB
 from icnblocks.wire.headers import VERSION_HEADER
 
@@ -35,7 +36,6 @@ _SPARE_BYTES: Final = 32 * KIB
 _MAX_CHUNK_LINE: Final = 1024
 _MAX_TRAILERS: Final = 32
 _LEAST_S: Final = 0.01
-_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 _BEGINS: Final = b"HTTP/1."
 _DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 _FAILURES: Final = (OSError, ValueError, SourceError, FormatError)
@@ -277,7 +277,7 @@ class Connection:
                 # A server may close a kept connection at any time: that is nobody's failure.
                 stale = kept is not None and kept.received == before and not self._aborted
                 failure = self.failed(error)
-                if not stale or not _is_closing(error):
+                if not stale or not is_closing(error):
                     raise failure from None
 
     def _exchange(
@@ -355,7 +355,7 @@ class Connection:
             if end.secure:
                 self._tunnel(sock, proxy, until)
         except (OSError, ValueError, ForeignError) as error:  # not the server's, as others are
-            raise _no_way(str(self), proxy, error) from None
+            raise no_way(str(self), proxy, error) from None
         return sock, until
 
     def _tunnel(self, sock: socket.socket, proxy: Proxy, until: float) -> None:
@@ -418,7 +418,7 @@ class Connection:
             return SourceError(f"the request to {self} was cancelled")
         if isinstance(error, IcnError):
             return error
-        return _explain(str(self), error)
+        return explained(str(self), error)
 
     def drop(self) -> None:
         """Close the socket; the next request opens another."""
@@ -455,50 +455,3 @@ def _send(timed: TimedSocket, head: bytes, body: bytes) -> None:
     else:
         timed.sendall(head)
         timed.sendall(body)
-
-
-def _is_closing(error: BaseException) -> bool:
-    """Whether the other side only closed the connection."""
-    import ssl
-
-    return isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
-
-
-def _no_way(where: str, proxy: Proxy, error: BaseException) -> SourceError:
-    match error:
-        case TimeoutError():
-            why = "no answer"
-        case socket.gaierror() | ValueError():
-            why = "unknown host name"
-        case ConnectionResetError() | BrokenPipeError():
-            why = "it closed the connection"
-        case OSError():
-            why = error.strerror or str(error)
-        case _:
-            why = "it does not speak HTTP"
-    told = f"{where} cannot be reached through the proxy {proxy}: {why}"
-    return SourceError(told, hint=Proxy.advice)
-
-
-def _explain(where: str, error: BaseException) -> IcnError:
-    import ssl
-
-    match error:
-        case ssl.SSLCertVerificationError():
-            return UntrustedError(
-                f"the certificate of {where} is not trusted: {error.verify_message}",
-                hint="if its CA is your network's own, name the CA file in the settings (ca_file)",
-            )
-        case TimeoutError():
-            return SourceError(f"{where} does not answer, or stalled")
-        case ssl.SSLError():
-            hint = "does it speak http://?" if error.reason in _NO_TLS else ""
-            return SourceError(f"no TLS with {where}: {error.reason or error}", hint=hint)
-        case socket.gaierror():
-            return SourceError(f"{where} cannot be reached: unknown host name")
-        case ConnectionResetError() | BrokenPipeError():
-            return SourceError(f"{where} closed the connection")
-        case OSError():
-            return SourceError(f"{where} cannot be reached: {error.strerror or error}")
-        case _:
-            return no_http(where, type(error).__name__)
