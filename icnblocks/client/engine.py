@@ -18,16 +18,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final, Self
 
 from icnblocks.client.answers import ThrottledError
-from icnblocks.client.events import (
-    Counters,
-    Demoted,
-    Received,
-    Refused,
-    Retried,
-    SourceStatus,
-    Waste,
-    Wasted,
-)
+from icnblocks.client.events import Counters, Retried, SourceStatus, Waste, Wasted
+from icnblocks.client.handover import Handover, SinkFailure
 from icnblocks.client.holders import Catalogued, Holders
 from icnblocks.client.lane import Lane
 from icnblocks.client.pacing import SharedPacer
@@ -42,7 +34,7 @@ from icnblocks.wire.frames import Data, Nack, Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from icnblocks.client.events import Event, Listener
+    from icnblocks.client.events import Listener
     from icnblocks.client.scheduler import Refusal
     from icnblocks.client.source import BundleStream, Source
     from icnblocks.client.states import RetryOptions
@@ -57,14 +49,6 @@ __all__ = ["NO_HINT", "Catalogued", "Engine", "EngineOptions", "Hint", "Sink"]
 _LANES_A_SOURCE: Final = 2
 _LANE_RATE: Final = 64 * KIB
 """A limit is not spread over lanes of fewer bytes a second: servers cut off slow readers."""
-
-
-class _SinkFailure(Exception):
-    """Wraps what the sink raised, so that it is not taken for a source's failure."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class Engine:
@@ -96,10 +80,8 @@ class Engine:
         random: Random | None = None,
     ) -> None:
         options = options or EngineOptions()
-        self._sink = sink
         self._sources = len(sources)
         self._several = len(sources) > 1
-        self._listener = listener
         self._failed = failed
         self._clock = clock
         if not sources:
@@ -129,14 +111,11 @@ class Engine:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._gates: list[threading.Lock] = []  # of those who wait for the end
-        self._delivering = 0  # calls of the sink that have begun or are about to
+        self._handover = Handover(sink, listener, self._lock, self._delivered)
         self._refusals: deque[list[Refusal]] = deque()
         self._closed = False
         self._failure: BaseException | None = None
         self._received = [0] * len(sources)
-        self._wasted = dict.fromkeys(Waste, 0)
-        self._blocks = 0
-        self._refused = 0
 
     def _make_scheduler(
         self, sources: Sequence[tuple[str, int]], random: Random, retry: RetryOptions
@@ -177,7 +156,7 @@ class Engine:
                 self._holders.learn(Catalogued(hint.manifest, hint.name, blocks()))
             refusals = self._scheduler.add(wants, hint, self._clock(), part)
             if refusals:  # a lane delivers them: the caller may hold locks that the sink takes
-                self._delivering += 1
+                self._handover.due += 1
                 self._refusals.append(refusals)
             self._start()
             self._wake()
@@ -231,7 +210,7 @@ class Engine:
                 self._gates.remove(gate)
             if self._failure is not None:
                 raise self._failure
-            if done and (self._scheduler or self._delivering):
+            if done and (self._scheduler or self._handover.due):
                 raise SourceError("the fetch engine was closed")
             return done
 
@@ -244,7 +223,7 @@ class Engine:
             self._gates.clear()
 
     def _settled(self) -> bool:
-        idle = not self._scheduler and not self._delivering
+        idle = not self._scheduler and not self._handover.due
         return idle or self._closed or self._failure is not None
 
     def close(self) -> None:
@@ -266,23 +245,14 @@ class Engine:
     def counters(self) -> Counters:
         """Payload bytes so far."""
         with self._lock:
-            return Counters(sum(self._received), dict(self._wasted), self._blocks, self._refused)
+            return self._handover.counters(sum(self._received))
 
     def status(self) -> tuple[SourceStatus, ...]:
         """How each source is doing."""
         with self._lock:
             now = self._clock()
             return tuple(
-                SourceStatus(
-                    state.name,
-                    state.health(now),
-                    max(state.retry_at - now, 0.0),
-                    state.rate.rate(now),
-                    received,
-                    state.failures_total,
-                    state.busy,
-                    None if state.last_error is None else str(state.last_error),
-                )
+                SourceStatus.of(state, received, now)
                 for state, received in zip(self._scheduler.sources, self._received, strict=True)
             )
 
@@ -307,7 +277,7 @@ class Engine:
             while (work := self._next(lane)) is not None:
                 work()
         except BaseException as error:
-            failure = error.error if isinstance(error, _SinkFailure) else error
+            failure = error.error if isinstance(error, SinkFailure) else error
             with self._lock:
                 first = self._failure is None
                 self._failure = self._failure or failure
@@ -325,7 +295,7 @@ class Engine:
         with self._lock:
             while not (self._closed or self._failure is not None or self._is_over(lane)):
                 if self._refusals:
-                    return partial(self._deliver, self._refusals.popleft())
+                    return partial(self._handover.refuse, self._refusals.popleft())
                 now = self._clock()
                 errand = self._errand(lane, now)
                 if callable(errand):
@@ -375,7 +345,7 @@ class Engine:
             if told is not None:
                 refusals = self._scheduler.told(lane.index, *told, self._clock())
             self._note(refusals)
-        self._deliver(refusals)
+        self._handover.refuse(refusals)
 
     def _put_off(self, lane: Lane, error: ThrottledError) -> None:
         """Leave a source alone that asks for it, and for blocks neither."""
@@ -384,7 +354,7 @@ class Engine:
             refusals = self._scheduler.put_off(lane.index, error, now)
             self._note(refusals)
         self._tell_demoted(lane, error, now)
-        self._deliver(refusals)
+        self._handover.refuse(refusals)
 
     def _fetch(self, lane: Lane, bundle: Bundle[Hint]) -> None:
         """Work through one bundle; whatever happens, every want of it is accounted for."""
@@ -426,13 +396,13 @@ class Engine:
 
     def _corrupt(self, lane: Lane, bundle: Bundle[Hint], want: Want, error: CorruptError) -> None:
         with self._lock:
-            self._wasted[Waste.CORRUPT] += want.length
+            self._handover.wasted[Waste.CORRUPT] += want.length
             now = self._clock()
             refusals = self._scheduler.corrupt(bundle, want.digest, now)
             self._note(refusals)
-        self._tell(Wasted(lane.source.url, Waste.CORRUPT, want.length))
+        self._handover.tell(Wasted(lane.source.url, Waste.CORRUPT, want.length))
         self._tell_demoted(lane, error, now)
-        self._deliver(refusals)
+        self._handover.refuse(refusals)
 
     def _data(self, lane: Lane, bundle: Bundle[Hint], blocks: list[Verified]) -> None:
         if not blocks:
@@ -449,24 +419,15 @@ class Engine:
                     self._received[lane.index] += len(block.data)
                 else:
                     length, cause = len(block.data), _cause(bundle, block.digest)
-                    self._wasted[cause] += length
+                    self._handover.wasted[cause] += length
                     vain.append(Wasted(lane.source.url, cause, length, block.digest))
                 if not own:  # it was taken from this bundle, and comes all the same
                     self._cut_off(before)
-            self._blocks += len(wanted)
-            self._delivering += bool(wanted)
+            self._handover.blocks += len(wanted)
+            self._handover.due += bool(wanted)
         for waste in vain:
-            self._tell(waste)
-        if not wanted:
-            return
-        try:
-            self._sink.accept(wanted)
-        except BaseException as error:
-            raise _SinkFailure(error) from error
-        if self._listener is not None:  # an event costs as much as a small block
-            for block in wanted:
-                self._listener(Received(lane.source.url, block.digest, len(block.data)))
-        self._delivered()
+            self._handover.tell(waste)
+        self._handover.accept(lane.source.url, wanted)
 
     def _nack(self, lane: Lane, bundle: Bundle[Hint], digest: Digest, nack: Nack) -> None:
         with self._lock:
@@ -475,11 +436,11 @@ class Engine:
                 self._holders.not_found(lane.index, bundle.hint.manifest, now)
             refusals = self._scheduler.nacked(bundle, digest, nack.reason, nack.text, now)
             self._note(refusals)
-        self._deliver(refusals)
+        self._handover.refuse(refusals)
 
     def _note(self, refusals: list[Refusal]) -> None:
         """A want is not in flight here any more, and may be another lane's work now."""
-        self._delivering += bool(refusals)
+        self._handover.due += bool(refusals)
         self._wake()
 
     def _ended(
@@ -501,8 +462,8 @@ class Engine:
                 refusals = self._scheduler.failed(bundle, left, error, now, after_s=after_s)
             self._scheduler.finished(bundle, payload + partial, now - began)
             cause = _cause(bundle) if calm else Waste.CUT
-            self._wasted[cause] += partial
-            self._delivering += bool(refusals)
+            self._handover.wasted[cause] += partial
+            self._handover.due += bool(refusals)
             lane.bundle = None
             if lane.abandoned and not self._closed:
                 lane.abandoned = False
@@ -510,40 +471,18 @@ class Engine:
                 lane.connection.revive()
             self._wake()
         if partial:
-            self._tell(Wasted(lane.source.url, cause, partial))
+            self._handover.tell(Wasted(lane.source.url, cause, partial))
         if error is not None and not calm:
-            self._tell(Retried(lane.source.url, error, len(left)))
+            self._handover.tell(Retried(lane.source.url, error, len(left)))
             self._tell_demoted(lane, error, now)
-        self._deliver(refusals)
-
-    def _deliver(self, refusals: Sequence[Refusal]) -> None:
-        """Hand refusals to the sink. They were counted in `_delivering`, all as one."""
-        if not refusals:
-            return
-        for refusal in refusals:
-            try:
-                self._sink.refuse(refusal.want, refusal.error)
-            except BaseException as error:
-                raise _SinkFailure(error) from error
-            self._tell(Refused(refusal.want.digest, refusal.error))
-        with self._lock:
-            self._refused += len(refusals)
-        self._delivered()
+        self._handover.refuse(refusals)
 
     def _delivered(self) -> None:
-        with self._lock:
-            self._delivering -= 1
-            if not self._delivering and not self._scheduler:
-                self._wake()
-
-    def _tell(self, event: Event) -> None:
-        if self._listener is not None:
-            self._listener(event)
+        if not self._handover.due and not self._scheduler:
+            self._wake()
 
     def _tell_demoted(self, lane: Lane, error: IcnError, now: float) -> None:
-        wait_s = self._scheduler.sources[lane.index].retry_at - now
-        if wait_s > 0:
-            self._tell(Demoted(lane.source.url, error, wait_s))
+        self._handover.tell_demoted(self._scheduler.sources[lane.index], error, now)
 
 
 def _cause(bundle: Bundle[Hint], digest: Digest | None = None) -> Waste:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from icnblocks.client.scheduler import Health
+    from icnblocks.client.states import Health, SourceState
     from icnblocks.errors import IcnError
     from icnblocks.naming import Digest
 
@@ -101,6 +101,20 @@ class SourceStatus:
     failures: int
     busy: int
     last_error: str | None
+
+    @classmethod
+    def of(cls, state: SourceState, received_bytes: int, now: float) -> Self:
+        """By what is known of a source."""
+        return cls(
+            state.name,
+            state.health(now),
+            max(state.retry_at - now, 0.0),
+            state.rate.rate(now),
+            received_bytes,
+            state.failures_total,
+            state.busy,
+            None if state.last_error is None else str(state.last_error),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ class NeighbourlyEngine(Engine):
             with self._lock:
                 refusals = self._scheduler.drop(lane.index, error, self._clock())
                 self._note(refusals)
-            self._deliver(refusals)
+            self._handover.refuse(refusals)
             return
         with self._lock:
             heard.at = self._clock()
