@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from icnblocks.limits import BUNDLE_WANTS, MAX_WANTS, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from icnblocks.wire.bundle import Want
 
 HintT = TypeVar("HintT", bound="Hashable")
+
+_MANY_BYTES: Final = 4 * MIB  # bundles of tiny blocks grow until here
 
 
 class Lines(Generic[HintT]):
@@ -113,11 +117,30 @@ class Lines(Generic[HintT]):
             return None
         return line[0]
 
-    def drawn(self, queue: Queue[HintT], size: int) -> None:
-        """Wants of `size` bytes were taken off a line."""
-        self.waiting_bytes -= size
-        if not self._lines[queue]:
+    def draw(self, queue: Queue[HintT], most: float) -> tuple[Want, ...]:
+        """Take the next off a line, for one bundle.
+
+        Args:
+            queue: of the line.
+            most: bytes, but for the first.
+        """
+        line, total = self._lines[queue], 0
+        drawn: dict[Digest, Want] = {}
+        while line and len(drawn) < MAX_WANTS:
+            want = line[0]
+            if want.digest in drawn or not self._is_waiting(want):
+                line.popleft()
+                continue
+            if drawn and total + want.length > most:
+                break
+            if len(drawn) >= BUNDLE_WANTS and total >= _MANY_BYTES:
+                break
+            drawn[line.popleft().digest] = want
+            total += want.length
+        self.waiting_bytes -= total
+        if not line:
             del self._lines[queue]
+        return tuple(drawn.values())
 
     def to_the_end(self, hint: HintT) -> None:
         """Lines of other hints come before those of this one."""

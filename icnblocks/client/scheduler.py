@@ -25,7 +25,7 @@ from icnblocks.client.lines import Lines
 from icnblocks.client.setbacks import Setbacks
 from icnblocks.client.shares import bundle_bytes, hold_back, pace
 from icnblocks.client.states import Health, RetryOptions, SourceState
-from icnblocks.client.stealing import Bundle, Queue, Theft, choose
+from icnblocks.client.stealing import Bundle, Queue, Theft, UnderWay, choose
 from icnblocks.errors import (
     CorruptError,
     ForeignError,
@@ -34,7 +34,6 @@ from icnblocks.errors import (
     UntrustedError,
     UsageError,
 )
-from icnblocks.limits import BUNDLE_WANTS, MAX_WANTS, MIB
 from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:
@@ -50,7 +49,6 @@ __all__ = ["Bundle", "Health", "Refusal", "RetryOptions", "Scheduler"]
 
 HintT = TypeVar("HintT", bound="Hashable")
 
-_MANY_BYTES: Final = 4 * MIB  # bundles of tiny blocks grow until here
 _PROBE_S: Final = 0.5
 _MOST_VAIN: Final = 4
 """Who gave wrong bytes for so many blocks though it was told is told no more."""
@@ -88,7 +86,7 @@ class Scheduler(Generic[HintT]):
         self._options = options
         self._open: dict[Digest, Want] = {}
         self._flying: dict[Digest, Bundle[HintT]] = {}
-        self._bundles: dict[Bundle[HintT], None] = {}  # under way, the oldest first
+        self._bundles: UnderWay[HintT] = UnderWay()
         self._lines: Lines[HintT] = Lines(self._is_waiting, ordered=ordered)
         # Wants added anew while what was asked for before they were cancelled is on its way: where
         # they wait if no data comes. That may have been another length or hint: they get no blame.
@@ -164,7 +162,7 @@ class Scheduler(Generic[HintT]):
         left = {want.digest: want for want in wants}
         bundle = Bundle(source, queue, wants, now, now, left=left)
         self._flying.update(dict.fromkeys(left, bundle))
-        self._bundles[bundle] = None
+        self._bundles.begin(bundle)
         state = self.sources[source]
         state.busy += 1
         state.held_since = None
@@ -208,7 +206,7 @@ class Scheduler(Generic[HintT]):
         if len(self.sources) == 1:
             return None
         rate = sum(
-            pace(each, [bundle for bundle in self._bundles if bundle.source == index], now)
+            pace(each, self._bundles.of(index), now)
             for index, each in enumerate(self.sources)
             if index != source and queue.may(index) and not each.failures and not each.given_up
         )
@@ -225,27 +223,15 @@ class Scheduler(Generic[HintT]):
             if head is None:
                 continue
             most = self._options.hint_lanes
-            if most is not None and self._busy(source, queue) >= most:
+            if most is not None and self._bundles.busy(source, queue) >= most:
                 continue
-            drawn_from = self._drawn_from(queue)
+            drawn_from = self._bundles.drawn_from(queue)
             if len(self.sources) == 1 and not self._lines.ordered and not drawn_from:
                 return queue  # no other can come before it: an edge may have hundreds
             key = (self._lines.rank(head), -len(queue.refused | queue.lacking), drawn_from)
             if found is None or key < found[0]:
                 found = (key, queue)
         return None if found is None else found[1]
-
-    def _drawn_from(self, queue: Queue[HintT]) -> int:
-        """Bundles under way of a queue's part."""
-        return sum(
-            each.queue.part == queue.part and each.hint == queue.hint for each in self._bundles
-        )
-
-    def _busy(self, source: int, queue: Queue[HintT]) -> int:
-        """Bundles of a queue's hint that a source is working on."""
-        return sum(
-            bundle.source == source and bundle.hint == queue.hint for bundle in self._bundles
-        )
 
     def _is_waiting(self, want: Want) -> bool:
         return self._open.get(want.digest) is want and want.digest not in self._flying
@@ -257,24 +243,7 @@ class Scheduler(Generic[HintT]):
             self._lines.waiting_bytes,
             ordered=self._lines.ordered,
         )
-        waiting, total = self._lines[queue], 0
-        drawn: list[Want] = []
-        mine: set[Digest] = set()
-        while waiting and len(drawn) < MAX_WANTS:
-            want = waiting[0]
-            if want.digest in mine or not self._is_waiting(want):
-                waiting.popleft()
-                continue
-            if drawn and total + want.length > most:
-                break
-            if len(drawn) >= BUNDLE_WANTS and total >= _MANY_BYTES:
-                break
-            waiting.popleft()
-            total += want.length
-            mine.add(want.digest)
-            drawn.append(want)
-        self._lines.drawn(queue, total)
-        return tuple(drawn)
+        return self._lines.draw(queue, most)
 
     def _wait(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
         self._lines.add(want, queue, first=first)
@@ -290,7 +259,7 @@ class Scheduler(Generic[HintT]):
         state = self.sources[bundle.source]
         state.busy -= 1
         state.measured(payload, seconds)
-        self._bundles.pop(bundle, None)
+        self._bundles.end(bundle)
 
     def arrived(self, bundle: Bundle[HintT], digest: Digest, now: float) -> bool:
         """A verified block came.

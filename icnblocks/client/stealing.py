@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from icnblocks.limits import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable, Iterable
+    from collections.abc import Container, Hashable, Iterable, Iterator
 
     from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want
@@ -117,6 +117,41 @@ class Bundle(Generic[HintT]):
         if silent <= first / known:
             return first / known - silent, known
         return silent - first / known, min(known, first / silent)
+
+
+class UnderWay(Generic[HintT]):
+    """The bundles under way, the oldest first."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[Bundle[HintT], None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._bundles)
+
+    def __iter__(self) -> Iterator[Bundle[HintT]]:
+        return iter(self._bundles)
+
+    def begin(self, bundle: Bundle[HintT]) -> None:
+        """It is asked for."""
+        self._bundles[bundle] = None
+
+    def end(self, bundle: Bundle[HintT]) -> None:
+        """It has ended. No error if it had before."""
+        self._bundles.pop(bundle, None)
+
+    def of(self, source: int) -> list[Bundle[HintT]]:
+        """Those of a source."""
+        return [bundle for bundle in self._bundles if bundle.source == source]
+
+    def busy(self, source: int, queue: Queue[HintT]) -> int:
+        """How many of a queue's hint a source is working on."""
+        return sum(bundle.hint == queue.hint for bundle in self.of(source))
+
+    def drawn_from(self, queue: Queue[HintT]) -> int:
+        """How many are of a queue's part."""
+        return sum(
+            each.queue.part == queue.part and each.hint == queue.hint for each in self._bundles
+        )
 
 
 @dataclass(frozen=True, slots=True)
