@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
 from icnblocks.client.resolve import NO_SOURCE
-from icnblocks.errors import IcnError, IncompleteError, NotFoundError, StorageError
+from icnblocks.errors import IcnError, IncompleteError, NotFoundError, SourceError, StorageError
 from icnblocks.wire.bundle import PULL_BYTES, Order
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ class _Sink:
         first = self._refused[0]
         if isinstance(first, StorageError):
             raise first
+        # That of another class is about what was asked for by itself.
+        hint = first.hint if isinstance(first, SourceError) else ""
         raise IncompleteError(
-            f"{len(self._refused)} blocks of {name} could not be had; the first: {first}"
+            f"{len(self._refused)} blocks of {name} could not be had; the first: {first}", hint=hint
         )
 
 

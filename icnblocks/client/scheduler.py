@@ -82,6 +82,7 @@ class Scheduler(Generic[HintT]):
         ordered: bool = False,
     ) -> None:
         self.sources = [SourceState(name, lanes) for name, lanes in sources]
+        self._given = len(sources)  # others may join
         self._random = random
         self._options = options
         self._open: dict[Digest, Want] = {}
@@ -471,7 +472,8 @@ class Scheduler(Generic[HintT]):
                 again = replace(queue, refused=queue.refused - doubtful, doubt=True)
                 self._lines.line_up(want, again)
                 continue
-            refusals.append(Refusal(want, self._setbacks.why(want.digest, self.sources)))
+            error = self._setbacks.why(want.digest, self.sources[: self._given])
+            refusals.append(Refusal(want, error))
             del self._open[want.digest]
             self._lines.waiting_bytes -= want.length
             self._forget(want.digest)

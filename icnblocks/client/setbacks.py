@@ -46,18 +46,26 @@ class Setbacks:
         return {source for source, error in whys if isinstance(error, CorruptError)}
 
     def why(self, digest: Digest, sources: Sequence[SourceState]) -> IcnError:
-        """The most telling of the reasons why none of `sources` could give a block."""
+        """The most telling of the reasons why none of `sources` could give a block.
+
+        Of those who could not be asked it says why, too: who looks into it may begin with them.
+        """
         whys = self._whys.get(digest, [])
+        refused = self.refusers(digest)
+        failed = [
+            state.last_error
+            for index, state in enumerate(sources)
+            if index not in refused and state.last_error is not None
+        ]
+        told = "; ".join(str(error) for error in failed)
         for _, error in whys:
             if isinstance(error, CorruptError):
-                return error
-        refused = {source for source, _ in whys}
-        for index, state in enumerate(sources):
-            if index not in refused and state.last_error is not None:
-                return IncompleteError(
-                    f"block {digest} could not be had: {state.last_error}",
-                    hint=state.last_error.hint if not state.last_error.retry else "",
-                )
+                return CorruptError(f"{error}; {told}") if failed else error
+        if failed:
+            passes = any(error.retry for error in failed)
+            return IncompleteError(
+                f"block {digest} could not be had: {told}", hint="" if passes else failed[0].hint
+            )
         for _, error in whys:
             if not isinstance(error, NotFoundError):
                 return error
