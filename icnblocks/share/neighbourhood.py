@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.answers import NackError, ThrottledError
-from icnblocks.client.endpoint import is_loopback
+from icnblocks.client.endpoint import Endpoint, is_loopback
 from icnblocks.client.neighbours import (
     NoNeighboursError,
     announce,
@@ -42,7 +42,8 @@ _AGAIN_S: Final = 15.0
 _VISITORS: Final = 4
 """Neighbours beyond those we looked for, from among those who found us."""
 _OF_ONE_ADDRESS: Final = 2
-"""Neighbours of one address at a time: one machine may not take the places of all others."""
+"""Neighbours of one address at a time: one machine may not take the places of all others, nor,
+with ports where nobody answers, all that a pull tries."""
 _MOST_MET: Final = 500
 """Neighbours that one pull tries, in all."""
 _WRONG: Final = (CorruptError, FormatError, ForeignError, NotFoundError, NackError)
@@ -258,7 +259,8 @@ class Neighbourhood:
                 continue
             source = neighbour_source(url)
             host = source.endpoint.host
-            same = sum(other.endpoint.host == host for other in model.met.values())
+            resting = [each for each, until in model.away.items() if until > now]
+            same = sum(Endpoint.parse(each).host == host for each in (*model.met, *resting))
             if same >= _OF_ONE_ADDRESS and not is_loopback(host):
                 continue
             model.met[url] = source
