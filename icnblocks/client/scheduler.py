@@ -52,7 +52,7 @@ HintT = TypeVar("HintT", bound="Hashable")
 _PROBE_S: Final = 0.5
 _MOST_VAIN: Final = 4
 """Who gave wrong bytes for so many blocks though it was told is told no more."""
-_PASSING: Final = frozenset({Reason.BUSY, Reason.UPSTREAM, Reason.OTHER})
+_PASSING: Final = frozenset({Reason.BUSY, Reason.UPSTREAM, Reason.NO_SPACE, Reason.OTHER})
 
 
 @dataclass(frozen=True, slots=True)

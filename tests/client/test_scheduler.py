@@ -311,8 +311,12 @@ def test_parts_of_an_ordered_pull_keep_the_order() -> None:
     assert first == wants(40)[: len(first)]
 
 
-def test_a_passing_refusal_is_tried_again_but_not_for_ever() -> None:
-    """A want that only ever hears BUSY must end even while other wants arrive."""
+@pytest.mark.parametrize("reason", [Reason.BUSY, Reason.NO_SPACE])
+def test_a_passing_refusal_is_tried_again_but_not_for_ever(reason: Reason) -> None:
+    """A want that only ever hears BUSY must end even while other wants arrive.
+
+    Catches: a pull that fails because all blocks of an edge's cache were being sent for a moment.
+    """
     scheduler = make(1, retry_s=60.0)
     now, refusals = 0.0, []
     scheduler.add(wants(1, first=1), "h", 0.0)
@@ -322,7 +326,7 @@ def test_a_passing_refusal_is_tried_again_but_not_for_ever() -> None:
             now = step
             step = drawn(scheduler, 0, now)
         assert isinstance(step, Bundle)
-        refusals = scheduler.nacked(step, step.wants[0].digest, Reason.BUSY, "", now)
+        refusals = scheduler.nacked(step, step.wants[0].digest, reason, "", now)
         scheduler.finished(step, 0, 0)
         scheduler.arrived(step, wants(1)[0].digest, now)  # progress elsewhere
     assert 60 <= now < 80
