@@ -333,15 +333,17 @@ class Engine:
     def _look(self, lane: Lane, about: Catalogued) -> None:
         """Ask which blocks of a manifest a source holds. Without an answer, it is as if all."""
         have: HaveMap | None = None
+        busy = False
         try:
             have = lane.source.have(about.manifest, len(about.blocks), about.name, lane.connection)
         except ThrottledError as error:
             self._put_off(lane, error)
+            busy = True
         except IcnError:
             pass  # if it fails, it will fail at a bundle too, and be demoted for it
         refusals: list[Refusal] = []
         with self._lock:
-            told = self._holders.told(lane.index, about.manifest, have)
+            told = self._holders.told(lane.index, about.manifest, have, busy=busy)
             if told is not None:
                 refusals = self._scheduler.told(lane.index, *told, self._clock())
             self._note(refusals)

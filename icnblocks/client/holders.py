@@ -1,8 +1,8 @@
 """Who holds what: which source should be asked for a have-map, and what its answer means. Pure.
 
 Each source is asked once for each manifest, by one lane while its others wait, and again after it
-refused a block that it should have. A map never refuses anything: it only says whom to ask first.
-This module must not ask anybody.
+refused a block that it should have, or may have as far as was known. A map never refuses anything:
+it only says whom to ask first. This module must not ask anybody.
 """
 
 from __future__ import annotations
@@ -86,16 +86,22 @@ class Holders:
         return False
 
     def told(
-        self, source: int, manifest: Digest, have: HaveMap | None
+        self, source: int, manifest: Digest, have: HaveMap | None, *, busy: bool = False
     ) -> tuple[Sequence[Digest], list[Digest]] | None:
         """A source answered, or gave no map.
+
+        Args:
+            source: which.
+            manifest: about which manifest.
+            have: the map.
+            busy: it had no time for one: what it lacks is found out as when a map is old.
 
         Returns:
             The manifest's blocks, and those that the source does not hold and would not fetch;
             None if nothing is known about it.
         """
         talk = self._talks[manifest]
-        talk.stand[source] = _Stand.UNTOLD if have is None else _Stand.TOLD
+        talk.stand[source] = _Stand.UNTOLD if have is None and not busy else _Stand.TOLD
         if have is None:
             return None
         blocks = talk.about.blocks
@@ -103,6 +109,8 @@ class Holders:
 
     def not_found(self, source: int, manifest: Digest | None, now: float) -> None:
         """A source was asked for a block of a manifest, and does not have it: its map is old.
+
+        Or it was too busy to give one.
 
         Others than the sources (neighbours) say in another way what they hold.
         """

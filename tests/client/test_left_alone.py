@@ -1,5 +1,6 @@
 """Sources that answer 429 to a question about blocks are left alone for as long as they ask."""
 
+import threading
 from random import Random
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.engine import Catalogued
 from icnblocks.client.gathering import Deal, Gathering
+from icnblocks.client.holders import Holders
 from icnblocks.client.neighbourly import NeighbourlyEngine
 from icnblocks.client.scheduler import Bundle, RetryOptions
 from icnblocks.client.source import Source
@@ -14,6 +16,7 @@ from icnblocks.limits import BLOCK_BYTES
 from icnblocks.naming import Digest
 from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.wire.bundle import Want
+from icnblocks.wire.havemap import HaveMap, encode_have
 from tests.client.test_sources import HINT, MANIFEST, Keep, blocks_of, fetch
 
 
@@ -36,6 +39,41 @@ def test_sources_that_are_too_busy_for_a_have_map_are_asked_for_no_blocks_either
         sink, _ = fetch([one, two], blocks)
     assert set(sink.refused) == set(blocks)
     assert paths == [f"/v1/manifests/{MANIFEST}/have"] * 2
+
+
+def test_a_source_that_was_too_busy_for_its_have_map_is_asked_for_it_again():
+    """Catches: 429 taken for "older than have-maps": then it is asked for all that it lacks."""
+    about = Catalogued(MANIFEST, None, [Digest.of(b"held"), Digest.of(b"lacked")])
+    holders = Holders(1)
+    holders.learn(about)
+    assert holders.next(0, 0.0) is about
+    assert holders.told(0, MANIFEST, None, busy=True) is None
+    assert holders.next(0, 0.0) is False
+    holders.not_found(0, MANIFEST, 5.0)
+    assert holders.next(0, 5.0) is about
+    have = HaveMap(b"\1\0", fetches=False)
+    assert holders.told(0, MANIFEST, have) == (about.blocks, about.blocks[1:])
+
+
+def test_a_busy_source_is_asked_for_its_have_map_again_when_it_lacks_a_block(monkeypatch):
+    """Catches: the same, by what is asked of a real server."""
+    monkeypatch.setattr("icnblocks.client.holders._AGAIN_S", 0.0)
+    blocks, asked = blocks_of(300, 30_000), []  # more than the other one takes on at first
+    again = threading.Event()
+    nothing = Reply(200, encode_have(HaveMap(bytes(300), fetches=False)))
+
+    def respond(request):
+        asked.append(request.path)
+        if len(asked) == 1:
+            return Reply(429)
+        again.set()
+        return nothing
+
+    with LyingServer({}, respond=respond) as empty, LyingServer(blocks, waits_for=again) as whole:
+        sink, _ = fetch([empty, whole], blocks)
+    assert set(sink.order) == set(blocks)
+    assert again.is_set()
+    assert set(asked) == {f"/v1/manifests/{MANIFEST}/have"}
 
 
 def test_a_source_that_is_too_busy_to_deal_is_asked_for_no_blocks_either():

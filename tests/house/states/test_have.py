@@ -47,6 +47,9 @@ class Scene:
     def on_no_map(self):
         assert self.holders.told(0, ABOUT.manifest, None) is None
 
+    def on_busy(self):
+        assert self.holders.told(0, ABOUT.manifest, None, busy=True) is None
+
     def on_not_found(self):
         self.holders.not_found(0, ABOUT.manifest, self.now)
 
