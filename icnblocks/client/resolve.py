@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.hedged import answers
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from icnblocks.store.catalog import Catalog
 
 
+T = TypeVar("T")
+
 _LEAST_S: Final = 0.5
 """Between two rounds of questions to sources that are busy, at least; doubled each time..."""
 _MOST_S: Final = 8.0
@@ -78,7 +81,7 @@ class Resolved:
 
 
 class _Rounds:
-    """When busy sources are asked again.
+    """When busy sources are asked again: each when it asked for it, the others with the first.
 
     Args:
         most_s: for how long; what they take to answer counts.
@@ -89,15 +92,36 @@ class _Rounds:
         self.waited = 0.0
         self._least = _LEAST_S
         self._began = time.monotonic()
+        self._busy: dict[Source, ThrottledError] = {}
+        self._rests: dict[Source, float] = {}  # for so many seconds more they are left alone
+
+    def ask(self, call: Callable[[Source], T], source: Source) -> T:
+        """What `call` returns; if the source is busy, that is noted."""
+        try:
+            return call(source)
+        except ThrottledError as error:
+            self._busy[source], self._rests[source] = error, error.after_s
+            raise
+
+    def begin(self, sources: Sequence[Source]) -> tuple[list[Source], list[IcnError]]:
+        """Whom to ask now; and what those said who are left alone still."""
+        self._rests = {source: rest for source, rest in self._rests.items() if rest > 0}
+        due = [source for source in sources if source not in self._rests]
+        return due, [self._busy[source] for source in self._rests]
 
     def next_in(self, failures: Sequence[IcnError]) -> float | None:
         """After how many seconds; None if that would not help."""
-        busy = [error.after_s for error in failures if isinstance(error, ThrottledError)]
-        if not busy or any(isinstance(error, TrustError) for error in failures):
+        if not self._rests or any(isinstance(error, TrustError) for error in failures):
             return None
-        wait, self._least = max(min(busy), self._least), min(2 * self._least, _MOST_S)
+        wait = max(min(self._rests.values()), self._least)
+        self._least = min(2 * self._least, _MOST_S)
         passed = max(self.waited, time.monotonic() - self._began)
         return wait if passed + wait <= self.most_s else None
+
+    def pass_over(self, wait: float) -> None:
+        """So many seconds have passed."""
+        self.waited += wait
+        self._rests = {source: rest - wait for source, rest in self._rests.items()}
 
 
 class Resolver:
@@ -184,13 +208,12 @@ class Resolver:
     def _ask(self, name: Name) -> Record:
         """The newest believable record: of the sources, else the remembered one."""
         known = self._known(name)
-        failures: list[IcnError] = []
         within_s = _KNOWN_S if known is not None and self._will_do(known) else None
         rounds = _Rounds(self._patience_s if within_s is None else min(within_s, self._patience_s))
+        call = partial(rounds.ask, lambda source: record_of(source, name))
         while True:
-            for answer in answers(
-                self._sources, lambda source: record_of(source, name), within_s=within_s
-            ):
+            due, failures = rounds.begin(self._sources)
+            for answer in answers(due, call, within_s=within_s):
                 try:
                     return self._take(name, *answer(), known)
                 except IcnError as error:
@@ -217,16 +240,15 @@ class Resolver:
         here = known.manifest is None or self._catalog.manifest(known.manifest) is not None
         return here and self._trusted(known)
 
-    def _waited(self, rounds: _Rounds, name: Name, failures: list[IcnError]) -> bool:
-        """Wait until sources may be asked again, and forget what they said; False if in vain."""
+    def _waited(self, rounds: _Rounds, name: Name, failures: Sequence[IcnError]) -> bool:
+        """Wait until sources may be asked again; False if in vain."""
         wait = rounds.next_in(failures)
         if wait is None:
             return False
         if not rounds.waited:
             self._warn(f"{name}: {failures[0]}; asking again for up to {rounds.most_s:.0f} s")
         self._pause(wait)
-        rounds.waited += wait
-        failures.clear()
+        rounds.pass_over(wait)
         return True
 
     def _take(self, name: Name, raw: bytes, record: Record, known: Record | None) -> Record:
@@ -275,10 +297,11 @@ class Resolver:
         data = self._catalog.manifest(digest)
         if data is not None:
             return Resolved(name, digest, decode(data), 0, data)
-        failures: list[IcnError] = []
         rounds = _Rounds(self._patience_s)
+        call = partial(rounds.ask, lambda source: _manifest_of(source, name, digest))
         while True:
-            for answer in answers(self._sources, lambda source: _manifest_of(source, name, digest)):
+            due, failures = rounds.begin(self._sources)
+            for answer in answers(due, call):
                 try:
                     data = answer()
                 except IcnError as error:

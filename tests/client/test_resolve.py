@@ -156,7 +156,17 @@ def test_a_source_that_stays_busy_is_given_up(catalog, tmp_path):
     resolver = Resolver(busy, catalog, trust, lambda: 100.0, patience_s=10, pause=waits.append)
     with pytest.raises(ThrottledError):
         resolver.resolve(NAME)
-    assert waits == [4, 4]
+    assert waits == [4, 2, 2]
+
+
+def test_each_busy_source_is_left_alone_for_as_long_as_it_asked(catalog, tmp_path):
+    """Catches: all of them asked again when the first may be."""
+    trust = Trust(KnownPublishers(tmp_path / "known"), first_use=True)
+    soon, late, absent = Busy(signed(ONE, 1), [3] * 5), Busy(None, [60] * 5), Origin(None)
+    resolver = Resolver([soon, late, absent], catalog, trust, lambda: 100.0, pause=lambda _: None)
+    assert resolver.resolve(NAME).digest == ONE
+    assert not soon.waits["record"]
+    assert len(late.waits["record"]) == 4
 
 
 def test_a_busy_source_is_not_waited_for_long_where_what_is_known_will_do(
