@@ -54,7 +54,7 @@ def explained(where: str, error: BaseException) -> IcnError:
         case ssl.SSLError():
             hint = "does it speak http://?" if error.reason in _NO_TLS else ""
             return SourceError(f"no TLS with {where}: {error.reason or error}", hint=hint)
-        case socket.gaierror():
+        case socket.gaierror() | ValueError():  # the latter for labels that are empty or too long
             return SourceError(f"{where} cannot be reached: unknown host name")
         case ConnectionResetError() | BrokenPipeError():
             return SourceError(f"{where} closed the connection")

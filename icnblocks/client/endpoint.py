@@ -56,7 +56,10 @@ class SourceOptions:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is: scheme, host, port, and a path prefix without a slash at its end."""
+    """Where a server is: scheme, host, port, and a path prefix without a slash at its end.
+
+    The host of a link-local address may have a zone (`fe80::1%eth0`; in a URL also `%25eth0`).
+    """
 
     secure: bool
     host: str
@@ -93,21 +96,36 @@ class Endpoint:
             port = 443 if secure else 80
         elif port == 0:
             raise UsageError(f"not a port: {shown}")
+        if ":" in host:
+            host = host.replace("%25", "%", 1)
         return cls(secure, host, port, parts.path.rstrip("/"))
 
     @property
+    def told_host(self) -> str:
+        """The host as others know it: without a zone, which is this machine's."""
+        return self.host.partition("%")[0]
+
+    @property
     def host_text(self) -> str:
-        """The host as a URL says it."""
-        return f"[{self.host}]" if ":" in self.host else self.host
+        """That as a URL says it."""
+        return _in_url(self.told_host)
 
     @property
     def authority(self) -> str:
         """`host` or `host:port`, as the Host header says it."""
-        host = self.host_text
-        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+        return f"{self.host_text}{self._port_text}"
+
+    @property
+    def _port_text(self) -> str:
+        return "" if self.port == (443 if self.secure else 80) else f":{self.port}"
 
     def __str__(self) -> str:
-        return f"{'https' if self.secure else 'http'}://{self.authority}{self.prefix}"
+        scheme = "https" if self.secure else "http"
+        return f"{scheme}://{_in_url(self.host)}{self._port_text}{self.prefix}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +138,7 @@ class Proxy:
     advice: ClassVar[str] = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{_in_url(self.host)}:{self.port}"
 
     @property
     def address(self) -> tuple[str, int]:

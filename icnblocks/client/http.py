@@ -339,7 +339,7 @@ class Connection:
             sock.settimeout(max(until - time.monotonic(), _LEAST_S))
             context = self._context or ssl_context(options.ca_file)
             secure = context.wrap_socket(
-                sock, server_hostname=end.host, do_handshake_on_connect=False
+                sock, server_hostname=end.told_host.rstrip("."), do_handshake_on_connect=False
             )
             sock = self._held(secure)
             secure.do_handshake()
@@ -366,7 +366,8 @@ class Connection:
         timed.deadline = until
         status = self._head(timed, "CONNECT")[0].status
         if not 200 <= status < 300:
-            raise SourceError(f"the proxy does not lead to {self}: status {status}")
+            told = f"the proxy {proxy} does not lead to {self}: status {status}"
+            raise SourceError(told, hint=Proxy.advice)
 
     def _held(self, sock: socket.socket) -> socket.socket:
         """`abort` reaches this socket from now on."""

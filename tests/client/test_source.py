@@ -55,6 +55,8 @@ def serving(respond) -> LyingServer:
     [
         ("http://edge", "http://edge", "edge"),
         ("http://edge:80/", "http://edge", "edge"),
+        ("http://[fe80::1%eth0]:81", "http://[fe80::1%eth0]:81", "[fe80::1]:81"),
+        ("http://[fe80::1%25eth0]", "http://[fe80::1%eth0]", "[fe80::1]"),
         ("https://edge:443", "https://edge", "edge"),
         ("HTTP://Edge:8080/a/b/", "http://edge:8080/a/b", "edge:8080"),
         ("http://[::1]:8", "http://[::1]:8", "[::1]:8"),
@@ -90,6 +92,13 @@ def test_any_text_is_a_url_or_a_usage_error(text: str) -> None:
         return
     assert str(endpoint).isprintable()
     assert " " not in str(endpoint)
+
+
+@pytest.mark.parametrize("host", ["edge..example", ".edge", "e" * 70])
+def test_a_host_name_that_cannot_be_is_unknown(host: str) -> None:
+    """Catches: "does not speak HTTP: UnicodeError", and the pull given up for that."""
+    with Source(f"http://{host}") as source, pytest.raises(SourceError, match="unknown host name"):
+        source.record(NAME)
 
 
 def test_a_record_with_its_age() -> None:

@@ -8,9 +8,9 @@ import ssl
 
 import pytest
 
-from icnblocks.client.endpoint import Endpoint, proxy_for
+from icnblocks.client.endpoint import Endpoint, Proxy, proxy_for
 from icnblocks.client.source import Source, SourceOptions
-from icnblocks.errors import SourceError, UntrustedError, UsageError
+from icnblocks.errors import NotFoundError, SourceError, UntrustedError, UsageError
 from icnblocks.naming import Digest, Name
 from icnblocks.testing.lying import LyingServer, Reply, TunnelProxy
 from icnblocks.wire.bundle import BundleRequest, Want
@@ -143,6 +143,9 @@ def test_https_goes_through_a_tunnel_of_the_proxy(tls, monkeypatch: pytest.Monke
         assert (request.method, request.path) == ("CONNECT", "far.example:443")
         assert request.headers["host"] == "far.example:443"
         assert request.headers["proxy-authorization"] == "Basic bWU6cGFzcw=="
+        with Source("https://far.example.", SourceOptions(ca_file=ca_file)) as source:
+            with pytest.raises(NotFoundError):  # a certificate says no dot at a name's end
+                source.record(NAME)
         with Source("https://else.example", SourceOptions(ca_file=ca_file)) as source:
             with pytest.raises(UntrustedError):
                 source.record(NAME)
@@ -152,8 +155,9 @@ def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch)
     with TunnelProxy(0, refuses=True) as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         with Source("https://far.example") as source:
-            with pytest.raises(SourceError, match=r"proxy.*407"):
+            with pytest.raises(SourceError, match=r"proxy.*407") as caught:
                 source.record(NAME)
+        assert caught.value.hint == Proxy.advice
 
 
 def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
