@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from icnblocks.client.answers import ThrottledError
 from icnblocks.client.hedged import answers
 from icnblocks.errors import (
-    BusyError,
     ForeignError,
     FormatError,
     IcnError,
@@ -322,7 +321,7 @@ def _all_of(failures: Sequence[IcnError]) -> IcnError:
     """What stands for all: a failure that may pass, where there is one, since who could not be
     asked may know.
     """
-    unsure = [error for error in failures if isinstance(error, (SourceError, BusyError))]
+    unsure = [error for error in failures if error.retry or isinstance(error, SourceError)]
     first = (unsure or failures)[0]
     others = [str(failure) for failure in failures if failure is not first]
     return type(first)("; ".join([str(first), *others]), hint=first.hint)
