@@ -90,7 +90,8 @@ def check_answer(answer: Answer, what: str) -> Answer:
         after_s = _after_s(answer.headers.get("retry-after"))
         raise ThrottledError(text, after_s=after_s)  # its hint is to whoever runs it
     if 300 <= answer.status < 400:
-        raise SourceError(f"{what}: redirected; name the place it redirects to instead")
+        place = one_line(answer.headers.get("location")) or "another place"
+        raise SourceError(f"{what}: redirected to {place}; name that as the source instead")
     kind = _by_code().get(str(told.get("error"))) or _BY_STATUS.get(answer.status, SourceError)
     kind = _THEIRS.get(kind, kind)
     if kind is NotFoundError and not speaks_icn:

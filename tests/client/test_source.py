@@ -236,6 +236,14 @@ def test_errors_of_servers(reply: Reply, kind: type[IcnError]) -> None:
         source.close()
 
 
+def test_a_redirect_says_where_to() -> None:
+    """Catches: "name the place it redirects to", and not which one that is."""
+    reply = Reply(301, b"", {"Location": "https://edge.example/v1/x\x1b[2J"})
+    with serving(lambda _: reply) as server, Source(server.url) as source:
+        with pytest.raises(SourceError, match=r"redirected to https://edge.example/v1/x\?\[2J;"):
+            source.record(NAME)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_source_is_not_taken_for_another_process(status: int) -> None:
     """Catches: "wait for the other process, or stop it" for a server that is out of memory."""
