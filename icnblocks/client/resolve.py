@@ -319,10 +319,11 @@ class Resolver:
 
 def _all_of(failures: Sequence[IcnError]) -> IcnError:
     """What stands for all: a failure that may pass, where there is one, since who could not be
-    asked may know.
+    asked may know; else one of who did not say that it knows nothing.
     """
     unsure = [error for error in failures if error.retry or isinstance(error, SourceError)]
-    first = (unsure or failures)[0]
+    odd = [error for error in failures if not isinstance(error, NotFoundError)]
+    first = (unsure or odd or failures)[0]
     others = [str(failure) for failure in failures if failure is not first]
     return type(first)("; ".join([str(first), *others]), hint=first.hint)
 

@@ -12,7 +12,14 @@ from icnblocks.client.answers import ThrottledError
 from icnblocks.client.resolve import Resolver
 from icnblocks.client.source import RecordAnswer, Source
 from icnblocks.client.trust import KnownPublishers, Trust
-from icnblocks.errors import CorruptError, IcnError, NotFoundError, SourceError, TrustError
+from icnblocks.errors import (
+    CorruptError,
+    IcnError,
+    NotFoundError,
+    RefusedError,
+    SourceError,
+    TrustError,
+)
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.cutting import build_manifest
 from icnblocks.manifest.model import Kind
@@ -312,7 +319,12 @@ def test_a_remembered_record_that_has_rotted_is_asked_for_anew(follow, catalog, 
 @pytest.mark.parametrize("what", ["record", "manifest"])
 @pytest.mark.parametrize(
     "other",
-    [SourceError("refused"), ThrottledError("busy", after_s=90.0), CorruptError("wrong bytes")],
+    [
+        SourceError("refused"),
+        ThrottledError("busy", after_s=90.0),
+        CorruptError("wrong bytes"),
+        RefusedError("not allowed"),
+    ],
 )
 def test_nobody_says_not_found_while_somebody_could_not_be_asked(catalog, tmp_path, what, other):
     """Catches: exit code 4, which no script tries again, of a name that a busy source may know."""
