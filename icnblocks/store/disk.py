@@ -22,6 +22,7 @@ from icnblocks.limits import MAX_BLOCK_BYTES
 from icnblocks.naming import Digest
 from icnblocks.store.boot import boot_id
 from icnblocks.store.changes import Changes
+from icnblocks.store.commits import Commits
 from icnblocks.store.database import DamagedError, storage_error, storage_errors
 from icnblocks.store.extents import write_all
 from icnblocks.store.layout import Layout
@@ -36,11 +37,8 @@ from icnblocks.store.segments import (
     can_punch,
     footprint,
     locate,
-    punch,
-    runs,
     segment_of,
 )
-from icnblocks.store.whole import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +49,6 @@ if TYPE_CHECKING:
     from icnblocks.store.places import Place
 
 _log = logging.getLogger(__name__)
-_NOT_TRIED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""A file could not be opened: nothing was written back, and nothing lost."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -129,9 +125,6 @@ class DiskStore:
         self._leased: dict[int, int] = {}
         self._doomed: dict[int, int] = {}
         """Erased while leased: address -> length."""
-        self._sync_failed = False
-        self._left_over = False
-        """Something erased could not be removed: the next start must tidy up as after a kill."""
 
     def _read_notes(self) -> None:
         self._notes = Notes(self._layout.index)
@@ -145,7 +138,10 @@ class DiskStore:
             self._started = bool(found.live[self._segment])
             survived = state.clean or (boot and state.boot == boot)
             flushed = found.end if state.clean else min(state.flushed_to, found.end)
-            self._dirty = {n for n in found.live if n >= segment_of(flushed) and not state.clean}
+            dirty = {n for n in found.live if n >= segment_of(flushed) and not state.clean}
+            self._commits = Commits(
+                self._layout, self._segments, self._notes, careful=self._careful, dirty=dirty
+            )
             # Durable, so that addresses freed by an earlier process may be used again.
             self._notes.set_state(State(boot, clean=False, flushed_to=flushed))
             if not survived:
@@ -334,7 +330,7 @@ class DiskStore:
         self._commit()
         with self._commit_lock, storage_errors(self._path):
             self._check_open()
-            self._sync()
+            self._commits.sync()
             self._notes.set_state(State(self._boot, clean=False, flushed_to=reached))
 
     def close(self) -> None:
@@ -351,7 +347,8 @@ class DiskStore:
                     self._next_segment()  # so that it is removed: its blocks are gone
             self.flush()
             with self._commit_lock:
-                reached, clean = address(self._segment, self._page * PAGE), not self._left_over
+                reached = address(self._segment, self._page * PAGE)
+                clean = not self._commits.left_over
                 self._notes.set_state(State(self._boot, clean=clean, flushed_to=reached))
         finally:
             with self._commit_lock, self._lock:
@@ -404,7 +401,7 @@ class DiskStore:
         self._changes.add(at, digest, length)
         self._used += taken
         self._live[segment] += taken // PAGE
-        self._dirty.add(segment)
+        self._commits.wrote(segment)
 
     def _forget(self, digest: Digest) -> int:
         place = self._places.remove(digest)
@@ -454,7 +451,7 @@ class DiskStore:
 
     def _abandon(self, at: int, length: int) -> None:
         """Free what a failed write left; its address is free again if it was the last."""
-        self._free(at, length)
+        self._commits.free(at, length)
         with self._lock:
             end = address(self._segment, self._page * PAGE)
             if at + footprint(length) // PAGE == end:
@@ -472,7 +469,7 @@ class DiskStore:
             if never_noted:
                 self._changes.dig_up(place.at, place.length)
         if never_noted:
-            self._free(place.at, place.length)
+            self._commits.free(place.at, place.length)
 
     def _commit(self) -> None:
         """Write all notes, then free what they no longer claim."""
@@ -485,75 +482,10 @@ class DiskStore:
                 gone = {n for n in self._emptied if n not in self._live} - busy
                 self._emptied -= gone
             try:
-                self._write_notes(changes)
+                self._commits.note(changes)
             except BaseException:
                 with self._lock:
                     self._changes = changes.then(self._changes)
                     self._emptied |= gone
                 raise
-            self._free_dead(changes.dead, gone)
-            self._layout.restore_spare()
-
-    def _write_notes(self, changes: Changes) -> None:
-        strikes = changes.strikes
-        if not changes.adds and not strikes:
-            return
-        notes = [(at, digest, length) for at, (digest, length) in changes.adds.items()]
-        try:
-            self._notes.write(notes, strikes)
-        except DamagedError:
-            raise
-        except StorageError:
-            # On a full disk erasing must go on, else nothing would ever become free.
-            if not self._layout.give_up_spare():
-                raise
-            self._notes.write(notes, strikes)
-
-    def _free_dead(self, dead: list[tuple[int, int]], gone: set[int]) -> None:
-        try:
-            if gone and self._careful:
-                self._notes.sync()  # else a power cut leaves notes of segments that are missing
-            for number in gone:
-                self._segments.unlink(number)
-        except (OSError, StorageError) as error:
-            self._left_over = True
-            _log.warning("cannot remove a segment: %s", error)
-        for at, length in runs(dead):
-            if segment_of(at) not in gone:
-                self._free(at, length)
-
-    def _free(self, at: int, length: int) -> None:
-        number, offset = locate(at)
-        try:
-            segment = self._segments.borrow(number)
-            try:
-                punch(segment.fd, offset, footprint(length))
-            finally:
-                self._segments.give_back(segment)
-            with self._lock:
-                self._dirty.add(number)  # else a clean end might promise what is not yet so
-        except OSError as error:
-            # The next unclean start frees it; where nothing can be punched, files are unlinked.
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOENT):
-                _log.warning("cannot free the bytes of an erased block: %s", error)
-
-    def _sync(self) -> None:
-        """Bring all segments written to the disk."""
-        if self._sync_failed:
-            raise StorageError(
-                "an earlier flush failed; what it covered is not known to be safe",
-                hint="see to the disk, then start the program again: it finds what is whole",
-            )
-        with self._lock:
-            dirty, self._dirty = self._dirty, set()
-        try:
-            for number in dirty:
-                self._segments.sync(number)
-            self._segments.sync_names()
-            sync_directory(self._path)
-        except OSError as error:
-            # The system reports a failed write-back once: a second sync would lie.
-            self._sync_failed = error.errno not in _NOT_TRIED
-            with self._lock:
-                self._dirty |= dirty
-            raise
+            self._commits.free_all(changes.dead, gone)
