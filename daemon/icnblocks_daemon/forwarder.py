@@ -27,7 +27,7 @@ from icnblocks_daemon.under_way import UnderWay
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from icnblocks.cache.content_store import Reservation
+    from icnblocks.cache.leases import Reservation
     from icnblocks.errors import IcnError
     from icnblocks.naming import Digest
     from icnblocks.wire.bundle import Want

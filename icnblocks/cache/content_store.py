@@ -10,10 +10,12 @@ or hash them.
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from icnblocks.cache.leases import CountedLease, Sending
+from icnblocks.cache.known import Known
+from icnblocks.cache.leases import CountedLease, Reservation, Sending
+from icnblocks.cache.pins import Pins
 from icnblocks.cache.stats import Stats
 from icnblocks.errors import StorageError
 from icnblocks.limits import MAX_KNOWN_BLOCKS
@@ -29,29 +31,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _ERASE_TRIES = 8
 """Victims that the disk may refuse to erase before a reservation is given up."""
-
-
-class Reservation:
-    """Room for one block that is on its way in. Made by `ContentStore.reserve` only.
-
-    Several who bring the same block share one reservation. Once the block is here, it guards the
-    block like a lease, until the last of them is done: a block that was evicted before the
-    slowest of them puts it again would come back without room.
-
-    Attributes:
-        digest: of the block.
-        footprint: room kept; 0 once the block is here.
-        holders: who have not committed or released yet.
-        guard: set while the block is here.
-    """
-
-    __slots__ = ("digest", "footprint", "guard", "holders")
-
-    def __init__(self, digest: Digest, footprint: int, guard: Sending | None) -> None:
-        self.digest = digest
-        self.footprint = footprint
-        self.guard = guard
-        self.holders = 1
 
 
 class ContentStore:
@@ -89,17 +68,15 @@ class ContentStore:
         self._reservations: dict[Digest, Reservation] = {}
         self._sending: dict[Digest, Sending] = {}
         self._erased_open = 0
-        self._pins: dict[Digest, tuple[int, tuple[Digest, ...]]] = {}
-        self._pinned: Counter[Digest] = Counter()
+        self._pins = Pins()
         self._pinned_bytes = 0
         self._leased_bytes = 0
         self._counts: Counter[str] = Counter()
-        self._known: OrderedDict[Digest, int] = OrderedDict()
-        self._known_blocks = 0
+        self._known = Known(MAX_KNOWN_BLOCKS)
         self._now = now
         self._policy = policy
         for manifest, digests in (pins or {}).items():
-            self._note_pin(manifest, digests)
+            self._pins.add(manifest, digests)
         self.set_policy(policy, now, manifests)
         self._evict_down(now)
 
@@ -180,7 +157,7 @@ class ContentStore:
         sending = self._sending.get(digest)
         if sending is None:
             sending = self._sending[digest] = Sending(footprint)
-            if digest not in self._pinned:
+            if digest not in self._pins:
                 self._leased_bytes += footprint
         sending.leases += 1
         return sending
@@ -193,7 +170,7 @@ class ContentStore:
             self._erased_open -= sending.footprint
             return
         del self._sending[digest]
-        if digest not in self._pinned:
+        if digest not in self._pins:
             self._leased_bytes -= sending.footprint
 
     # --- blocks coming in -----------------------------------------------------------------
@@ -242,9 +219,10 @@ class ContentStore:
             reservation.footprint = 0
             footprint = self._store.footprint(length)
             self._held += footprint
-            if digest in self._pinned:
-                self._pinned_bytes += footprint
-            self._tell_inserted(digest, footprint, self._time(now))
+            if self._evicting:
+                self._policy.inserted(digest, footprint, self._time(now))
+            if digest in self._pins:
+                self._stays(digest, footprint)
             reservation.guard = self._guard(digest, footprint)
         self.release(reservation)
 
@@ -287,7 +265,7 @@ class ContentStore:
         if sending is not None:
             sending.erased = True
             self._erased_open += sending.footprint
-        if digest in self._pinned:
+        if digest in self._pins:
             self._pinned_bytes -= footprint
         elif sending is not None:
             self._leased_bytes -= sending.footprint
@@ -315,7 +293,7 @@ class ContentStore:
         """Evict until `needed` bytes are free; returns what is still missing."""
         errors = 0
         for digest in self._policy.victims(now):
-            if digest in self._sending or digest in self._pinned:
+            if digest in self._sending or digest in self._pins:
                 continue
             try:
                 freed = self._store.erase(digest)
@@ -360,46 +338,30 @@ class ContentStore:
         Pinning the same manifest again must be undone as often. Pins do not make room: a block
         still needs a reservation.
         """
-        for digest in self._note_pin(manifest, digests):
+        for digest in self._pins.add(manifest, digests):
             self._pin_block(digest)
 
     def unpin(self, manifest: Digest) -> None:
         """Undo one `pin` of this manifest. Unknown ones are ignored."""
-        count, digests = self._pins.get(manifest, (0, ()))
-        if count > 1:
-            self._pins[manifest] = (count - 1, digests)
-        elif count:
-            del self._pins[manifest]
-            for digest in digests:
-                self._pinned[digest] -= 1
-                if not self._pinned[digest]:
-                    del self._pinned[digest]
-                    self._unpin_block(digest)
+        for digest in self._pins.remove(manifest):
+            self._unpin_block(digest)
 
     def pins(self) -> dict[Digest, int]:
         """The pinned manifests, and how often each is pinned."""
-        return {manifest: count for manifest, (count, _) in self._pins.items()}
-
-    def _note_pin(self, manifest: Digest, digests: Iterable[Digest]) -> list[Digest]:
-        """Count a pin; returns the blocks that nothing else had pinned."""
-        if manifest in self._pins:
-            count, kept = self._pins[manifest]
-            self._pins[manifest] = (count + 1, kept)
-            return []
-        kept = tuple(dict.fromkeys(digests))
-        self._pins[manifest] = (1, kept)
-        fresh = [digest for digest in kept if digest not in self._pinned]
-        self._pinned.update(kept)
-        return fresh
+        return self._pins.models()
 
     def _pin_block(self, digest: Digest) -> None:
         if digest in self._sending:  # perhaps before it was committed
             self._leased_bytes -= self._sending[digest].footprint
         length = self._length_counted(digest)
         if length is not None:
-            self._pinned_bytes += self._store.footprint(length)
-            if self._evicting:
-                self._policy.pinned(digest)
+            self._stays(digest, self._store.footprint(length))
+
+    def _stays(self, digest: Digest, footprint: int) -> None:
+        """A block that is here is pinned."""
+        self._pinned_bytes += footprint
+        if self._evicting:
+            self._policy.pinned(digest)
 
     def _unpin_block(self, digest: Digest) -> None:
         if digest in self._sending:
@@ -442,21 +404,18 @@ class ContentStore:
         if not self._evicting or manifest_digest in self._known:
             return
         if len(lengths) > MAX_KNOWN_BLOCKS:  # all others would be forgotten for it, then itself
-            self._known[manifest_digest] = 0
+            self._known.add(manifest_digest, 0)
             return
         footprint = self._store.footprint
         blocks = {digest: footprint(length) for digest, length in lengths.items()}
         self._policy.learn(manifest_digest, blocks, base)
-        self._known[manifest_digest] = len(blocks)
-        self._known_blocks += len(blocks)
-        while self._known_blocks > MAX_KNOWN_BLOCKS:
-            self.forget(next(iter(self._known)))
+        self._known.add(manifest_digest, len(blocks))
+        for oldest in self._known.too_many():
+            self.forget(oldest)
 
     def forget(self, manifest_digest: Digest) -> None:
         """The manifest is no longer known here (its blocks may stay). Unknown: ignored."""
-        count = self._known.pop(manifest_digest, None)
-        if count is not None:
-            self._known_blocks -= count
+        if self._known.remove(manifest_digest):
             self._policy.forget(manifest_digest)
 
     def requested(self, manifest_digest: Digest, now: float) -> bool:
@@ -467,9 +426,8 @@ class ContentStore:
         """
         if not self._evicting:
             return True
-        if manifest_digest not in self._known:
+        if not self._known.used(manifest_digest):
             return False
-        self._known.move_to_end(manifest_digest)
         self._policy.requested(manifest_digest, self._time(now))
         return True
 
@@ -489,12 +447,12 @@ class ContentStore:
         It is told all blocks, oldest first, and `manifests`; request rates start anew. If
         reading those fails, the policy before goes on.
         """
-        before = self._policy, self._known, self._known_blocks
-        self._policy, self._known, self._known_blocks = policy, OrderedDict(), 0
+        before = self._policy, self._known
+        self._policy, self._known = policy, Known(MAX_KNOWN_BLOCKS)
         try:
             self._tell_all(policy, now, manifests)
         except BaseException:
-            self._policy, self._known, self._known_blocks = before
+            self._policy, self._known = before
             raise
 
     def _tell_all(
@@ -512,19 +470,13 @@ class ContentStore:
                 held += size
                 if self._evicting:
                     policy.inserted(digest, size, now)
-        for digest in self._pinned:
+        for digest in self._pins:
             length_here = self._length_counted(digest)
             if length_here is not None:
                 pinned += footprint(length_here)
                 if self._evicting:
                     policy.pinned(digest)
         self._held, self._pinned_bytes = held, pinned
-
-    def _tell_inserted(self, digest: Digest, footprint: int, now: float) -> None:
-        if self._evicting:
-            self._policy.inserted(digest, footprint, now)
-            if digest in self._pinned:
-                self._policy.pinned(digest)
 
     # --- figures --------------------------------------------------------------------------
 

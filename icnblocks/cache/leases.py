@@ -1,4 +1,4 @@
-"""Leases that tell the content store when they are closed, and what it knows of each such block."""
+"""What a content store knows of blocks that are on their way: in (reserved), or out (leased)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from icnblocks.naming import Digest
     from icnblocks.store.base import Lease
 
 
@@ -72,3 +73,26 @@ class CountedLease:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class Reservation:
+    """Room for one block that is on its way in. Made by `ContentStore.reserve` only.
+
+    Several who bring the same block share one reservation. Once the block is here, it guards the
+    block like a lease, until the last of them is done: a block that was evicted before the
+    slowest of them puts it again would come back without room.
+
+    Attributes:
+        digest: of the block.
+        footprint: room kept; 0 once the block is here.
+        holders: who have not committed or released yet.
+        guard: set while the block is here.
+    """
+
+    __slots__ = ("digest", "footprint", "guard", "holders")
+
+    def __init__(self, digest: Digest, footprint: int, guard: Sending | None) -> None:
+        self.digest = digest
+        self.footprint = footprint
+        self.guard = guard
+        self.holders = 1

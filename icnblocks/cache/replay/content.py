@@ -59,7 +59,7 @@ class VirtualContent(ContentStore):
 
         One for which there cannot be room passes through.
         """
-        if self._pinned or self._sending or self._reservations or self._erased_open:
+        if self._pins or self._sending or self._reservations or self._erased_open:
             self._bring_each(digests, lengths, now)
             return
         self._held = self._virtual.used_bytes
