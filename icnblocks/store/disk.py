@@ -91,7 +91,7 @@ class DiskStore:
         self._lock = threading.Lock()
         self._calm = threading.Condition(self._lock)
         self._commit_lock = threading.Lock()
-        self._closed = False
+        self._closing = self._closed = False
         self._layout = Layout(path, create=create)
         try:
             with storage_errors(path):
@@ -273,7 +273,7 @@ class DiskStore:
         if not 0 < length <= MAX_BLOCK_BYTES:
             raise UsageError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes, not {length}")
         with self._lock:
-            self._check_open()
+            self._check_open(to_change=True)
             if digest in self._places:
                 return False
             at = self._allot(length)
@@ -309,7 +309,7 @@ class DiskStore:
             Its footprint, or 0 if it was not here.
         """
         with self._lock:
-            self._check_open()
+            self._check_open(to_change=True)
             return self._forget(digest)
 
     def flush(self) -> None:
@@ -336,11 +336,15 @@ class DiskStore:
     def close(self) -> None:
         """Flush and let go of files and locks. Idempotent.
 
+        What another thread is putting is waited for; what begins after this is refused.
+
         Raises:
             StorageError: if the last flush failed; the store is closed all the same.
         """
-        if self._closed:
-            return
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
         try:
             with self._lock:
                 if self._started and self._segment not in self._live:
@@ -365,8 +369,8 @@ class DiskStore:
 
     # What follows, down to _forget, is called with self._lock held.
 
-    def _check_open(self) -> None:
-        if self._closed:
+    def _check_open(self, *, to_change: bool = False) -> None:
+        if self._closed or (to_change and self._closing):
             raise UsageError("the store is closed")
 
     def _lies_at(self, at: int, digest: Digest) -> bool:
