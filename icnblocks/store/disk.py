@@ -484,7 +484,7 @@ class DiskStore:
                 # Taken now: the notes of what is emptied from here on are struck out next time.
                 busy = {segment_of(at) for at in self._writing} | {self._segment}
                 gone = {n for n in self._emptied if n not in self._live} - busy
-                self._emptied -= gone
+                self._emptied &= busy  # one with blocks comes back with the last of them
             try:
                 self._commits.note(changes)
             except BaseException:

@@ -1,11 +1,13 @@
-"""Stretches of segments that are given back together."""
+"""Stretches of segments that are given back together, and segments that are removed."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icnblocks.store.disk import DiskStore
 from icnblocks.store.segments import PAGE, PAGE_BITS, footprint, runs, segment_of
+from icnblocks.testing.store_contract import block, put
 
 START = (3 << PAGE_BITS) - 6
 """A few pages before a segment ends: addresses go on in the next one, bytes do not."""
@@ -30,3 +32,18 @@ def test_just_the_pages_of_what_was_erased_are_given_back(blocks, random):
     assert all(segment_of(first) == segment_of(first + count - 1) for first, count in found)
     for (first, count), (following, _) in pairwise(found):
         assert first + count < following or segment_of(following) != segment_of(first)
+
+
+def test_a_commit_looks_at_no_segment_that_only_has_blocks(tmp_path):
+    """Catches: every segment that was ever filled was looked at in every commit; where each block
+    has a file of its own, that were all blocks of the store, for each 256 of them.
+    """
+    with DiskStore(tmp_path / "store", one_per_file=True) as store:
+        digests = [put(store, block(n, 4096)) for n in range(600)]
+        store.flush()
+        assert len(store._emptied) <= 1
+        for digest in digests[:300]:
+            store.erase(digest)
+        store.flush()
+        assert len(store._emptied) <= 1
+        assert len(list((tmp_path / "store" / "segments").iterdir())) == 300
