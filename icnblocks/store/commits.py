@@ -50,8 +50,9 @@ class Commits:
         self._lock = threading.Lock()
         self._dirty = dirty
         self._sync_failed = False
+        self._stuck: list[tuple[int, int]] = []
         self.left_over = False
-        """Something erased could not be removed: the next start must tidy up as after a kill."""
+        """Something erased could not be freed: the next start must tidy up as after a kill."""
 
     def wrote(self, number: int) -> None:
         """A segment was written to, or freed in part: a clean end must not promise it before."""
@@ -78,23 +79,35 @@ class Commits:
                 raise
             self._notes.write(notes, strikes)
 
-    def free_all(self, dead: list[tuple[int, int]], gone: set[int]) -> None:
-        """Free what no note claims any more: addresses with lengths, and whole segments."""
+    def free_all(self, dead: list[tuple[int, int]], gone: set[int]) -> set[int]:
+        """Free what no note claims any more: addresses with lengths, and whole segments.
+
+        Bytes that the disk does not take back are offered again by the next call.
+
+        Returns:
+            The segments that could not be removed.
+        """
+        left = set(gone)
         try:
             if gone and self._careful:
                 self._notes.sync()  # else a power cut leaves notes of segments that are missing
             for number in gone:
                 self._segments.unlink(number)
+                left.remove(number)
         except (OSError, StorageError) as error:
             self.left_over = True
             _log.warning("cannot remove a segment: %s", error)
-        for at, length in runs(dead):
-            if segment_of(at) not in gone:
-                self.free(at, length)
+        todo = [*self._stuck, *dead]
+        self._stuck = [
+            (at, length)
+            for at, length in runs(todo)
+            if segment_of(at) not in gone and not self.free(at, length)
+        ]
         self._layout.restore_spare()
+        return left
 
-    def free(self, at: int, length: int) -> None:
-        """Give the bytes of a block, or of a run of them, back to the file system."""
+    def free(self, at: int, length: int) -> bool:
+        """Give the bytes of a block, or of a run of them, back; False if the disk refuses."""
         number, offset = locate(at)
         try:
             segment = self._segments.borrow(number)
@@ -104,9 +117,13 @@ class Commits:
                 self._segments.give_back(segment)
             self.wrote(number)
         except OSError as error:
-            # The next unclean start frees it; where nothing can be punched, files are unlinked.
+            # Where nothing can be punched, files are unlinked.
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOENT):
-                _log.warning("cannot free the bytes of an erased block: %s", error)
+                level = logging.DEBUG if self.left_over else logging.WARNING  # not each second
+                self.left_over = True
+                _log.log(level, "cannot free the bytes of an erased block: %s", error)
+                return False
+        return True
 
     def sync(self) -> None:
         """Bring all segments written to the disk.

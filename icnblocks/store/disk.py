@@ -492,4 +492,6 @@ class DiskStore:
                     self._changes = changes.then(self._changes)
                     self._emptied |= gone
                 raise
-            self._commits.free_all(changes.dead, gone)
+            left = self._commits.free_all(changes.dead, gone)
+            with self._lock:
+                self._emptied |= left

@@ -1,0 +1,95 @@
+"""Bytes that a disk does not take back when they are erased."""
+
+import errno
+import os
+
+import pytest
+
+from icnblocks.errors import StorageError
+from icnblocks.store import commits
+from icnblocks.store.disk import DiskStore
+from icnblocks.testing.store_contract import block, fetch, put
+
+SIZE = 16 * 4096
+
+
+def taken(path):
+    return sum(file.stat().st_blocks * 512 for file in (path / "segments").iterdir())
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """While it holds an error number, nothing can be punched."""
+    reasons, punch = [], commits.punch
+
+    def refuse(*args):
+        if reasons:
+            raise OSError(reasons[0], os.strerror(reasons[0]))
+        punch(*args)
+
+    monkeypatch.setattr(commits, "punch", refuse)
+    return reasons
+
+
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.ENOSPC, errno.EIO])
+def test_what_could_not_be_freed_is_freed_later(tmp_path, refusing, reason):
+    """Catches: out of file descriptors for a moment, the store took more than it said until the
+    next start after a crash.
+    """
+    with DiskStore(tmp_path) as store:
+        digests = [put(store, block(n, SIZE)) for n in range(4)]
+        store.flush()
+        refusing.append(reason)
+        for digest in digests[1:3]:
+            store.erase(digest)
+        store.flush()
+        assert taken(tmp_path) == 4 * SIZE
+        refusing.clear()
+        store.flush()
+        assert taken(tmp_path) == store.used_bytes == 2 * SIZE
+        assert [fetch(store, digests[n]) for n in (0, 3)] == [block(n, SIZE) for n in (0, 3)]
+
+
+def test_what_was_not_freed_before_the_end_is_freed_at_the_next_start(tmp_path, refusing):
+    """Catches: the end called itself clean, and nobody looked again."""
+    with DiskStore(tmp_path) as store:
+        digests = [put(store, block(n, SIZE)) for n in range(3)]
+        store.erase(digests[1])
+        refusing.append(errno.EIO)
+    assert taken(tmp_path) == 3 * SIZE
+    with DiskStore(tmp_path) as store:
+        assert taken(tmp_path) == store.used_bytes == 2 * SIZE
+
+
+def test_a_segment_that_could_not_be_removed_is_removed_later(tmp_path, monkeypatch):
+    """Catches: out of file descriptors for a moment, all of it stayed until the next start."""
+    with DiskStore(tmp_path, segment_bytes=SIZE) as store:
+        digests = [put(store, block(n, SIZE)) for n in range(3)]
+        store.flush()
+        store.erase(digests[0])
+        with monkeypatch.context() as refused:
+            refused.setattr(store._notes, "sync", lambda: _raise(StorageError("no descriptor")))
+            store.flush()
+        assert taken(tmp_path) == 3 * SIZE
+        store.flush()
+        assert taken(tmp_path) == store.used_bytes == 2 * SIZE
+
+
+def test_where_a_block_was_not_written_the_next_one_is_left_alone(tmp_path, refusing, monkeypatch):
+    """Its address is given to the next block, whatever the disk said when it was to be freed."""
+    with DiskStore(tmp_path) as store:
+        first = put(store, block(0, SIZE))
+        refusing.append(errno.EIO)
+        with monkeypatch.context() as full:
+            full.setattr(store, "_write_at", lambda *_: _raise(OSError(errno.EIO, "EIO")))
+            with pytest.raises(StorageError):
+                put(store, block(1, SIZE))
+        second = put(store, block(2, SIZE))
+        refusing.clear()
+        store.erase(first)
+        store.flush()
+        assert fetch(store, second) == block(2, SIZE)
+
+
+def _raise(error):
+    raise error
