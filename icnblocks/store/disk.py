@@ -96,8 +96,9 @@ class DiskStore:
         try:
             with storage_errors(path):
                 self._segments = Segments(self._layout.segments)
-                alone = not can_punch(path) if one_per_file is None else one_per_file
-                self._segment_pages = 1 if alone else min(segment_bytes, SEGMENT_BYTES) // PAGE
+                self._alone = not can_punch(path) if one_per_file is None else one_per_file
+                pages = 1 if self._alone else min(segment_bytes, SEGMENT_BYTES) // PAGE
+                self._segment_pages = pages
                 self._careful = on_damage == "refuse"
                 self._begin()
         except BaseException:
@@ -130,8 +131,8 @@ class DiskStore:
         self._notes = Notes(self._layout.index)
         try:
             state = self._notes.state()
-            boot = boot_id()
-            found = recover(self._notes, self._segments, state, boot=boot, careful=self._careful)
+            boot, ways = boot_id(), {"careful": self._careful, "alone": self._alone}
+            found = recover(self._notes, self._segments, state, boot=boot, **ways)
             self._places, self._used, self._live = found.places, found.used, found.live
             self._segment, offset = locate(found.end)
             self._page = offset // PAGE

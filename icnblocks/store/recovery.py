@@ -2,7 +2,7 @@
 
 After a clean end, or a kill in this same boot of the machine (the page cache survived), the notes
 are right. After a power cut a note may have outlived its bytes, and a hole may have outlived the
-striking of its note; so what was not known to be flushed, and whatever touches a hole, is
+striking of its note; so what was not known to be flushed, and whatever touches a hole, or may, is
 hashed. It must not raise for a block that turns out bad: that block is forgotten. Where nobody has
 the blocks again, what no crash explains is refused, and nothing is changed: segments that are not
 there (a disk is not mounted), and segments that no note knows (the notes are older than they are).
@@ -67,7 +67,9 @@ class Found:
     noted: dict[int, int] = field(default_factory=dict)
 
 
-def recover(notes: Notes, segments: Segments, state: State, *, boot: str, careful: bool) -> Found:
+def recover(
+    notes: Notes, segments: Segments, state: State, *, boot: str, careful: bool, alone: bool
+) -> Found:
     """Read all notes, check those that need it, and free what no note claims.
 
     Args:
@@ -76,6 +78,7 @@ def recover(notes: Notes, segments: Segments, state: State, *, boot: str, carefu
         state: how the store was left.
         boot: id of this boot of the machine.
         careful: refuse where notes and segments differ by more than a crash explains.
+        alone: each block has a file of its own, since the holes in a file may not be seen.
 
     Raises:
         DamagedError: if there are blocks and not even a note that there is none; or if `careful`
@@ -90,7 +93,7 @@ def recover(notes: Notes, segments: Segments, state: State, *, boot: str, carefu
         )
     power_cut = not state.clean and (not boot or state.boot != boot)
     found = Found()
-    _read(notes, segments, sizes, found, state if power_cut else None)
+    _read(notes, segments, sizes, found, state if power_cut else None, alone=alone)
     if careful:
         _refuse_missing(segments, sizes, found, state if power_cut else None)
         _refuse_unknown(segments, sizes, found, state)
@@ -109,7 +112,13 @@ def recover(notes: Notes, segments: Segments, state: State, *, boot: str, carefu
 
 
 def _read(
-    notes: Notes, segments: Segments, sizes: dict[int, int], found: Found, unsure: State | None
+    notes: Notes,
+    segments: Segments,
+    sizes: dict[int, int],
+    found: Found,
+    unsure: State | None,
+    *,
+    alone: bool,
 ) -> None:
     # A million times round: everything is inline, and only what is needed.
     add, live = found.places.add, found.live
@@ -125,7 +134,7 @@ def _read(
             or at < end
             or not 0 < length <= MAX_BLOCK_BYTES
             or (at & PAGE_MASK) * PAGE + length > size
-            or (unsure and not _proven(segments, unsure, found, (at, digest, length)))
+            or (unsure and not _proven(segments, unsure, found, (at, digest, length), alone=alone))
         ):
             found.forgotten.append(at)
             continue
@@ -203,21 +212,23 @@ def _holds_data(segments: Segments, number: int) -> bool:
     return False
 
 
-def _proven(segments: Segments, state: State, found: Found, note: Note) -> bool:
+def _proven(segments: Segments, state: State, found: Found, note: Note, *, alone: bool) -> bool:
     """After a power cut: flushed and not punched, or hashed and right."""
     at, digest, length = note
     if digest in found.places:
         return False
-    if at < state.flushed_to and not _touches_hole(segments, at, length):
+    if at < state.flushed_to and not _may_be_hole(segments, at, length, alone=alone):
         return True
     found.verified += 1
     return _matches(segments, at, digest, length)
 
 
-def _touches_hole(segments: Segments, at: int, length: int) -> bool:
+def _may_be_hole(segments: Segments, at: int, length: int, *, alone: bool) -> bool:
     number, offset = locate(at)
     segment = segments.borrow(number)
     try:
+        if alone and os.fstat(segment.fd).st_size > footprint(length):
+            return True  # from before each had a file of its own, or from another file system
         return os.lseek(segment.fd, offset, os.SEEK_HOLE) < offset + length
     except OSError:
         return True
