@@ -406,8 +406,8 @@ class ContentStore:
         if len(lengths) > MAX_KNOWN_BLOCKS:  # all others would be forgotten for it, then itself
             self._known.add(manifest_digest, 0)
             return
-        footprint = self._store.footprint
-        blocks = {digest: footprint(length) for digest, length in lengths.items()}
+        sizes = {length: self._store.footprint(length) for length in set(lengths.values())}
+        blocks = {digest: sizes[length] for digest, length in lengths.items()}
         self._policy.learn(manifest_digest, blocks, base)
         self._known.add(manifest_digest, len(blocks))
         for oldest in self._known.too_many():

@@ -19,7 +19,7 @@ from icnblocks.cache.policies.groups import Group, Model
 from icnblocks.cache.policies.slots import Chain, Chains, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from icnblocks.naming import Digest
 
@@ -64,7 +64,7 @@ class Partition:
         """The block came; returns False if it was here already."""
         slot = self.slots.find(digest)
         if slot is None:
-            slot = self._add(digest, size, self.loose)
+            [slot] = self._add((digest,), (size,), self.loose)
             group = self.loose
         elif self._flags[slot] & _HERE:
             return False
@@ -93,7 +93,10 @@ class Partition:
         self._flags[slot] = 0
         group.here_bytes -= self._sizes[slot]
         if group is self.loose:
-            self._drop(slot)
+            self._members.remove(group.others, slot)
+            group.known -= 1
+            group.known_bytes -= self._sizes[slot]
+            self.slots.drop(slot)
 
     def pin(self, slot: int) -> None:
         """Take the block, which is here, from what may be evicted."""
@@ -171,7 +174,7 @@ class Partition:
 
     def _hold_all(self, group: Group) -> None:
         """Hold a group that is all here. After a start, a plan holds most of the store at once."""
-        passing = list(self._members.walk(group.others))
+        passing = self._members.slots(group.others)
         self._lines.remove_all(self._line, passing)
         flags = self._flags
         for slot in passing:
@@ -185,30 +188,23 @@ class Partition:
         group.held_bytes = group.known_bytes
         self.dirty[group] = None
 
-    def _add(self, digest: Digest, size: int, group: Group) -> int:
-        """Get to know a block; it is not here yet."""
-        slot = self.slots.add(digest)
-        if slot == len(self._flags):
-            self._group_of.append(group.number)
-            self._sizes.append(size)
-            self._flags.append(0)
-        else:
+    def _add(self, digests: Sequence[Digest], sizes: Sequence[int], group: Group) -> list[int]:
+        """Get to know blocks, perhaps very many; they are not here yet."""
+        slots = self.slots.add_all(digests)
+        more = max(0, max(slots) + 1 - len(self._flags))
+        again = len(slots) - more
+        for slot, size in zip(slots[:again], sizes, strict=False):
             self._group_of[slot] = group.number
             self._sizes[slot] = size
             self._flags[slot] = 0
-        self.largest = max(self.largest, size)
-        group.known += 1
-        group.known_bytes += size
-        self._members.append(group.others, slot)
-        return slot
-
-    def _drop(self, slot: int) -> None:
-        """Forget a block that is not here."""
-        group = self.groups[self._group_of[slot]]
-        self._members.remove(group.others, slot)
-        group.known -= 1
-        group.known_bytes -= self._sizes[slot]
-        self.slots.drop(slot)
+        self._group_of.extend([group.number] * more)
+        self._sizes.extend(sizes[again:])
+        self._flags.extend(bytes(more))
+        self.largest = max(self.largest, *sizes)
+        group.known += len(slots)
+        group.known_bytes += sum(sizes)
+        self._members.append_all(group.others, slots)
+        return slots
 
     # --- models ---------------------------------------------------------------------------
 
@@ -222,13 +218,14 @@ class Partition:
         self.models[digest] = model
         fresh = Group(self._next_group, {})
         met: dict[int, list[int]] = {}
-        for block, size in blocks.items():
-            slot = self.slots.find(block)
+        new: list[Digest] = []
+        for block, slot in zip(blocks, self.slots.find_all(blocks), strict=True):
             if slot is None:
-                self._add(block, size, fresh)
+                new.append(block)
             else:
                 met.setdefault(self._group_of[slot], []).append(slot)
-        if fresh.known:
+        if new:
+            self._add(new, [blocks[block] for block in new], fresh)
             self._next_group += 1
             self.groups[fresh.number] = fresh
             self._join(fresh, model)
@@ -310,11 +307,13 @@ class Partition:
         if twin.users and twin.known < group.known:
             group, twin = twin, group
             self._by_signature[twin.signature] = twin
-        for slot in [*self._members.walk(group.held), *self._members.walk(group.others)]:
-            if twin.users or self._flags[slot] & _HERE:
-                self._move(slot, group, twin)
-            else:
-                self._drop(slot)
+        blocks = self._members.slots(group.held) + self._members.slots(group.others)
+        if not twin.users:
+            flags = self._flags
+            self.slots.drop_all([slot for slot in blocks if not flags[slot] & _HERE])
+            blocks = [slot for slot in blocks if flags[slot] & _HERE]
+        for slot in blocks:
+            self._move(slot, group, twin)
         for model in twin.users.values():
             del model.groups[group.number]
         del self.groups[group.number]

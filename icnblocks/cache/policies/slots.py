@@ -8,15 +8,18 @@ must not know any policy.
 from __future__ import annotations
 
 from array import array
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.naming import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 NONE: Final = -1
 """No slot: the end of a chain."""
+_WHOLE: Final = itemgetter(slice(None))
+"""The plain bytes of a digest."""
 
 
 class Slots:
@@ -63,6 +66,23 @@ class Slots:
         self._numbers[key] = slot
         return slot
 
+    def find_all(self, digests: Iterable[Digest]) -> list[int | None]:
+        """`find` for each block."""
+        return list(map(self._numbers.get, digests))
+
+    def add_all(self, digests: Iterable[Digest]) -> list[int]:
+        """`add` for each new block: first the slots that are used again, then those above all."""
+        keys = list(map(_WHOLE, digests))
+        again = self._free[: -len(keys) - 1 : -1].tolist()
+        del self._free[len(self._free) - len(again) :]
+        for slot, key in zip(again, keys, strict=False):
+            self._digests[slot] = key
+        above = len(self._digests)
+        self._digests.extend(keys[len(again) :])
+        slots = [*again, *range(above, len(self._digests))]
+        self._numbers.update(zip(keys, slots, strict=True))
+        return slots
+
     def drop(self, slot: int) -> None:
         """Take the block out of its slot and keep the slot for another."""
         digest = self._digests[slot]
@@ -70,6 +90,14 @@ class Slots:
             del self._numbers[digest]
             self._digests[slot] = None
         self._free.append(slot)
+
+    def drop_all(self, slots: list[int]) -> None:
+        """`drop` for each slot in use, written out for speed."""
+        numbers, digests = self._numbers, self._digests
+        for slot in slots:
+            del numbers[digests[slot]]  # type: ignore[arg-type]
+            digests[slot] = None
+        self._free.extend(slots)
 
 
 class Chain:
@@ -107,6 +135,23 @@ class Chains:
         chain.last = slot
         chain.count += 1
 
+    def append_all(self, chain: Chain, slots: Sequence[int]) -> None:
+        """`append` for each slot, one at least, written out for speed."""
+        afters, befores, before = self._after, self._before, chain.last
+        more = [NONE] * (max(slots) + 1 - len(afters))
+        befores.extend(more)
+        afters.extend(more)
+        for slot in slots:
+            befores[slot] = before
+            if before != NONE:
+                afters[before] = slot
+            before = slot
+        if chain.first == NONE:
+            chain.first = slots[0]
+        afters[before] = NONE
+        chain.last = before
+        chain.count += len(slots)
+
     def remove(self, chain: Chain, slot: int) -> None:
         """Take a slot out of `chain`, in which it is."""
         before, after = self._before[slot], self._after[slot]
@@ -140,6 +185,14 @@ class Chains:
     def after(self, slot: int) -> int:
         """What follows a slot in its chain, or NONE."""
         return self._after[slot]
+
+    def slots(self, chain: Chain) -> list[int]:
+        """Its slots from first to last, at once."""
+        slots, slot, after = [], chain.first, self._after
+        while slot != NONE:
+            slots.append(slot)
+            slot = after[slot]
+        return slots
 
     def walk(self, chain: Chain) -> Iterator[int]:
         """Its slots from first to last; the one given last may be removed meanwhile."""
