@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from icnblocks.cache.known import Known
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from icnblocks.store.base import Lease, Store
 
 _LOG = logging.getLogger(__name__)
+_TOGETHER = 256
+"""Blocks that a policy is told of at once."""
 _ERASE_TRIES = 8
 """Victims that the disk may refuse to erase before a reservation is given up."""
 
@@ -63,7 +66,7 @@ class ContentStore:
         self._store = store
         self._capacity = capacity
         self._evicting = evict and capacity is not None
-        self._held = 0
+        self._held = store.used_bytes
         self._reserved = 0
         self._reservations: dict[Digest, Reservation] = {}
         self._sending: dict[Digest, Sending] = {}
@@ -75,9 +78,9 @@ class ContentStore:
         self._known = Known(MAX_KNOWN_BLOCKS)
         self._now = now
         self._policy = policy
-        for manifest, digests in (pins or {}).items():
-            self._pins.add(manifest, digests)
         self.set_policy(policy, now, manifests)
+        for manifest, digests in (pins or {}).items():
+            self.pin(manifest, digests)
         self._evict_down(now)
 
     # --- what is here ---------------------------------------------------------------------
@@ -191,7 +194,6 @@ class ContentStore:
         if here is not None:
             footprint, guard = 0, self._guard(digest, self._store.footprint(here))
         elif not self._make_room(footprint, now):
-            self._counts["refused"] += 1
             return None
         self._reserved += footprint
         reservation = self._reservations[digest] = Reservation(digest, footprint, guard)
@@ -202,7 +204,6 @@ class ContentStore:
         more = footprint - shared.footprint
         if shared.guard is None and more > 0:
             if not self._make_room(more, now):
-                self._counts["refused"] += 1
                 return None
             shared.footprint += more
             self._reserved += more
@@ -285,9 +286,11 @@ class ContentStore:
         needed = self._room_needed(footprint)
         if needed <= 0:
             return True
-        if not self._evicting or needed > self._held - self._pinned_bytes - self._leased_bytes:
-            return False
-        return self._evict(needed, self._time(now)) <= 0
+        free = self._held - self._pinned_bytes - self._leased_bytes if self._evicting else 0
+        if needed <= free and self._evict(needed, self._time(now)) <= 0:
+            return True
+        self._counts["refused"] += 1
+        return False
 
     def _evict(self, needed: int, now: float) -> int:
         """Evict until `needed` bytes are free; returns what is still missing."""
@@ -394,8 +397,7 @@ class ContentStore:
         """
         if self._evicting and manifest_digest not in self._known:
             base = manifest.base.manifest if manifest.base else None
-            lengths = manifest.lengths() if lengths is None else lengths
-            self.learn_blocks(manifest_digest, lengths, base)
+            self.learn_blocks(manifest_digest, lengths or manifest.lengths(), base)
 
     def learn_blocks(
         self, manifest_digest: Digest, lengths: Mapping[Digest, int], base: Digest | None
@@ -406,12 +408,16 @@ class ContentStore:
         if len(lengths) > MAX_KNOWN_BLOCKS:  # all others would be forgotten for it, then itself
             self._known.add(manifest_digest, 0)
             return
-        sizes = {length: self._store.footprint(length) for length in set(lengths.values())}
+        sizes = self._footprints(lengths.values())
         blocks = {digest: sizes[length] for digest, length in lengths.items()}
         self._policy.learn(manifest_digest, blocks, base)
         self._known.add(manifest_digest, len(blocks))
         for oldest in self._known.too_many():
             self.forget(oldest)
+
+    def _footprints(self, lengths: Iterable[int]) -> dict[int, int]:
+        """Of each length once: most blocks have the same."""
+        return {length: self._store.footprint(length) for length in set(lengths)}
 
     def forget(self, manifest_digest: Digest) -> None:
         """The manifest is no longer known here (its blocks may stay). Unknown: ignored."""
@@ -450,7 +456,8 @@ class ContentStore:
         before = self._policy, self._known
         self._policy, self._known = policy, Known(MAX_KNOWN_BLOCKS)
         try:
-            self._tell_all(policy, now, manifests)
+            if self._evicting:
+                self._tell_all(policy, now, manifests)
         except BaseException:
             self._policy, self._known = before
             raise
@@ -463,20 +470,13 @@ class ContentStore:
         now = self._time(now)
         # What was put, but not committed yet: `commit` will tell.
         coming = {digest for digest, one in self._reservations.items() if one.footprint}
-        footprint, held, pinned = self._store.footprint, 0, 0
-        for digest, length in self._store.blocks():
-            if digest not in coming:
-                size = footprint(length)
-                held += size
-                if self._evicting:
-                    policy.inserted(digest, size, now)
+        blocks = (block for block in self._store.blocks() if block[0] not in coming)
+        while some := list(islice(blocks, _TOGETHER)):
+            sizes = self._footprints(length for _, length in some)
+            policy.inserted_all([(digest, sizes[length]) for digest, length in some], now)
         for digest in self._pins:
-            length_here = self._length_counted(digest)
-            if length_here is not None:
-                pinned += footprint(length_here)
-                if self._evicting:
-                    policy.pinned(digest)
-        self._held, self._pinned_bytes = held, pinned
+            if self._length_counted(digest) is not None:
+                policy.pinned(digest)
 
     # --- figures --------------------------------------------------------------------------
 

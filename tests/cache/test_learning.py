@@ -3,9 +3,12 @@
 import sys
 from contextlib import contextmanager
 
+import pytest
+
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.policy import make_policy
 from icnblocks.naming import Digest
+from icnblocks.store.base import verify
 from icnblocks.store.memory import MemoryStore
 
 BLOCKS = 2000
@@ -57,3 +60,27 @@ def test_slots_that_are_used_again_are_those_of_other_blocks():
     for digest in old.keys() - new.keys():
         policy.removed(digest)
     assert sorted(policy.victims(2.0)) == sorted(new)
+
+
+def test_a_store_that_does_not_evict_is_not_read_through():
+    """Catches: an origin reads the notes of all its blocks once more at its start, for a sum."""
+    store = MemoryStore()
+    for number in range(5):
+        data = b"%d" % number
+        store.put(verify(Digest.of(data), data))
+    store.blocks = lambda: pytest.fail("read through")
+    content = ContentStore(store, make_policy("sharing"), None, pins={A: [Digest.of(b"3")]})
+    assert content.stats().used_bytes == store.used_bytes == 5 * 4096
+    assert content.stats().pinned_bytes == 4096
+
+
+def test_what_is_here_is_told_in_one_call_for_many():
+    """Catches: a start that calls the policy for each of a million blocks of unknown models."""
+    store = MemoryStore()
+    blocks = [verify(Digest.of(b"%d" % n), b"%d" % n) for n in range(BLOCKS)]
+    for one in blocks:
+        store.put(one)
+    policy = make_policy("sharing", 1 << 40)
+    policy.inserted = lambda *_: pytest.fail("one by one")
+    content = ContentStore(store, policy, 1 << 40)
+    assert list(content.policy.victims(1.0)) == [one.digest for one in blocks]

@@ -65,13 +65,26 @@ class Partition:
         slot = self.slots.find(digest)
         if slot is None:
             [slot] = self._add((digest,), (size,), self.loose)
-            group = self.loose
-        elif self._flags[slot] & _HERE:
+        return self._come(slot, size)
+
+    def insert_all(self, blocks: Mapping[Digest, int]) -> None:
+        """`insert` for each block; for one that was here already, `touch`."""
+        slots = self.slots.find_all(blocks)
+        new = [digest for digest, slot in zip(blocks, slots, strict=True) if slot is None]
+        if new:
+            self._add(new, [blocks[digest] for digest in new], self.loose)
+            slots = self.slots.find_all(blocks)
+        for slot, size in zip(slots, blocks.values(), strict=True):
+            if slot is not None and not self._come(slot, size):
+                self.touch(slot)
+
+    def _come(self, slot: int, size: int) -> bool:
+        """A block that is known came; False if it was here already."""
+        if self._flags[slot] & _HERE:
             return False
-        else:
-            group = self.groups[self._group_of[slot]]
-            if size != self._sizes[slot]:  # a manifest lied: now the block itself is here
-                self._resize(slot, group, size)
+        group = self.groups[self._group_of[slot]]
+        if size != self._sizes[slot]:  # a manifest lied: now the block itself is here
+            self._resize(slot, group, size)
         group.here_bytes += size
         self._settle(slot, group, size)
         return True

@@ -113,6 +113,15 @@ class Sharing(Policy):
         if not self._blocks.insert(digest, size):
             self.hit(digest, now)
 
+    def inserted_all(self, blocks: Iterable[tuple[Digest, int]], now: float) -> None:
+        """As one by one, in less time."""
+        told = list(blocks)
+        sizes = dict(told)
+        if len(sizes) == len(told):
+            self._blocks.insert_all(sizes)
+        else:  # one comes twice
+            super().inserted_all(told, now)
+
     def hit(self, digest: Digest, now: float) -> None:  # noqa: ARG002
         """Counts for blocks of no known model only: for others, the requests for models do."""
         slot = self._blocks.slots.find(digest)
