@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 _LEAVE_S: Final = 2.0
 """For so long edges are told that this device ends, however many they are: somebody waits."""
 _FIRST_S: Final = 0.3
-"""After so long more neighbours are asked for, then after twice that, while there are too few."""
+"""After so long a pull looks whether it has too few neighbours, then after twice that: those whom
+an edge names may be out of reach."""
 _LONGEST_S: Final = 5.0
 _RETRY_S: Final = 10.0
 _AGAIN_S: Final = 15.0
-"""A neighbour that failed is tried again after so long."""
+"""A neighbour that failed is tried again after so long, then after twice that: those behind a NAT
+are named again and again, and would be all that a long pull tries."""
 _VISITORS: Final = 4
 """Neighbours beyond those we looked for, from among those who found us."""
 _OF_ONE_ADDRESS: Final = 2
@@ -57,6 +59,7 @@ class _Edge:
     source: Source
     connection: Connection
     due: float = 0.0
+    renew_at: float = 0.0
     step_s: float = _FIRST_S
     told: bool = False
     refused: bool = False
@@ -70,6 +73,7 @@ class _Model:
     engine: NeighbourlyEngine | None = None
     met: dict[str, Source] = field(default_factory=dict)  # neighbours of the pull under way
     away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
+    rests: dict[str, float] = field(default_factory=dict)  # for how long they were away last
     joined: int = 0
 
 
@@ -212,11 +216,17 @@ class Neighbourhood:
             rest_until = time.monotonic() + rest_s
 
     def _visit(self, model: _Model, edge: _Edge) -> float:
-        """Announce once, and bring in whom the edge names.
+        """Announce, if it is time to or neighbours are too few, and bring in whom the edge names.
 
         Returns:
             For how many seconds the edge asks to be left alone.
         """
+        with self._lock:
+            self._let_go(model)
+            few = model.engine is not None and len(model.met) < self._most
+            if not few and time.monotonic() < edge.renew_at:
+                self._look_later(model, edge)
+                return 0.0
         urls: list[str] = []
         rest_s = 0.0
         try:
@@ -225,34 +235,41 @@ class Neighbourhood:
         except NoNeighboursError as error:
             edge.refused = True
             self._warned(f"this device is not made known: {error}")
+            return 0.0
         except IcnError as error:
             ttl_s = 3 * _RETRY_S
             rest_s = error.after_s if isinstance(error, ThrottledError) else 0.0
-        else:
-            with self._lock:
-                self._bring(model, urls, self._most)
         with self._lock:
-            now, wait_s = time.monotonic(), 0.0
-            if not edge.refused:
-                wait_s = ttl_s / 3
-                if model.engine is not None and len(model.met) < self._most:
-                    wait_s = min(edge.step_s, wait_s)
-                    edge.step_s = min(2 * edge.step_s, _LONGEST_S)
-            edge.due = now + wait_s * self._random.uniform(0.7, 1.0)
+            self._bring(model, urls, self._most)
+            edge.renew_at = time.monotonic() + ttl_s / 3 * self._random.uniform(0.7, 1.0)
+            self._look_later(model, edge)
         return rest_s
+
+    def _look_later(self, model: _Model, edge: _Edge) -> None:
+        edge.due = edge.renew_at
+        if model.engine is not None:
+            step_s = edge.step_s * self._random.uniform(0.7, 1.0)
+            edge.due = min(time.monotonic() + step_s, edge.renew_at)
+            edge.step_s = min(2 * edge.step_s, _LONGEST_S)
+
+    def _let_go(self, model: _Model) -> None:
+        """Make room in the place of neighbours that the engine has dropped."""
+        dropped = {} if model.engine is None else model.engine.dropped()
+        now = time.monotonic()
+        for url, error in dropped.items():
+            if model.met.pop(url, None) is None:
+                continue
+            if isinstance(error, _WRONG):
+                self._banned.add(url)
+            model.rests[url] = 2 * model.rests.get(url, _AGAIN_S / 2)
+            model.away[url] = now + model.rests[url]
 
     def _bring(self, model: _Model, urls: Sequence[str], most: int) -> None:
         engine = model.engine
         if engine is None:
             return
+        self._let_go(model)
         now = time.monotonic()
-        for url, error in engine.dropped().items():
-            source = model.met.pop(url, None)
-            if source is None:
-                continue
-            if isinstance(error, _WRONG):
-                self._banned.add(url)
-            model.away[url] = now + _AGAIN_S
         for url in urls:
             known = url in model.met or url in self._banned or model.away.get(url, 0.0) > now
             if known or len(model.met) >= most or model.joined >= _MOST_MET:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 from icnblocks.client.engine import EngineOptions
@@ -11,6 +12,7 @@ from icnblocks.client.holders import Catalogued
 from icnblocks.client.neighbourly import NeighbourlyEngine
 from icnblocks.client.source import Source
 from icnblocks.client.terms import Hint
+from icnblocks.errors import SourceError
 from icnblocks.naming import Name
 from icnblocks.share.neighbourhood import Neighbourhood
 from icnblocks.testing.lying import LyingServer, Reply
@@ -109,3 +111,82 @@ def test_a_machine_without_a_thread_for_a_neighbour_is_made_known_on(monkeypatch
             assert refused.is_set()
             assert all(lane.thread is not None for lane in engine._lanes[1:])
         made.part(MANIFEST)
+
+
+class Company:
+    """The engine of a pull: those whom it is told of and loses at once, and those who stay."""
+
+    def __init__(self) -> None:
+        self.joined: list[str] = []
+
+    def join(self, source) -> None:
+        self.joined.append(source.url)
+
+    def dropped(self):
+        return {url: SourceError("out of reach") for url in self.joined if "//10.0.0." in url}
+
+
+def test_who_was_named_only_devices_out_of_reach_asks_for_others_soon(monkeypatch) -> None:
+    """Catches: 20 s without any neighbour, since eight that are behind a NAT took all places."""
+    hidden = [f"http://10.0.0.{number}:4261" for number in range(1, 9)]
+    other, told = "http://10.0.1.1:4261", []
+
+    def announce(*_):
+        told.append(hidden if not told else [other])
+        return told[-1], 60.0
+
+    monkeypatch.setattr("icnblocks.share.neighbourhood.announce", announce)
+    monkeypatch.setattr("icnblocks.share.neighbourhood.withdraw", lambda *_: None)
+    company = Company()
+    with known_to("http://192.0.2.1:4260") as made:
+        poll_until(lambda: told, what="announced")
+        told.clear()
+        made.join(MANIFEST, company)
+        poll_until(lambda: other in company.joined, timeout_s=10, what="another is found")
+        made.part(MANIFEST)
+
+
+def test_who_has_neighbours_enough_is_not_announced_more_often_for_it(monkeypatch) -> None:
+    """Guards that looking after neighbours is no load on the edge."""
+    near = [f"http://10.0.1.{number}:4261" for number in range(1, 9)]
+    told, looked = threading.Semaphore(0), threading.Semaphore(0)
+
+    def announce(*_):
+        told.release()
+        return near, 60.0
+
+    class Full(Company):
+        def dropped(self):
+            looked.release()
+            return {}
+
+    monkeypatch.setattr("icnblocks.share.neighbourhood.announce", announce)
+    monkeypatch.setattr("icnblocks.share.neighbourhood.withdraw", lambda *_: None)
+    monkeypatch.setattr("icnblocks.share.neighbourhood._LONGEST_S", 0.01)
+    with known_to("http://192.0.2.1:4260") as made:
+        assert told.acquire(timeout=10)
+        made.join(MANIFEST, Full())
+        assert told.acquire(timeout=10)
+        for _ in range(20):
+            assert looked.acquire(timeout=10)
+        assert not told.acquire(blocking=False)
+        made.part(MANIFEST)
+
+
+def test_devices_out_of_reach_are_tried_more_and_more_seldom() -> None:
+    """Catches: a few behind a NAT, named every time, were all that a pull of hours tried."""
+    hidden, waits = "http://10.0.0.1:4261", []
+    with known_to() as made:
+        model = made._models[MANIFEST]
+        model.engine = company = Company()
+        for _ in range(4):
+            made._bring(model, [hidden], 8)
+            assert list(model.met) == [hidden]
+            now = time.monotonic()
+            made._bring(model, [hidden], 8)
+            assert not model.met
+            waits.append(model.rests[hidden])
+            assert model.away.pop(hidden) >= now + waits[-1]
+        assert company.joined == [hidden] * 4
+        model.engine = None
+    assert waits == [15.0, 30.0, 60.0, 120.0]
