@@ -16,7 +16,7 @@ from icnblocks.client.engine import Engine
 from icnblocks.client.gathering import Deal, Gathering
 from icnblocks.client.lane import Lane
 from icnblocks.client.neighbours import deal, listen
-from icnblocks.errors import ForeignError, FormatError, IcnError
+from icnblocks.errors import ForeignError, FormatError, IcnError, NotFoundError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,8 +149,11 @@ class NeighbourlyEngine(Engine):
                 lane.connection, about.manifest, len(about.blocks), known, wait_s, self._port
             )
         except IcnError as error:
+            failure: IcnError = error
+            if isinstance(error, NotFoundError):  # it may have begun anew, and know it soon
+                failure = SourceError(str(error))
             with self._lock:
-                refusals = self._scheduler.drop(lane.index, error, self._clock())
+                refusals = self._scheduler.drop(lane.index, failure, self._clock())
                 self._note(refusals)
             self._handover.refuse(refusals)
             return

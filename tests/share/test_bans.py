@@ -1,8 +1,9 @@
-"""Neighbours that promise what they do not give are not tried again."""
+"""Neighbours that promise what they do not give are not tried again; others are."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import contextmanager
 
@@ -24,6 +25,7 @@ from icnblocks.testing.processes import poll_until
 from icnblocks.wire.bundle import Want
 from tests.share.blocks import MANIFEST, blocks_of
 from tests.share.test_neighbours import Keep, holds_all
+from tests.share.test_server import Shelf
 
 BLOCKS = blocks_of(200)
 LENGTHS = {digest: len(block) for digest, block in BLOCKS.items()}
@@ -110,3 +112,37 @@ def test_one_machine_does_not_use_up_all_that_a_pull_tries() -> None:
     assert engine.joined[2:] == ["http://192.0.2.7:1"]
     made.part(MANIFEST)
     made.close()
+
+
+def test_a_device_that_does_not_know_the_model_yet_is_tried_again(tmp_path) -> None:
+    """Catches: one that was killed and began anew at its port was banned while it still looked for
+    what it had of the model."""
+    server = ShareServer(ShareOptions(host="127.0.0.1"))
+    url = f"http://127.0.0.1:{server.port}"
+    about, hint = Catalogued(MANIFEST, None, list(BLOCKS)), Hint(manifest=MANIFEST)
+    made = Neighbourhood(4261, 8, pytest.fail)
+    shelf, sink, hears = Shelf(tmp_path / "shelf", BLOCKS), Keep(), threading.Event()
+    with LyingServer(BLOCKS, waits_for=hears) as edge, Source(edge.url) as source:
+        made.add(MANIFEST, Name.parse("acme/x"), [])
+        options = EngineOptions(connections=1)
+        with NeighbourlyEngine([source], sink, about, hint, 4261, options) as engine:
+            made.join(MANIFEST, engine)
+            model = made._models[MANIFEST]
+            engine.add([Want(*each) for each in LENGTHS.items()], hint)
+            made._bring(model, [url], 8)
+            assert url in model.met
+            poll_until(engine.dropped, what="it is let go")
+            made._bring(model, [url], 8)
+            assert not model.met
+            server.offer(Offer(MANIFEST, LENGTHS, lambda: None, shelf))
+            model.away.clear()
+            made._bring(model, [url], 8)
+            assert url in model.met
+            poll_until(lambda: server.sent_bytes, what="it is asked for blocks")
+            hears.set()
+            assert engine.wait(60)
+        made.part(MANIFEST)
+    made.close()
+    server.close()
+    os.close(shelf.fd)
+    assert sink.accepted == BLOCKS
