@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.client.answers import check_answer, not_icn
-from icnblocks.client.endpoint import Endpoint, SourceOptions
+from icnblocks.client.endpoint import Endpoint, SourceOptions, is_loopback
 from icnblocks.client.source import Source
 from icnblocks.errors import IcnError, NotFoundError, RefusedError, UsageError
 from icnblocks.limits import KIB, MAX_HAVE_BYTES, MAX_NEIGHBOURS
@@ -52,7 +52,8 @@ def announce(
         port: where this device serves; the edge takes the address from the connection.
 
     Returns:
-        URLs of some neighbours, at random; and after how many seconds this is forgotten.
+        URLs of some neighbours, at random, loopback ones only if the edge is at such an address;
+        and after how many seconds this is forgotten.
 
     Raises:
         NoNeighboursError: if the edge does not do this, or not for this device.
@@ -64,6 +65,9 @@ def announce(
     if not isinstance(listed, list) or isinstance(ttl, bool) or not isinstance(ttl, int | float):
         raise not_icn(str(connection))
     found = [url for text in listed[:MAX_NEIGHBOURS] if (url := neighbour_url(text)) is not None]
+    host = connection.endpoint.host
+    if not (is_loopback(host) or host == "localhost"):  # else it could have us ask what runs here
+        found = [url for url in found if not is_loopback(Endpoint.parse(url).host)]
     return found, float(min(_MAX_TTL_S, max(1.0, ttl)))  # in this order 1 for what is no number
 
 

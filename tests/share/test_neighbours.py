@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from math import inf
@@ -52,6 +53,25 @@ def test_an_edge_cannot_ask_to_be_told_all_the_time(ttl) -> None:
         assert urls == []
         assert 1.0 <= ttl_s <= 3600.0
         connection.drop()
+
+
+@pytest.mark.parametrize(
+    ("host", "heeded"), [("127.0.0.1", True), ("localhost", True), ("2130706433", False)]
+)
+def test_an_edge_elsewhere_cannot_have_a_device_ask_its_own_machine(host, heeded) -> None:
+    """Catches: it could name any port of what listens there for this machine alone.
+
+    The number is an address of this machine that is not written as one: an edge elsewhere.
+    """
+    near = ["127.0.0.1:9", "127.9.9.9:9", "[::1]:9", "[::ffff:127.0.0.1]:9"]
+    told = json.dumps({"neighbours": [*near, "10.0.0.1:9"], "ttl": 60}).encode()
+    with LyingServer({}, respond=lambda _: Reply(200, told)) as edge:
+        with Source(edge.url.replace("127.0.0.1", host)) as source:
+            connection = source.connect()
+            urls, _ = announce(connection, MANIFEST, None, 1)
+            connection.drop()
+    assert urls[-1] == "http://10.0.0.1:9"
+    assert len(urls) == (5 if heeded else 1)
 
 
 def test_nobody_waits_for_an_edge_that_is_gone_once_for_each_model(monkeypatch) -> None:
