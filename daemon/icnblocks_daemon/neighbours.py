@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from itertools import chain, zip_longest
+from math import gcd
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from icnblocks.client.endpoint import is_loopback
@@ -32,6 +33,7 @@ DEAL_BLOCKS: Final = 2_000_000
 DEAL_MODEL_BLOCKS: Final = 250_000
 """Larger models are not dealt: for who lacks its last blocks, all of them would be looked at."""
 _LEAST_BLOCKS: Final = 1000  # a model counts as so many at least
+_GOLDEN: Final = 0.618034  # of steps of such a part of a circle, any few spread evenly
 
 
 class Neighbour(NamedTuple):
@@ -150,9 +152,21 @@ class _Round:
 
     def __init__(self, count: int, *, dealt: bool) -> None:
         self.count = count
-        self.order = array("I", range(count if dealt else 0))
+        self.order = _spread(count if dealt else 0)
         self.room = max(len(self.order), _LEAST_BLOCKS)
         self.dealt = 0
+
+
+def _spread(count: int) -> array[int]:
+    """All numbers below `count`, any few in a row from all over.
+
+    Devices say how many blocks are as long as they wish, by the mean: but those of one kind lie
+    beside each other, small ones and large ones.
+    """
+    step = round(_GOLDEN * count) or 1
+    while gcd(step, count) != 1:
+        step += 1
+    return array("I", (place * step % count for place in range(count)))
 
 
 class Deals:

@@ -2,13 +2,16 @@
 
 from random import Random
 
+import pytest
+
 from icnblocks.client.gathering import Deal, Gathering
 from icnblocks.client.scheduler import Bundle, RetryOptions
 from icnblocks.errors import SourceError
-from icnblocks.limits import BLOCK_BYTES
+from icnblocks.limits import BLOCK_BYTES, MIB
 from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.neighbours import Deals
 
 BLOCKS = [Digest(number.to_bytes(32, "big")) for number in range(200)]
 
@@ -60,3 +63,40 @@ def test_a_source_that_deals_what_is_here_is_asked_for_blocks_all_the_same() -> 
         deals += 1
         assert deals < 10
     assert asked(scheduler, 0, 0.0).wants
+
+
+SMALL = 4096
+MODELS = {
+    "alike": [BLOCK_BYTES] * 200,
+    "small ones first": [SMALL] * 1000 + [BLOCK_BYTES] * 200,
+    "small ones last": [BLOCK_BYTES] * 200 + [SMALL] * 1000,
+    "in turns": [SMALL, SMALL, SMALL, SMALL, SMALL, BLOCK_BYTES] * 200,
+}
+
+
+@pytest.mark.parametrize("lengths", MODELS.values(), ids=MODELS)
+def test_what_is_dealt_is_as_much_as_was_wished_for(lengths: list[int]) -> None:
+    """Counts bytes, not time: of what an edge is asked for at once, and so how often it is.
+
+    Catches: portions ten times too large where small blocks lie together, which keep others from
+    what is not on its way for long; and twenty times too small ones, each with two round trips.
+    """
+    blocks = [Digest(number.to_bytes(32, "big")) for number in range(len(lengths))]
+    deals = Deals(Random(1))
+    deals.learn(blocks[0], len(blocks))
+    scheduler = Gathering([("edge", 2)], Random(1), RetryOptions(), blocks=blocks, hint="h")
+    scheduler.add([Want(*each) for each in zip(blocks, lengths, strict=True)], "h", 0.0)
+    scheduler.sources[0].lane_rate = 4 * MIB  # a second's worth is wished for
+    portions = []
+    while len(scheduler):
+        due = scheduler.deal(0, 0.0)
+        assert isinstance(due, Deal)
+        scheduler.dealt(0, deals.deal(blocks[0], due.had, due.most))
+        bundle = asked(scheduler, 0, 0.0)
+        portions.append(sum(want.length for want in bundle.wants))
+        for want in bundle.wants:
+            scheduler.arrived(bundle, want.digest, 0.0)
+        scheduler.finished(bundle, 0, 0.0)
+    assert sum(portions) == sum(lengths)
+    assert max(portions) <= 8 * MIB
+    assert len(portions) <= 1.5 * sum(lengths) / (4 * MIB)
