@@ -2,8 +2,8 @@
 
 To the rules of `Scheduler`, which hold for sources, it adds:
 - a neighbour is asked for a few blocks at a time that it said it holds, the rarest first;
-- sources are asked for what no neighbour holds, in small portions and as they deal it; for
-  the rest only when nothing else waits;
+- sources are asked for what no neighbour holds, in small portions and as they deal it, or at
+  random where they do not; for the rest only when nothing else waits;
 - a neighbour that fails, refuses several blocks that it should have, or sends one wrong block is
   let go for good: what was expected of it waits again;
 - nothing is refused while a neighbour holds it.
@@ -44,7 +44,7 @@ _SECONDS: Final = 1.0  # what a bundle of a neighbour should take
 _PORTIONS: Final = 2  # bundles that each neighbour should give until the end, at least
 _FIRST_BYTES: Final = MIB  # the same, while its rate is not known
 _MOST_BYTES: Final = 4 * MIB
-_DEAL_SECONDS: Final = 1.0  # what a source deals should take
+_DEAL_SECONDS: Final = 1.0  # what a source is asked for at a time should take
 _FIRST_DEAL_BYTES: Final = 2 * MIB
 _EARLY_S: Final = 4.0
 _EARLY_DEAL_BYTES: Final = 4 * MIB
@@ -167,14 +167,18 @@ class Gathering(Scheduler[HintT]):
         if not self._lines.waiting_bytes or self.swarm.has_dealt(source):
             return False
         self._dealing.add(source)
+        return Deal(self.swarm.had(), self._blocks(self._portion(source, now)))
+
+    def _portion(self, source: int, now: float) -> float:
+        """Bytes to ask a source for at a time."""
         if self._began is None:
             self._began = now
-        wished: float = _FIRST_DEAL_BYTES
-        if state.lane_rate is not None:
-            wished = state.lane_rate * _DEAL_SECONDS
+        state = self.sources[source]
+        if state.failures or state.lane_rate is None:
+            return _FIRST_DEAL_BYTES
         early = now - self._began < _EARLY_S
         limit = _EARLY_DEAL_BYTES if early else BUNDLE_WANTS * BLOCK_BYTES
-        return Deal(self.swarm.had(), self._blocks(min(wished, limit)))
+        return min(state.lane_rate * _DEAL_SECONDS, limit)
 
     def dealt(self, source: int, indexes: Sequence[int] | None) -> None:
         """What a source dealt; None if it does not deal."""
@@ -200,7 +204,24 @@ class Gathering(Scheduler[HintT]):
         """See Scheduler."""
         if self._is_neighbour(source):
             return self._of_neighbour(source, now)
-        return None if self._is_crowded(source) else super().next_bundle(source, now)
+        if self._is_crowded(source):
+            return None
+        if self._lines.waiting_bytes and not self.swarm.has_dealt(source):
+            self.swarm.dealt(source, self._lot(self._portion(source, now)))
+        return super().next_bundle(source, now)
+
+    def _lot(self, size: float) -> list[int]:
+        """Blocks of about so many bytes, for a source that does not deal, or not now.
+
+        All devices would ask it for the same else, and have nothing to give each other.
+        """
+        drawn: list[int] = []
+        for index in self.swarm.lot():
+            size -= self._open[self.swarm.blocks[index]].length
+            if drawn and (size < 0 or len(drawn) == MAX_WANTS):
+                break
+            drawn.append(index)
+        return drawn
 
     def _is_crowded(self, source: int) -> bool:
         """Whether a source is at work for us, and we have others to ask."""

@@ -162,6 +162,16 @@ class Swarm:
         flags = _or(self._gone, self._held)
         return flags if self._any_zero(flags) else bytes(self._gone)
 
+    def lot(self) -> Iterator[int]:
+        """The others, from one at random on."""
+        flags = self.had()
+        begin = self._random.randrange(len(flags))
+        for first, end in ((begin, len(flags)), (0, begin)):
+            at = flags.find(0, first, end)
+            while at >= 0:
+                yield at
+                at = flags.find(0, at + 1, end)
+
     @staticmethod
     def _any_zero(flags: bytes) -> bool:
         return flags.find(0) >= 0

@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from icnblocks.client.answers import ThrottledError
 from icnblocks.client.gathering import Deal, Gathering
 from icnblocks.client.scheduler import Bundle, RetryOptions
 from icnblocks.errors import SourceError
@@ -12,6 +13,7 @@ from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.neighbours import Deals
+from tests.client.test_swarm import Network
 
 BLOCKS = [Digest(number.to_bytes(32, "big")) for number in range(200)]
 
@@ -100,3 +102,25 @@ def test_what_is_dealt_is_as_much_as_was_wished_for(lengths: list[int]) -> None:
     assert sum(portions) == sum(lengths)
     assert max(portions) <= 8 * MIB
     assert len(portions) <= 1.5 * sum(lengths) / (4 * MIB)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_devices_that_nobody_deals_to_exchange_most_of_it_all_the_same(seed: int) -> None:
+    """Catches: all asked the edge for the same blocks, in order, and it sent each to all 16."""
+    network = Network(16, 64, seed)
+    for device in network.devices:
+        device.dealt(0, None)
+    network.run(16 * 64)
+    assert network.sent <= 3 * 64, "blocks that the edge sent"
+
+
+def test_devices_that_were_put_off_come_back_for_different_blocks() -> None:
+    """Catches: an edge that is busy with a crowd sends all of it the same first blocks."""
+    probes = set()
+    for seed in range(10):
+        device = Gathering([("edge", 2)], Random(seed), RetryOptions(), blocks=BLOCKS, hint="h")
+        device.add([Want(digest, BLOCK_BYTES) for digest in BLOCKS], "h", 0.0)
+        assert isinstance(device.deal(0, 0.0), Deal)
+        assert device.put_off(0, ThrottledError("busy", after_s=2.0), 0.0) == []
+        probes.add(asked(device, 0, 2.0).wants)
+    assert len(probes) >= 8
