@@ -13,7 +13,6 @@ from icnblocks.naming import Digest
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.neighbours import Deals
-from tests.client.test_swarm import Network
 
 BLOCKS = [Digest(number.to_bytes(32, "big")) for number in range(200)]
 
@@ -102,16 +101,6 @@ def test_what_is_dealt_is_as_much_as_was_wished_for(lengths: list[int]) -> None:
     assert sum(portions) == sum(lengths)
     assert max(portions) <= 8 * MIB
     assert len(portions) <= 1.5 * sum(lengths) / (4 * MIB)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_devices_that_nobody_deals_to_exchange_most_of_it_all_the_same(seed: int) -> None:
-    """Catches: all asked the edge for the same blocks, in order, and it sent each to all 16."""
-    network = Network(16, 64, seed)
-    for device in network.devices:
-        device.dealt(0, None)
-    network.run(16 * 64)
-    assert network.sent <= 3 * 64, "blocks that the edge sent"
 
 
 def test_devices_that_were_put_off_come_back_for_different_blocks() -> None:
