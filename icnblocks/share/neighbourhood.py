@@ -75,6 +75,7 @@ class _Model:
     away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
     rests: dict[str, float] = field(default_factory=dict)  # for how long they were away last
     joined: int = 0
+    given: bool = True
 
 
 class _Leave:
@@ -125,10 +126,20 @@ class Neighbourhood:
     def add(self, manifest: Digest, name: Name, sources: Sequence[Source]) -> None:
         """Announce a model to these from now on; it may be announced already."""
         with self._lock:
-            if manifest not in self._models and not self._closed:
+            model = self._models.get(manifest)
+            if model is not None:
+                model.given = True
+                self._changed.notify_all()
+            elif not self._closed:
                 edges = [_Edge(source, source.connect()) for source in sources]
                 self._models[manifest] = _Model(manifest, name, edges)
                 self._start(sources)
+
+    def silence(self, manifest: Digest) -> None:
+        """Nothing of a model is given any more: edges forget it, unless it is added again."""
+        with self._lock:
+            if manifest in self._models:
+                self._models[manifest].given = False
 
     def join(self, manifest: Digest, engine: NeighbourlyEngine) -> None:
         """Bring neighbours into this pull, until `part`."""
@@ -205,7 +216,7 @@ class Neighbourhood:
                     (edge.due, model, edge)
                     for model in self._models.values()
                     for edge in model.edges
-                    if edge.source is source and not edge.refused
+                    if edge.source is source and model.given and not edge.refused
                 ]
                 at, model, edge = min(due, key=lambda each: each[0], default=(now + 60, None, None))
                 at = max(at, rest_until)

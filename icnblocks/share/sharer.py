@@ -91,6 +91,7 @@ class Sharer:
             yield offer
         except BaseException:
             offer.is_gone()
+            self._neighbourhood.silence(resolved.digest)
             self._offers.pop(resolved.digest, None)  # it may be offered again
             raise
         else:

@@ -6,6 +6,9 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
 
 from icnblocks.client.engine import EngineOptions
 from icnblocks.client.holders import Catalogued
@@ -13,8 +16,10 @@ from icnblocks.client.neighbourly import NeighbourlyEngine
 from icnblocks.client.source import Source
 from icnblocks.client.terms import Hint
 from icnblocks.errors import SourceError
-from icnblocks.naming import Name
+from icnblocks.naming import Digest, Name
 from icnblocks.share.neighbourhood import Neighbourhood
+from icnblocks.share.options import ShareOptions
+from icnblocks.share.sharer import Sharer
 from icnblocks.testing.lying import LyingServer, Reply
 from icnblocks.testing.processes import poll_until
 from tests.share.blocks import MANIFEST
@@ -190,3 +195,36 @@ def test_devices_out_of_reach_are_tried_more_and_more_seldom() -> None:
         assert company.joined == [hidden] * 4
         model.engine = None
     assert waits == [15.0, 30.0, 60.0, 120.0]
+
+
+def test_a_model_whose_pull_failed_is_announced_no_more_until_it_is_there(tmp_path) -> None:
+    """Catches: a device without a block of it that takes a place of all others for good."""
+    other, digest = Digest(b"o" * 32), Digest.of(b"block")
+    manifest = SimpleNamespace(lengths=lambda: {digest: 5})
+    first, second = (
+        SimpleNamespace(digest=each, name=NAME, manifest=manifest) for each in (MANIFEST, other)
+    )
+    assembler = SimpleNamespace(directory=None, missing=list, whole=frozenset())
+    short = Reply(200, b'{"neighbours": [], "ttl": 1}')
+
+    def announced(of) -> int:
+        return sum(request.path.split("/")[3] == str(of) for request in edge.requests)
+
+    def fail() -> None:
+        poll_until(lambda: announced(MANIFEST), what="announced")
+        raise SourceError("nobody has it")
+
+    with (
+        LyingServer({}, respond=lambda _: short) as edge,
+        Source(edge.url) as source,
+        Sharer(ShareOptions("127.0.0.1"), None, None, pytest.fail) as sharer,
+    ):
+        with pytest.raises(SourceError), sharer.pulling(first, assembler, None, [source]):
+            fail()
+        sharer.whole(second, [source])
+        poll_until(lambda: announced(other) >= 2, what="what was under way is over")
+        before = announced(MANIFEST)
+        poll_until(lambda: announced(other) >= 6, what="the other is announced again and again")
+        assert announced(MANIFEST) == before
+        sharer.whole(first, [source])
+        poll_until(lambda: announced(MANIFEST) > before, what="announced again")
