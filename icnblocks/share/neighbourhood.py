@@ -74,7 +74,7 @@ class _Model:
     met: dict[str, Source] = field(default_factory=dict)  # neighbours of the pull under way
     away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
     rests: dict[str, float] = field(default_factory=dict)  # for how long they were away last
-    joined: int = 0
+    joined: int = 0  # in the pull under way
     given: bool = True
 
 
@@ -145,7 +145,7 @@ class Neighbourhood:
         """Bring neighbours into this pull, until `part`."""
         with self._lock:
             model = self._models[manifest]
-            model.engine = engine
+            model.engine, model.joined = engine, 0
             for edge in model.edges:
                 edge.due, edge.step_s = 0.0, _FIRST_S
             self._start([edge.source for edge in model.edges])

@@ -197,6 +197,16 @@ def test_devices_out_of_reach_are_tried_more_and_more_seldom() -> None:
     assert waits == [15.0, 30.0, 60.0, 120.0]
 
 
+def test_each_pull_of_a_model_may_try_as_many_neighbours() -> None:
+    """Catches: a program that pulls a model again and again, and in the end meets nobody."""
+    with known_to() as made:
+        for number in range(501):
+            made.join(MANIFEST, company := Company())
+            made._bring(made._models[MANIFEST], [url := f"http://10.0.1.1:{4000 + number}"], 8)
+            assert company.joined == [url]
+            made.part(MANIFEST)
+
+
 def test_a_model_whose_pull_failed_is_announced_no_more_until_it_is_there(tmp_path) -> None:
     """Catches: a device without a block of it that takes a place of all others for good."""
     other, digest = Digest(b"o" * 32), Digest.of(b"block")
