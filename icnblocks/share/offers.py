@@ -56,6 +56,7 @@ class PartialShelf:
         self._plan = plan
         self._whole = whole
         self._files: OpenFiles[int] = OpenFiles(64)
+        self._closed = False
 
     def open(self, digest: Digest) -> Lease | None:
         """See Shelf."""
@@ -66,7 +67,9 @@ class PartialShelf:
         length = self._plan.length(digest)
         return ExtentLease(opened.fd, offset, length, lambda: self._files.give_back(opened))
 
-    def _open(self, file: int) -> int:
+    def _open(self, file: int) -> int:  # one at a time, and none when `close` has dropped all
+        if self._closed:
+            raise ChangedError("the pull that it was of is over")
         path = self._plan.manifest.files[file].path
         if file not in self._whole:
             try:
@@ -77,6 +80,7 @@ class PartialShelf:
 
     def close(self) -> None:
         """Let go of the files; leases stay readable."""
+        self._closed = True
         self._files.close()
 
 
@@ -172,6 +176,8 @@ class Offer:
         try:
             lease = shelf.open(digest)
         except ChangedError as error:
+            if self._shelf is not shelf:  # it became whole meanwhile
+                return self.open(digest)
             if error.__cause__ is None:  # else it could not be looked at now: it may come back
                 self._lost(index, shelf)
             raise

@@ -12,9 +12,10 @@ from icnblocks.client.trust import KnownPublishers, Trust
 from icnblocks.errors import ChangedError
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest, Name
+from icnblocks.placement.plan import Plan
 from icnblocks.publish.scan import scan
 from icnblocks.puller import Puller
-from icnblocks.share.offers import Offer
+from icnblocks.share.offers import Offer, PartialShelf
 from icnblocks.share.options import ShareOptions
 from icnblocks.store.database import storage_errors
 from icnblocks.store.facts import FileFacts
@@ -61,6 +62,33 @@ def test_what_was_edited_is_promised_no_more(offer, places, tmp_path) -> None:
     places.remove_directory(tmp_path / "m")
     assert offer.open(Digest.of(FILES["c"])) is None
     assert offer.flags(-1, 0.0) == b"\1\0\0"
+
+
+def test_a_pull_that_ends_while_a_block_is_looked_for(offer, places, tmp_path) -> None:
+    """Catches: a block read through the descriptor of a directory that was closed meanwhile.
+
+    Another file may have that descriptor by then; and what was opened was never closed.
+    """
+    manifest = scan(tmp_path / "m", Kind.PACK).manifest
+    directory = ModelDirectory(tmp_path / "m")
+    partial = PartialShelf(directory, Plan(manifest))
+
+    class Ends:
+        """The thread that pulls comes first."""
+
+        def open(self, digest):
+            offer.is_whole_in(places)
+            partial.close()
+            opened = os.listdir("/proc/self/fd")
+            try:
+                return partial.open(digest)
+            finally:
+                assert os.listdir("/proc/self/fd") == opened
+                directory.close()
+
+    offer.is_whole_in(Ends())
+    ask(offer, "b")
+    assert offer.flags(-1, 0.0) == b"\1\1\1"
 
 
 def test_what_cannot_be_looked_at_for_a_moment_is_promised_on(offer, places, monkeypatch) -> None:
