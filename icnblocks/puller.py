@@ -271,10 +271,11 @@ class Puller:
     ) -> Pulled:
         began = time.monotonic()
         moved = Moved()
-        if thorough or not self._is_settled(resolved, path):
+        settled = not thorough and self._is_settled(resolved, path)
+        if not settled:
             moved = self._assemble(resolved, path, follower, thorough=thorough)
         if self.sharer is not None:
-            if is_unchanged(path, resolved.manifest, self.places):
+            if settled or is_unchanged(path, resolved.manifest, self.places):
                 self.sharer.whole(resolved, self.sources)
             else:  # it was found right, but cannot be noted
                 self._listener.warned(f"{resolved.name} is not shared: {path} is not in the index")
