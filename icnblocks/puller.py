@@ -308,7 +308,7 @@ class Puller:
         self, resolved: Resolved, path: Path, follower: Follower | None, *, thorough: bool
     ) -> Moved:
         """Make the directory what it shall be."""
-        directory = ModelDirectory(path)
+        directory = ModelDirectory(path, self._go_on)
         moved = Moved()
         try:
             try:
@@ -346,8 +346,12 @@ class Puller:
             waiting=lambda: self._listener.warned(
                 f"waiting for another pull into {directory.root}"
             ),
-            check=None if self._follower is None else self._follower.placed,
         )
+
+    def _go_on(self) -> None:
+        """Raise if whoever follows has left."""
+        if self._follower is not None:
+            self._follower.placed()
 
     def _serves(self, resolved: Resolved, path: Path, error: StorageError) -> bool:
         """Whether what lies where we may not write is right, also if the index cannot know it.
@@ -359,7 +363,9 @@ class Puller:
         refused = isinstance(error.__cause__, OSError) and error.__cause__.errno in _NOT_TO_WRITE
         if not refused or (self._settings.durable and flushed.is_marked(path)):
             return False
-        if not has_state(path, resolved.digest) or any(recheck_directory(path, resolved.manifest)):
+        if not has_state(path, resolved.digest) or any(
+            recheck_directory(path, resolved.manifest, self._go_on)
+        ):
             return False
         self._listener.warned(f"{error}; {resolved.name} is whole there, but hashed each time")
         return True

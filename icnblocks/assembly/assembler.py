@@ -183,6 +183,7 @@ class Assembler:
     def _reads_right(self, digest: Digest) -> bool:
         length = self._plan.length(digest)
         for spot in self.spots(digest):
+            self.directory.check()
             with self.writing(spot.file) as fd:
                 data = read_all(fd, length, spot.offset)
                 if Digest.of(data) != digest:

@@ -11,18 +11,21 @@ from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from icnblocks.manifest.model import File, Manifest
     from icnblocks.naming import Digest
     from icnblocks.store.base import Verified
 
 
-def file_is_right(fd: int, file: File, manifest: Manifest) -> bool:
-    """Does the open file have the size and the blocks that the manifest says?"""
+def file_is_right(fd: int, file: File, manifest: Manifest, check: Callable[[], None]) -> bool:
+    """Does the open file have the size and the blocks that the manifest says?
+
+    Here and below, `check` is called before each block is read; what it raises ends the reading.
+    """
     if os.fstat(fd).st_size != file.size:
         return False
-    return not any(bad for bad in bad_blocks(fd, file, manifest))
+    return not any(bad for bad in bad_blocks(fd, file, manifest, check))
 
 
 def file_reads_right(fd: int, file: File, manifest: Manifest) -> bool:
@@ -36,16 +39,22 @@ def file_reads_right(fd: int, file: File, manifest: Manifest) -> bool:
     return all(_read(fd, *block) is not None for block in cut(file, manifest))
 
 
-def bad_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[tuple[int, int]]:
+def bad_blocks(
+    fd: int, file: File, manifest: Manifest, check: Callable[[], None]
+) -> Iterator[tuple[int, int]]:
     """(offset, length) of every block of the open file whose bytes are not as named."""
     for digest, length, offset in cut(file, manifest):
+        check()
         if _read_right(fd, digest, length, offset) is None:
             yield offset, length
 
 
-def right_blocks(fd: int, file: File, manifest: Manifest) -> Iterator[Verified]:
+def right_blocks(
+    fd: int, file: File, manifest: Manifest, check: Callable[[], None]
+) -> Iterator[Verified]:
     """Every block of the open file whose bytes are as named."""
     for digest, length, offset in cut(file, manifest):
+        check()
         block = _read_right(fd, digest, length, offset)
         if block is not None:
             yield block

@@ -35,13 +35,15 @@ class ModelDirectory:
 
     Args:
         root: the directory; made, with its parents, if it is not there.
+        check: called again and again where something takes long; what it raises ends that.
 
     Raises:
         StorageError: if it cannot be made or opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, check: Callable[[], None] = lambda: None) -> None:
         self.root = root
+        self.check = check
         self._lock = -1
         self._fd = -1
         with storage_errors(root):
@@ -49,19 +51,12 @@ class ModelDirectory:
             (root / STATE).mkdir(exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def lock(
-        self,
-        *,
-        wait: bool,
-        waiting: Callable[[], None] = lambda: None,
-        check: Callable[[], None] | None = None,
-    ) -> None:
+    def lock(self, *, wait: bool, waiting: Callable[[], None] = lambda: None) -> None:
         """Hold the directory against other processes; the kernel lets go when this one dies.
 
         Args:
             wait: wait for another holder to finish rather than fail.
             waiting: called once when there is somebody to wait for.
-            check: called again and again while that lasts; what it raises ends the wait.
 
         Raises:
             BusyError: if another process holds it and `wait` is false.
@@ -75,15 +70,14 @@ class ModelDirectory:
                 if not wait:
                     raise BusyError(f"another process is pulling into {self.root}") from None
             waiting()
-            while check is not None:
-                check()
+            while True:
+                self.check()
                 time.sleep(_LOOK_S)
                 try:
                     fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
                 except BlockingIOError:
                     pass
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def _parent(self, path: str, *, make: bool) -> tuple[int, str]:
         """The descriptor of the directory that `path` lies in (to be closed), and its last part."""

@@ -46,12 +46,12 @@ class Former:
     files: Mapping[str, list[tuple[File, Manifest]]] = field(default_factory=dict)
     cut_off: Mapping[str, int] = field(default_factory=dict)
 
-    def put(self, path: str, fd: int) -> bool:
+    def put(self, directory: ModelDirectory, path: str, fd: int) -> bool:
         """Whether the open file at `path` is what one of them put there."""
         put_ns = self.cut_off.get(path)
         if put_ns is not None and os.fstat(fd).st_mtime_ns <= put_ns:
             return True
-        return any(file_is_right(fd, *put) for put in self.files.get(path, ()))
+        return any(file_is_right(fd, *put, directory.check) for put in self.files.get(path, ()))
 
     def put_there(self, directory: ModelDirectory, path: str) -> bool:
         """Whether what stands at `path` is what one of them put there.
@@ -64,7 +64,7 @@ class Former:
         if fd is None:
             return False
         try:
-            return self.put(path, fd)
+            return self.put(directory, path, fd)
         finally:
             os.close(fd)
 

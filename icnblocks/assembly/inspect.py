@@ -110,7 +110,7 @@ def inspect(
             with storage_errors(directory.root / file.path):
                 facts = seen[file.path] = FileFacts.of(os.fstat(fd))
                 unchanged = known.get(file.path) == facts
-                if (believed and unchanged) or file_is_right(fd, file, manifest):
+                if (believed and unchanged) or file_is_right(fd, file, manifest, directory.check):
                     if anew:
                         spoilt.append(number)
                     else:
@@ -119,7 +119,7 @@ def inspect(
                 spoilt.append(number)
                 # What is listed was pulled, or published in place: then it is the user's.
                 ours = unchanged and (listed == digest or former.name is not None)
-                if not ours and not former.put(file.path, fd):
+                if not ours and not former.put(directory, file.path, fd):
                     foreign.append(file.path)
         finally:
             os.close(fd)
@@ -205,14 +205,14 @@ def salvage(assembler: Assembler, files: tuple[int, ...]) -> None:
     Raises:
         StorageError: if the disk refuses.
     """
-    manifest = assembler.manifest
+    manifest, directory = assembler.manifest, assembler.directory
     for number in files:
         file = manifest.files[number]
-        fd = assembler.directory.open_existing(file.path)
+        fd = directory.open_existing(file.path)
         if fd is None:
             continue
         try:
-            for block in right_blocks(fd, file, manifest):
+            for block in right_blocks(fd, file, manifest, directory.check):
                 assembler.accept((block,))
         finally:
             os.close(fd)

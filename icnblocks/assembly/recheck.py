@@ -15,7 +15,7 @@ from icnblocks.errors import ChangedError, ConflictError, CorruptError, StorageE
 from icnblocks.store.base import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from icnblocks.manifest.model import File, Manifest
@@ -54,13 +54,20 @@ class BadBlock:
     was_read: bool
 
 
-def recheck_directory(root: Path, manifest: Manifest) -> Iterator[Wrong]:
+def recheck_directory(
+    root: Path, manifest: Manifest, check: Callable[[], None] = lambda: None
+) -> Iterator[Wrong]:
     """Hash every file of a model directory against its manifest.
+
+    Args:
+        root: the directory.
+        manifest: what shall be there.
+        check: called before each block is read; what it raises ends the reading.
 
     Raises:
         StorageError: if something cannot be read.
     """
-    directory = ModelDirectory(root)
+    directory = ModelDirectory(root, check)
     try:
         for file in manifest.files:
             wrong = _recheck_file(directory, file, manifest)
@@ -79,7 +86,7 @@ def _recheck_file(directory: ModelDirectory, file: File, manifest: Manifest) -> 
         return Wrong(file.path, "is missing", 0)
     try:
         size = os.fstat(fd).st_size
-        bad = list(bad_blocks(fd, file, manifest))
+        bad = list(bad_blocks(fd, file, manifest, directory.check))
     finally:
         os.close(fd)
     if size != file.size:

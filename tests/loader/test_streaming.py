@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import socket
 import threading
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import icnblocks
+from icnblocks.assembly import contents
 from icnblocks.assembly import reuse as reuse_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.client.settings import load_settings
@@ -184,6 +186,25 @@ def leaves_soon(stream, reached):
     return ended.wait(15)
 
 
+class Held:
+    """Holds up the thread that pulls until the stream was left."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self._left = threading.Event(), threading.Event()
+
+        def join(thread, timeout=None, _join=threading.Thread.join):
+            if thread.name == "icn-stream":  # it was told to end
+                self._left.set()
+            _join(thread, timeout)
+
+        monkeypatch.setattr(threading.Thread, "join", join)
+
+    def __call__(self, go_on):
+        self.begun.set()
+        assert self._left.wait(20)
+        return go_on()
+
+
 @pytest.fixture
 def patient(settings):
     return replace(settings, stall_s=600.0, retry_s=600.0, trust_first_use=True)
@@ -218,26 +239,39 @@ def test_leaving_ends_the_taking_of_blocks_from_another_model(
     """Catches: a block that is left when 100 GB of another model have been hashed and copied."""
     with stream(NAME, origin.url, to=tmp_path / "one") as tensors:
         tensors.wait()
-    taken, begun, leaving = [], threading.Event(), threading.Event()
-    opened, join = InPlaceStore.open, threading.Thread.join
+    taken = []
 
-    def held(self, digest):
+    def opened(self, digest, _open=InPlaceStore.open):
         taken.append(digest)
-        begun.set()
-        assert leaving.wait(20)
-        return opened(self, digest)
+        return held_until_left(lambda: _open(self, digest))
 
-    def joined(thread, timeout=None):
-        if thread.name == "icn-stream":  # it was told to end
-            leaving.set()
-        join(thread, timeout)
-
-    monkeypatch.setattr(InPlaceStore, "open", held)
-    monkeypatch.setattr(threading.Thread, "join", joined)
+    held_until_left = Held(monkeypatch)
+    monkeypatch.setattr(InPlaceStore, "open", opened)
     monkeypatch.setattr(reuse_module, "_THREADS", 1)
     pulled = stream(NAME, origin.url, to=tmp_path / "two")
-    assert leaves_soon(pulled, lambda: begun.wait(20))
+    assert leaves_soon(pulled, lambda: held_until_left.begun.wait(20))
     assert len(taken) < 3  # the one, and what is shared of it
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_leaving_ends_the_hashing_of_what_lies_there(origin, stream, tmp_path, monkeypatch, edited):
+    """Catches: a block that is left when 100 GB have been hashed, which the index did not know."""
+    files = len(list(shutil.copytree(origin.model, tmp_path / "here").iterdir()))
+    for path in (tmp_path / "here").iterdir() if edited else ():
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+    hashed = []
+
+    def read(*args, _read=contents._read):
+        hashed.append(args)
+        if edited and len(hashed) <= files:  # the first block of each is enough to see that
+            return _read(*args)
+        return held_until_left(lambda: _read(*args))
+
+    held_until_left = Held(monkeypatch)
+    monkeypatch.setattr(contents, "_read", read)
+    pulled = stream(NAME, origin.url, to=tmp_path / "here", overwrite=True)
+    assert leaves_soon(pulled, lambda: held_until_left.begun.wait(20))
+    assert len(hashed) == (files + 1 if edited else 1)
 
 
 def test_leaving_ends_the_wait_for_another_pull(origin, stream, tmp_path, caplog):
