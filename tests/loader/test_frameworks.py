@@ -43,7 +43,7 @@ def test_loaded_torch_models_keep_no_file_open(tmp_path, few_files):
     write(tmp_path / "model.safetensors", Tensor("w", "F32", (4,)))
     before = open_files()
     loaded = [icnblocks.load(tmp_path, "torch") for _ in range(100)]
-    assert open_files() == before
+    assert open_files() <= before  # what earlier tests left may go meanwhile
     assert all(tensors["w"].equal(loaded[0]["w"]) for tensors in loaded)
 
 
