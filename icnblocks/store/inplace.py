@@ -37,7 +37,7 @@ from icnblocks.store.facts import (
 from icnblocks.store.files import OpenFile, OpenFiles
 from icnblocks.store.inplace_index import ChangedFile, Directory, IndexedFile
 from icnblocks.store.late_log import log
-from icnblocks.store.lease import read_extent
+from icnblocks.store.lease import ExtentLease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -450,35 +450,18 @@ class InPlaceStore:
             self._write_lock.release()
 
 
-class InPlaceLease:
-    """A block in a file of a model directory that is open for sending.
+class InPlaceLease(ExtentLease):
+    """A block in a file of a model directory: it is seen whether that changed while it was sent."""
 
-    Attributes:
-        fd: the open file, to be used with offsets only; not the user's to close.
-        offset: the block's first byte in it.
-        length: the block's bytes.
-    """
-
-    __slots__ = ("_file", "_opened", "_store", "fd", "length", "offset")
+    __slots__ = ("_file", "_opened", "_store")
 
     def __init__(
         self, store: InPlaceStore, file: IndexedFile, opened: OpenFile, offset: int, length: int
     ) -> None:
-        self.fd = opened.fd
-        self.offset = offset
-        self.length = length
+        super().__init__(opened.fd, offset, length, partial(store._files.give_back, opened))
         self._store = store
         self._file = file
-        self._opened: OpenFile | None = opened
-
-    def read(self) -> bytes:
-        """The block's bytes, as they lie there.
-
-        Raises:
-            ChangedError: if the file ends before the block does.
-            StorageError: if the disk cannot read them.
-        """
-        return read_extent(self.fd, self.offset, self.length)
+        self._opened = opened
 
     def check(self) -> None:
         """After sending: is the file still what it was?
@@ -486,20 +469,8 @@ class InPlaceLease:
         Raises:
             ChangedError: if not; the file's blocks are refused from here on.
         """
-        if self._opened is not None:
+        if self._give_back is not None:
             self._store._check(self._file, self._opened)
-
-    def close(self) -> None:
-        """Give it back. Idempotent."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            self._store._files.give_back(opened)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def _root(root: Path) -> bytes:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ExtentLease:
-    """A stretch of a file that the store itself wrote and alone may change.
+    """A stretch of a file, which the store itself wrote and alone may change: else see `check`.
 
     Attributes:
         fd: an open file, to be used with offsets only; not the user's to close.
