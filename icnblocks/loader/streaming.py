@@ -147,9 +147,19 @@ class _Pulling:
         """Bytes of a file, once they are there."""
         end = part.reach.size if count is None else min(part.reach.size, offset + count)
         self.reach(part, end)
-        with reading(part.path), _opened(part) as file:
+        with reading(part.path), self._opened(part) as file:
             file.seek(offset)
             return file.read(max(0, end - offset))  # a single read gives 2 GiB at most
+
+    def _opened(self, part: _Part) -> BinaryIO:
+        if part.fd is not None:
+            return open(part.fd, "rb", closefd=False)
+        if self.path is None:  # else what has that name is of another pull
+            try:
+                return open(f"{part.path}{PARTIAL}", "rb")
+            except FileNotFoundError:
+                pass  # it has its name by now
+        return open(part.path, "rb")
 
     def mapped(self, name: str) -> None:
         """A file is mapped as far as it will be: its mappings may keep descriptors of their own."""
@@ -172,15 +182,6 @@ def _let_go(parts: dict[str, _Part]) -> None:
     for part in parts.values():
         if part.fd is not None:
             os.close(part.fd)
-
-
-def _opened(part: _Part) -> BinaryIO:
-    if part.fd is not None:
-        return open(part.fd, "rb", closefd=False)
-    try:
-        return open(f"{part.path}{PARTIAL}", "rb")
-    except FileNotFoundError:  # it has its name by now
-        return open(part.path, "rb")
 
 
 class Stream:

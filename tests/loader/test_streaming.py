@@ -210,6 +210,14 @@ def patient(settings):
     return replace(settings, stall_s=600.0, retry_s=600.0, trust_first_use=True)
 
 
+def test_a_file_is_read_that_another_pull_is_about_to_replace(origin, stream):
+    """Catches: zeros, or a mixture, from the partial file of a pull that has only begun."""
+    with stream(NAME, origin.url) as tensors:
+        path = tensors.wait()
+        (path / "config.json.partial").write_bytes(bytes(10))
+        assert tensors.read("config.json") == (origin.model / "config.json").read_bytes()
+
+
 def test_leaving_ends_the_wait_for_a_source_that_does_not_answer(stream, patient):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
