@@ -43,6 +43,7 @@ from icnblocks.limits import MAX_BASES, MAX_LIFETIME_S
 from icnblocks.manifest.codec import decode
 from icnblocks.placement.plan import Plan
 from icnblocks.store.catalog import Catalog
+from icnblocks.store.database import storage_errors
 from icnblocks.store.home import CATALOG, PLACES
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.late_log import log
@@ -238,7 +239,8 @@ class Puller:
             ):
                 return root
         path = taken[0].parent / ref.name.model if beside else self._default_path(base)
-        lies_there = self.places.manifest_at(path) if path.exists() else None
+        with storage_errors(path):
+            lies_there = self.places.manifest_at(path) if path.exists() else None
         free = os.path.realpath(path) not in there and lies_there in {None, ref.manifest}
         if not free or not (is_for_models(path) if beside else self._vouched(ref)):
             # An adapter says which bytes it needs. They must not replace another model, nor lie

@@ -171,9 +171,9 @@ class _Hashing:
 
 
 def _paths(root: Path) -> list[str]:
-    if not root.is_dir():
-        raise UsageError(f"no such directory: {root}")
     with _readable():
+        if not root.is_dir():
+            raise UsageError(f"no such directory: {root}")
         paths = sorted(islice(_walk(root), MAX_FILES + 1))
     if not paths:
         raise UsageError(f"{root} holds no files")

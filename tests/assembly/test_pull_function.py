@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import icnblocks
-from icnblocks.errors import ConflictError, UsageError
+from icnblocks.errors import ConflictError, StorageError, UsageError
 from icnblocks.manifest.model import Kind
 from icnblocks.publish.facade import publish
 from tests.assembly.test_puller import settings
@@ -86,3 +86,14 @@ def test_changed_files_are_replaced_when_that_is_asked_for(pull):
     assert "overwrite=True" in caught.value.hint
     assert pull(overwrite=True) == path
     assert (path / "file").stat().st_size == 10_000
+
+
+def test_a_base_whose_place_cannot_be_looked_at_is_an_error_of_the_disk(pull, tmp_path, settings):
+    """Catches: what the system raises, which no caller that heeds the documentation catches."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "file").write_bytes(b"delta")
+    publish(adapter, "acme/b", store=settings.store, base="acme/a", settings=settings)
+    (tmp_path / "model" / "file").unlink()
+    with pytest.raises(StorageError):
+        pull("acme/b", to=tmp_path / ("x" * 300) / "b")

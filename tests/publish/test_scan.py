@@ -78,6 +78,8 @@ def test_a_folder_that_cannot_be_read_is_a_clear_error(tmp_path, monkeypatch):
 def test_what_is_not_a_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such directory"):
         scan(tmp_path / "absent", Kind.PACK)
+    with pytest.raises(StorageError, match="name too long"):  # it cannot be looked at
+        scan(tmp_path / ("x" * 300), Kind.PACK)
     with pytest.raises(UsageError, match="holds no files"):
         scan(tmp_path, Kind.PACK)
     os.mkfifo(tmp_path / "pipe")
