@@ -67,6 +67,11 @@ class OpenFiles(Generic[Key]):
         with self._lock:
             self._drop(key)
 
+    def close_idle(self) -> None:
+        """Close what nobody uses: a file that is open keeps its room when it is removed."""
+        with self._lock:
+            self._close_idle(0)
+
     def close(self) -> None:
         """Drop all."""
         with self._lock:

@@ -235,6 +235,7 @@ class InPlaceStore:
         with self._writing() as db:
             index.remove(db, _root(root))
             index.insert(db, _root(root), digest, files, staged)
+        self._files.close_idle()  # among them may be what these took the place of
 
     def remove_directory(self, root: Path) -> bool:
         """Forget a directory (its files stay); False if it was not in the index.
@@ -272,7 +273,12 @@ class InPlaceStore:
         return wrong
 
     def look_again(self) -> None:
-        """Check the directories of changed files: what is back as it was is believed again."""
+        """Check the directories of changed files: what is back as it was is believed again.
+
+        Files that nobody is sent are closed: their models may have been removed since, and the
+        disk they lie on can be unmounted.
+        """
+        self._files.close_idle()
         for root in {file.root for file in self.changed()}:
             self.check(root)
 

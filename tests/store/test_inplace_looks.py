@@ -9,6 +9,7 @@ import pytest
 from icnblocks.errors import ChangedError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
+from icnblocks.naming import Digest
 from icnblocks.publish.scan import scan
 from icnblocks.store.inplace import InPlaceStore
 
@@ -62,6 +63,32 @@ def test_a_look_does_not_count_a_file_that_was_moved_while_it_was_open(store, ro
     with store.open(blocks[0]) as lease:
         lease.check()
     assert not any(map(store.look(), blocks))
+
+
+def held(root):
+    """Which files below a directory this process has open."""
+    opened = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return [path for fd in opened if os.path.lexists(fd) and root in (path := os.readlink(fd))]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_model_that_was_removed_takes_no_room(store, root, found, replaced):
+    """Catches: a full disk, for as long as a daemon lasts that had sent the model once."""
+    in_use = store.open(Digest.of(TWO))
+    with store.open(next(iter(found.manifest.lengths()))) as lease:
+        assert lease.length > len(TWO)
+    assert len(held(str(root))) == 2
+    (root / "one").unlink()
+    if replaced:
+        (root / "one").write_bytes(TWO)
+        again = scan(root, Kind.PACK)
+        store.add_directory(root, digest_of(encode(again.manifest)), again.manifest, again.facts)
+    else:
+        store.look_again()
+    assert held(str(root)) == [str(root / "two")]
+    with in_use:
+        assert in_use.read() == TWO
+        in_use.check()
 
 
 def test_a_look_finds_a_block_in_the_second_of_two_directories(store, root, found, tmp_path):
