@@ -117,7 +117,9 @@ class _Program:
     def _piece_rows(self) -> None:
         """A model is held at most as far as each of its pieces is."""
         library = self._instance.library
-        owners, pieces = np.nonzero(library.membership)
+        owners = np.concatenate([np.zeros(0, dtype=np.int64), *library.owners])
+        counts = np.array([len(models) for models in library.owners], dtype=np.int64)
+        pieces = np.repeat(np.arange(len(counts)), counts)
         for edge in range(self._instance.edges):
             models = edge * len(library.models) + owners
             places = self._models + edge * len(library.pieces) + pieces

@@ -63,7 +63,9 @@ def airtimes(library: Library, wanted: NDArray[np.int64], bits: NDArray[np.float
     sizes, devices = library.model_bytes[wanted], np.arange(len(wanted))
     models, which = np.unique(wanted, return_inverse=True)
     want_models = which[None, :] == np.arange(len(models))[:, None]
-    want_pieces = library.membership[wanted].T
+    want_pieces = np.zeros((len(library.pieces), len(wanted)), dtype=np.bool_)
+    for device, model in enumerate(wanted.tolist()):
+        want_pieces[list(library.models[model].pieces), device] = True
     used = want_pieces.any(axis=1)
     return Ways(
         _send(sizes, devices[:, None] == devices[None, :], bits),

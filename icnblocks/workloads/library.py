@@ -78,14 +78,6 @@ class Library:
         return np.array([piece.size for piece in self.pieces], dtype=np.int64)
 
     @cached_property
-    def membership(self) -> NDArray[np.bool_]:
-        """Which model (row) has which piece (column)."""
-        found = np.zeros((len(self.models), len(self.pieces)), dtype=np.bool_)
-        for row, model in enumerate(self.models):
-            found[row, list(model.pieces)] = True
-        return found
-
-    @cached_property
     def owners(self) -> list[NDArray[np.int64]]:
         """Which models have each piece: takes no more than the models' own lists of them."""
         found: list[list[int]] = [[] for _ in self.pieces]

@@ -56,6 +56,12 @@ def instances(draw, of, edges=2, users=3):
     return Instance(library, demand / max(demand.sum(), 1.0), serves)
 
 
+def membership(library):
+    """Which model (row) has which piece (column)."""
+    pieces = range(len(library.pieces))
+    return np.array([[piece in model.pieces for piece in pieces] for model in library.models])
+
+
 def bytes_of(library, models):
     """Bytes of models together, each piece once: counted the slow way."""
     pieces = {piece for model in models for piece in library.models[model].pieces}

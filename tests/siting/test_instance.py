@@ -7,9 +7,11 @@ import pytest
 
 from icnblocks.errors import UsageError
 from icnblocks.siting import knapsack
+from icnblocks.siting.exact import lp_bound
 from icnblocks.siting.forest import grow
 from icnblocks.siting.greedy import per_byte
 from icnblocks.siting.instance import Instance, Siting
+from icnblocks.siting.multicast import airtimes
 from icnblocks.siting.pfoo import exclusive_bytes
 from icnblocks.siting.planning import plan_of
 from icnblocks.siting.spec import spec
@@ -46,6 +48,28 @@ def test_a_siting_of_many_models_takes_no_table_of_models_by_pieces():
     assert len(plan.of("b")) == count
     assert (len(forest), own.sum()) == (count + 1, count)
     assert peak < 12_000_000
+
+
+def test_a_bound_and_a_multicast_of_many_models_take_no_table_of_models_by_pieces():
+    """Catches: a byte for each model and piece beside a program that has 2 rows for each model."""
+    count = 4000
+    library = library_from([100, *[1] * count], [{0, 1 + model} for model in range(count)])
+    instance = Instance(library, np.full((1, count), 1 / count), np.ones((1, 1, count), dtype=bool))
+    few = Instance(library_from([1], [{0}]), np.ones((1, 1)), np.ones((1, 1, 1), dtype=bool))
+    lp_bound(few, 1)  # so that what the solver's modules take is not counted
+    tracemalloc.start()
+    bound = lp_bound(instance, 100 + 60)
+    ways = airtimes(library, np.array([0, 1]), np.ones(2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert bound == pytest.approx(160 / 4100)
+    assert ways.block_multicast.sent_bytes == 102
+    assert peak < 12_000_000
+
+
+def test_bounds_of_models_without_bytes():
+    instance = Instance(library_from([], [set()]), np.ones((1, 1)), np.ones((1, 1, 1), dtype=bool))
+    assert lp_bound(instance, 1) == 1
 
 
 def test_a_grid_that_no_memory_holds_is_coarser_or_refused(monkeypatch):

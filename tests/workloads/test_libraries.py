@@ -12,6 +12,7 @@ from icnblocks.workloads.library import Pieces
 from icnblocks.workloads.llm import Mix, llm_library
 from icnblocks.workloads.lora import lora_library
 from icnblocks.workloads.resnet import BACKBONES, resnet_library
+from tests.siting.problems import membership
 
 MAKERS = {
     "resnet": lambda seed: resnet_library(seed, variants=20),
@@ -38,7 +39,8 @@ def test_a_variant_is_as_large_as_its_network_and_shares_only_with_its_kind(equa
     whole = {backbone.name: sum(backbone.layer_bytes()) for backbone in BACKBONES}
     for model, size in zip(library.models, library.model_bytes, strict=True):
         assert size == whole[model.name.split("/")[1].split("-")[0]]
-    shared = library.membership.astype(int) @ library.membership.T.astype(int)
+    has = membership(library).astype(int)
+    shared = has @ has.T
     kinds = [model.name.split("-")[0] for model in library.models]
     assert all((shared[i, j] > 0) == (kinds[i] == kinds[j]) for i in range(30) for j in range(30))
 

@@ -8,6 +8,7 @@ from icnblocks.workloads.demand import Demand, draw
 from icnblocks.workloads.emit import trace_of
 from icnblocks.workloads.llm import llm_library
 from icnblocks.workloads.observed import counts_of, library_of
+from tests.siting.problems import membership
 
 LIBRARY = llm_library(0, variants=10).in_units()
 DEMAND = Demand(requests=2000, edges=2, taste=0.5)
@@ -21,13 +22,13 @@ def test_the_library_of_a_trace_shares_as_the_one_it_was_made_from():
     assert seen.unique_bytes == LIBRARY.unique_bytes
 
     def shared(library):
-        return (library.membership * library.piece_bytes) @ library.membership.T
+        return (membership(library) * library.piece_bytes) @ membership(library).T
 
     assert (shared(seen) == shared(LIBRARY)).all()
 
 
 def test_blocks_of_the_same_models_are_one_piece():
-    columns = library_of(TRACE).membership.T
+    columns = membership(library_of(TRACE)).T
     assert len(np.unique(columns, axis=0)) == len(columns)
 
 
