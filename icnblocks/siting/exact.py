@@ -27,7 +27,7 @@ class Solved:
 
     Attributes:
         bound: no siting serves a larger share of the requests.
-        siting: the best that was found; None for the relaxation, or if nothing was found in time.
+        siting: the best that was found; None if nothing was in time, or it is some bytes too large.
         proven: whether `siting` is the best there is (within the solver's relative gap of 1e-6).
     """
 
@@ -55,7 +55,10 @@ def milp_bound(instance: Instance, capacity: int, *, time_limit_s: float = 60.0)
     if result.x is None:
         return Solved(bound, None, proven=False)
     held = program.held(result.x)
-    return Solved(bound, Siting(held, instance.value(held), "milp"), proven=result.status == 0)
+    siting = Siting(held, instance.value(held), "milp")
+    if (siting.bytes_of(instance.library) > capacity).any():  # the solver lets 1e-7 of it pass
+        return Solved(bound, None, proven=False)
+    return Solved(bound, siting, proven=result.status == 0)
 
 
 def lp_bound(instance: Instance, capacity: int) -> float:

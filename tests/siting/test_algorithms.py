@@ -9,6 +9,7 @@ from icnblocks.errors import UsageError
 from icnblocks.siting.exact import lp_bound, milp_bound
 from icnblocks.siting.greedy import gen, independent, per_byte
 from icnblocks.siting.instance import Instance
+from icnblocks.siting.optimum import static_optimum
 from icnblocks.siting.spec import spec
 from icnblocks.siting.topology import Setup, draw_instance
 from icnblocks.workloads.lora import lora_library
@@ -91,6 +92,21 @@ def test_bounds_of_what_is_far_too_large_are_nothing():
     instance = Instance(library, np.array([[0.6, 0.4]]), np.ones((1, 1, 2), dtype=bool))
     for bound in (lp_bound(instance, 1), milp_bound(instance, 1).bound):
         assert str(bound) == "0.0"
+
+
+def test_what_the_solver_finds_is_no_siting_if_an_edge_cannot_hold_it():
+    """Catches: a proven optimum of 102 bytes more than the edge has, within its tolerance."""
+    half = 500_000_000
+    library = library_from([half + 100, half, 1, 1], [{0, 2}, {1, 2}, {2, 3}, {0, 1, 3}])
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+    instance = Instance(library, shares[None, :], np.ones((1, 1, 4), dtype=bool))
+    solved = milp_bound(instance, 2 * half)
+    assert solved.bound >= 0.6 - 1e-9
+    assert solved.siting is None or (solved.siting.bytes_of(library) <= 2 * half).all()
+    best = static_optimum(library, shares, 2 * half)
+    assert bytes_of(library, np.flatnonzero(best.held)) <= 2 * half
+    assert best.value == pytest.approx(0.6)
+    assert best.bound >= best.value
 
 
 def test_sharing_makes_a_second_variant_nearly_free():
