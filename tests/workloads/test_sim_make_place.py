@@ -63,6 +63,7 @@ def test_the_same_options_give_the_same_bytes_also_compressed(tmp_path):
         ("make", "lora", "--adapter-share", "nan"),
         ("place", "resnet", "--capacity", "1GB", "--radius", "nan"),
         ("place", "resnet", "--capacity", "1GB", "--zipf", "nan"),
+        ("place", "resnet", "--capacity", "1GB", "--time-limit", "nan"),
     ],
     ids=" ".join,
 )
@@ -135,6 +136,18 @@ def test_an_interrupt_ends_a_solver(bound):
 def test_a_trace_that_cannot_be_written_is_told_by_its_name(path):
     with pytest.raises(StorageError, match=f"^cannot write {path or repr(path)}: "):
         _run("make", "lora", "--requests", 2, "-o", path)
+
+
+@pytest.mark.parametrize(
+    "words", ["make lora --requests 2", "place lora --variants 1 --capacity 1GB -o -"]
+)
+def test_standard_output_that_is_closed_is_one_line(words):
+    """Catches: a traceback, since a program without standard output has no sys.stdout at all."""
+    command = f"{sys.executable} -m icnblocks_tools sim {words} >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 11
+    assert done.stderr.startswith(b"error: standard output: Bad file descriptor")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_what_is_no_file_is_written_to_as_it_is(tmp_path):

@@ -97,7 +97,12 @@ def _budget(ctx: click.Context, param: click.Parameter, value: str) -> tuple[flo
     help="Also compute that no siting can be better than this; milp for small problems.",
 )
 @click.option(
-    "--time-limit", type=click.FloatRange(1), default=60.0, show_default=True, help="Of milp, s."
+    "--time-limit",
+    type=click.FloatRange(1),
+    callback=number_option,
+    default=60.0,
+    show_default=True,
+    help="Of milp, s.",
 )
 @click.option(
     "-o",

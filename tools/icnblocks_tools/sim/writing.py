@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -25,8 +26,11 @@ def opened(path: str) -> Iterator[IO[str]]:
 
     Raises:
         StorageError: if it cannot be written; what was there before is left as it was.
+        OSError: if standard output cannot be.
     """
     if path == "-":
+        if sys.stdout is None:  # closed by whoever started the program
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         yield sys.stdout
         sys.stdout.flush()
         return
