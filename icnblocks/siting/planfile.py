@@ -76,10 +76,16 @@ def parse_ref(text: str) -> ModelRef:
 
 
 def serialise_plan(plan: PlanFile) -> str:
-    """The plan as text, a model a line; `parse_plan` gives the same plan back."""
+    """The plan as text, a model a line; `parse_plan` gives the same plan back.
+
+    Raises:
+        FormatError: if it comes to more than MAX_PLAN_BYTES.
+    """
     edges = [f"{json.dumps(edge)}: {_edge_text(plan.edges[edge])}" for edge in plan.edges]
     inner = ",\n    ".join(edges)
-    return f'{{\n  "version": {VERSION},\n  "edges": {{\n    {inner}\n  }}\n}}\n'
+    text = f'{{\n  "version": {VERSION},\n  "edges": {{\n    {inner}\n  }}\n}}\n'
+    _check_size(text)
+    return text
 
 
 def _edge_text(models: tuple[PlannedModel, ...]) -> str:
@@ -115,8 +121,7 @@ def parse_plan(data: bytes | str) -> PlanFile:
 
 
 def _json(data: bytes | str) -> object:
-    if len(data) > MAX_PLAN_BYTES:
-        raise FormatError(f"the plan has {len(data)} bytes, more than {MAX_PLAN_BYTES}")
+    _check_size(data)
     try:
         return json.loads(data, object_pairs_hook=_distinct, parse_constant=_no_number)
     except UnicodeDecodeError:
@@ -125,6 +130,11 @@ def _json(data: bytes | str) -> object:
         raise FormatError("the plan is nested too deeply") from None
     except ValueError as error:
         raise FormatError(f"the plan is not JSON: {error}") from None
+
+
+def _check_size(data: bytes | str) -> None:
+    if len(data) > MAX_PLAN_BYTES:
+        raise FormatError(f"the plan has {len(data)} bytes, more than {MAX_PLAN_BYTES}")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

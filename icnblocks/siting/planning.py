@@ -37,10 +37,11 @@ def plan_of(
     """
     for name in names:
         check_edge(name)
-    refs = [parse_ref(model.name) for model in instance.library.models]
+    planned = [PlannedModel(parse_ref(model.name), pin) for model in instance.library.models]
+    # Each once: a trace may tell of `acme/m` and of `acme/m@main`, which are one name.
     return PlanFile(
         {
-            name: tuple(PlannedModel(refs[model], pin) for model in _order(instance, siting, edge))
+            name: tuple(dict.fromkeys(planned[model] for model in _order(instance, siting, edge)))
             for edge, name in enumerate(names)
         }
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from icnblocks.errors import FormatError, UsageError, VersionError
 from icnblocks.naming import Digest, Name
+from icnblocks.siting import planfile
 from icnblocks.siting.planfile import PlanFile, PlannedModel, parse_plan, serialise_plan
 
 _REFS = st.one_of(
@@ -33,6 +34,17 @@ def test_what_is_written_is_read_back(edges):
     text = serialise_plan(plan)
     assert parse_plan(text) == plan == parse_plan(text.encode())
     assert list(parse_plan(text).edges) == list(edges)
+
+
+def test_a_plan_that_is_too_large_to_be_read_is_not_written(monkeypatch):
+    """Catches: plans of many edges that `icn-edge prefetch` refused."""
+    plan = PlanFile({"a": (PlannedModel(Name.parse("acme/m"), pin=True),)})
+    size = len(serialise_plan(plan))
+    monkeypatch.setattr(planfile, "MAX_PLAN_BYTES", size)
+    assert parse_plan(serialise_plan(plan)) == plan
+    monkeypatch.setattr(planfile, "MAX_PLAN_BYTES", size - 1)
+    with pytest.raises(FormatError, match=f"the plan has {size} bytes, more than {size - 1}"):
+        serialise_plan(plan)
 
 
 def _plan(models, **more):

@@ -43,6 +43,16 @@ def test_models_that_no_plan_can_name_are_told():
         plan_of(instance, per_byte(instance, 1), ["edge"])
 
 
+def test_two_spellings_of_a_name_are_planned_once():
+    """Catches: a plan that `icn-edge prefetch` refused, since it had a model twice."""
+    models = LibraryModel("acme/m", (0,)), LibraryModel("acme/m@main", (1,))
+    library = Library("test", (Piece("p", 1), Piece("q", 2)), models, 1)
+    instance = Instance(library, np.full((1, 2), 0.5), np.ones((1, 1, 2), dtype=bool))
+    plan = plan_of(instance, per_byte(instance, 3), ["edge"], pin=True)
+    assert [str(one.model) for one in plan.of("edge")] == ["acme/m"]
+    assert parse_plan(serialise_plan(plan)) == plan
+
+
 @pytest.mark.parametrize("name", ["", "a" * 256, "a\nb"])
 def test_a_plan_that_nobody_could_read_again_is_not_made(name):
     """A trace may have requests without an edge, or call one as no plan can."""
