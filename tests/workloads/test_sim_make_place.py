@@ -178,7 +178,7 @@ def test_sizes_that_no_memory_holds_are_refused_at_once(words):
 
 
 def test_a_grid_that_no_memory_holds_is_refused():
-    with pytest.raises(IcnError, match="a larger --cell"):
+    with pytest.raises(UsageError, match="too many for a grid of 1000000000 cells"):
         _run("place", "resnet", "--capacity", "1GB", "--cell", "1")
 
 

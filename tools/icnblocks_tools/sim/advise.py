@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from icnblocks_tools.sim.options import check_capacities, link_options, run_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from icnblocks.cache.replay.advise import Advice
 
 SIZES: Final = "2%,5%,10%,15%,20%,30%,50%,75%,100%"
@@ -57,19 +55,7 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     is_flag=True,
     help='One JSON object a line for each policy and size; the last one holds the "advice".',
 )
-def advise(
-    trace: str,
-    policies: tuple[str, ...],
-    sizes: tuple[str, ...],
-    warmup: float,
-    backhaul: float,
-    edge: float,
-    rtt: float,
-    neighbour: float | None,
-    plot: Path | None,
-    jobs: int | None,
-    as_json: bool,
-) -> None:
+def advise(trace: str, policies: tuple[str, ...], sizes: tuple[str, ...], **given: Any) -> None:
     """Say what each policy reaches at each size on TRACE, and advise on both.
 
     The best policy is the one with the least mean pull time over all sizes (of those within 0.5 %
@@ -82,16 +68,14 @@ def advise(
       icn-sim advise yesterday.jsonl.gz --warmup 0.2 --sizes 100GB,200GB,400GB --plot advice.svg
     """
     from icnblocks.cache.replay.advise import advise as advice_of
-    from icnblocks.cache.replay.replay import Links
     from icnblocks_tools.sim.report import table
-    from icnblocks_tools.sim.running import Run
+    from icnblocks_tools.sim.running import run_of
 
-    links = Links(backhaul, edge, rtt, neighbour)
-    run = Run(trace, policies, sizes, links, warmup, plot, jobs, as_json)
+    run = run_of(trace, policies, sizes, **given)
     requests = run.read()
     results = run.results(requests)
-    advice = advice_of(results, requests, links)
-    if as_json:
+    advice = advice_of(results, requests, run.links)
+    if run.as_json:
         click.echo(json.dumps({"advice": asdict(advice) | {"text": _sentence(advice)}}))
     else:
         click.echo(f"{table(results)}\n\n{_sentence(advice)}")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-MOST_CELLS = 2**20  # of Spec's grid: 8 bytes each, times the nodes of the forest
 ALGORITHMS = ("auto", "spec", "spec-epsilon", "gen", "per-byte", "independent")
 
 
@@ -135,13 +134,11 @@ def place(
       icn-sim place trace.jsonl --capacity 20GB -o plan.json
       icn-edge prefetch plan.json --edge edge-0
     """
-    from icnblocks.errors import FormatError, UsageError
+    from icnblocks.errors import FormatError
     from icnblocks.siting.planfile import serialise_plan
     from icnblocks.siting.planning import edge_names, plan_of
     from icnblocks_tools.sim.writing import opened
 
-    if given["cell"] and capacity // given["cell"] > MOST_CELLS:
-        raise UsageError(f"a grid has at most {MOST_CELLS} cells: take a larger --cell")
     instance, edges = _instance(what, given)
     wanted = [name.strip() for name in names.split(",")] if names else edges
     edges = edge_names(instance.edges, wanted)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from icnblocks_tools.sim.options import check_capacities, link_options, run_options
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @click.command()
@@ -40,17 +37,7 @@ if TYPE_CHECKING:
     help="One JSON object a line for each policy and capacity, instead of a table.",
 )
 def replay(
-    trace: str,
-    policies: tuple[str, ...],
-    capacities: tuple[str, ...],
-    warmup: float,
-    backhaul: float,
-    edge: float,
-    rtt: float,
-    neighbour: float | None,
-    plot: Path | None,
-    jobs: int | None,
-    as_json: bool,
+    trace: str, policies: tuple[str, ...], capacities: tuple[str, ...], **given: Any
 ) -> None:
     """Replay the requests of TRACE through an edge's cache that holds no bytes.
 
@@ -64,13 +51,11 @@ def replay(
       icn-sim replay yesterday.jsonl --policy sharing:objective=hits --capacity 200GB --json
       icn-sim replay t.jsonl.gz --policy lru --capacity 5% --capacity 20% --plot chart.svg
     """
-    from icnblocks.cache.replay.replay import Links
     from icnblocks_tools.sim.report import table
-    from icnblocks_tools.sim.running import Run
+    from icnblocks_tools.sim.running import run_of
 
-    links = Links(backhaul, edge, rtt, neighbour)
-    run = Run(trace, policies, capacities, links, warmup, plot, jobs, as_json)
+    run = run_of(trace, policies, capacities, **given)
     results = run.results(run.read())
-    if not as_json:
+    if not run.as_json:
         click.echo(table(results))
     run.draw(results)

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -87,6 +87,23 @@ class Run:
 
         if self.plot is not None:
             plot(results, self.plot)
+
+
+def run_of(
+    trace: str,
+    policies: tuple[str, ...],
+    capacities: tuple[str, ...],
+    *,
+    backhaul: float,
+    edge: float,
+    rtt: float,
+    neighbour: float | None,
+    **given: Any,
+) -> Run:
+    """A run by `link_options`, `run_options` and `--json`."""
+    from icnblocks.cache.replay.replay import Links
+
+    return Run(trace, policies, capacities, Links(backhaul, edge, rtt, neighbour), **given)
 
 
 @contextmanager
