@@ -168,12 +168,12 @@ class _Draw:
         passed = np.cumsum(self._clock.exponential(1.0, demand.requests)) / demand.rate
         if not demand.daily:
             return np.round(passed, 3)
-        days = int(passed[-1] / DAY_S) + 2
-        grid = np.linspace(0, days * DAY_S, days * 288 + 1)
+        midnights = np.floor(passed / DAY_S) * DAY_S
+        grid = np.linspace(0, DAY_S, 289)
         turn = 2 * np.pi / DAY_S
         # The integral of 1 + daily * sin(turn * t - pi/2): least at midnight, most at noon.
         swung = grid - demand.daily / turn * np.sin(turn * grid)
-        return np.round(np.interp(passed, swung, grid), 3)
+        return np.round(midnights + np.interp(passed - midnights, swung, grid), 3)
 
     def _releases(self) -> NDArray[np.int64]:
         """Before which request each model is published."""

@@ -1,6 +1,7 @@
 """Demand does what its options say, never asks for what is not out, and follows from its seed."""
 
 import io
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,17 @@ def test_the_rate_follows_the_hour_and_keeps_its_average():
     hours = np.bincount((whole % DAY_S // 3600).astype(int), minlength=24)
     assert hours[11:13].sum() > 8 * (hours[0] + hours[23])
     assert 0.95 < len(whole) / (0.1 * DAY_S * (drawn.times[-1] // DAY_S)) < 1.05
+
+
+def test_a_trace_of_many_days_takes_memory_for_its_requests_only():
+    """Catches: 288 numbers for each day, gigabytes where requests are seldom."""
+    tracemalloc.start()
+    drawn = draw(Demand(requests=200, rate=1e-6, daily=1.0), 10, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert drawn.times[-1] > 1000 * DAY_S
+    assert (np.diff(drawn.times) >= 0).all()
+    assert peak < 2_000_000
 
 
 def test_releases_come_later_in_the_stream_and_are_asked_for():
