@@ -174,6 +174,18 @@ def test_a_process_that_dies_is_an_error_and_no_hang(monkeypatch):
         list(replay_all(small("ab"), [Job("lru", 100), Job("lru", 200)], processes=2))
 
 
+def test_a_process_that_has_no_memory_says_so_and_prints_nothing(monkeypatch, capfd):
+    """Catches: its traceback on the terminal, above `a replay died`."""
+
+    def large(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Replay, "run", large)
+    with pytest.raises(MemoryError):
+        list(replay_all(small("ab"), [Job("lru", 100), Job("lru", 200)], processes=2))
+    assert capfd.readouterr().err == ""
+
+
 def test_advice_is_the_best_policy_and_the_smallest_size_that_is_enough():
     trace = small(*["ab", "bc", "ab", "de"] * 30)
     links = Links(backhaul=100, edge=1000, rtt=0.5)

@@ -14,7 +14,7 @@ import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icnblocks.cache.replay.replay import Links, Replay, Result
 from icnblocks.errors import IcnError, UsageError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from icnblocks.cache.replay.trace import Trace
 
 _TELL_EVERY_S: Final = 0.2
+
+_Message: TypeAlias = "Result | IcnError | MemoryError | int"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def replay_all(
     Raises:
         UsageError: as `Replay` does, before anything is replayed.
         IcnError: if a process died.
+        MemoryError: if there is not enough for one.
     """
     made = [Replay(trace, job.policy, job.capacity, links=links, warmup=warmup) for job in jobs]
     limit = processes or processors()
@@ -104,7 +107,7 @@ def _forked(
                     process.join()
                     ready.close()
                     del running[ready]
-                elif isinstance(message, IcnError):
+                elif isinstance(message, IcnError | MemoryError):
                     raise message
                 elif progress is not None:
                     progress(message)
@@ -119,9 +122,9 @@ def _forked(
             connection.close()
 
 
-def _receive(connection: Connection, process: ForkProcess) -> Result | IcnError | int:
+def _receive(connection: Connection, process: ForkProcess) -> _Message:
     try:
-        message: Result | IcnError | int = connection.recv()
+        message: _Message = connection.recv()
     except (EOFError, OSError):  # at its beginning, or in the middle of what it said
         process.join()
         return IcnError(f"a replay died (exit status {process.exitcode})", hint="try less --jobs")
@@ -152,5 +155,5 @@ def _work(replay: Replay, connection: Connection, others: Iterable[Connection]) 
         connection.send(result)
     except BrokenPipeError:  # nobody waits for the result any more
         return
-    except IcnError as error:
+    except (IcnError, MemoryError) as error:
         connection.send(error)
