@@ -307,7 +307,8 @@ def test_the_examples_of_the_document_run(tmp_path):
 
 def test_the_document_knows_every_figure():
     """A figure that is printed but not explained helps nobody."""
+    from icnblocks.cache.replay.advise import Advice
     from icnblocks.cache.replay.replay import Result
 
-    text = DOCUMENT.read_text()
-    assert [name for name in Result.__slots__ if f"`{name}`" not in text] == []
+    text, names = DOCUMENT.read_text(), (*Result.__slots__, *Advice.__slots__)
+    assert [name for name in names if f"`{name}`" not in text] == []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -189,6 +190,8 @@ def test_place_tells_what_is_served_and_writes_a_plan(tmp_path):
     figures = json.loads(_run(*words, "--names", "cellar,roof,yard").output)
     assert 0 < figures["served"] <= figures["bound"] + 1e-9 <= figures["ceiling"] + 2e-9
     assert max(figures["edge_bytes"]) <= 200_000_000
+    text = (Path(__file__).parents[2] / "docs" / "siting.md").read_text()
+    assert [name for name in figures if f"`{name}`" not in text] == []
     edges = parse_plan(plan.read_bytes()).edges
     assert list(edges) == ["cellar", "roof", "yard"]
     assert [len(models) for models in edges.values()] == figures["edge_models"]
