@@ -12,7 +12,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from icnblocks.limits import DEFAULT_PRIORITY, MAX_HOPS
+from icnblocks.limits import MAX_HOPS
 from icnblocks.wire.bundle import HERE_ONLY
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.interests import Hint
@@ -191,9 +191,12 @@ class Forwarder:
             again = EVICTED
         if again and step.fetch is not None:
             self._metrics.refetched.labels(again).inc(want.length)
-        if step.joined is not None and step.joined.serial in self._turns:
-            self._turns.add(step.joined.serial, ((), None, ""), 0, hint.priority, now)
+        joined, first = step.joined, False
+        if joined is not None and joined.serial in self._turns and not step.refused:
+            first = self._stand_in_line(joined, waiter)
         self._do(step)
+        if first:
+            self._go_on_soon()
 
     def leave(self, waiter: Waiter, digest: Digest) -> None:
         """`waiter` waits no longer; when it was the last, the fetch is given up."""
@@ -293,21 +296,24 @@ class Forwarder:
     def _do(self, step: Step) -> None:
         for fetch in step.cancel:
             self._give_up(fetch, hedged=False)
-        for refusal in step.refused:
-            waiter = cast("Waiter", refusal.waiter)
-            waiter.refused(refusal.digest, refusal.reason, refusal.text)
+        self._do_later(step)
         first = step.fetch is not None and self._take_turn(step.fetch)
         if first or step.cancel:  # whoever is behind another waits as that one does
             self._go_on_soon()
 
     def _take_turn(self, fetch: Fetch) -> bool:
-        """It is to be asked for; whether it is the first of its line."""
-        now = self._clock()
-        self._pending[fetch.serial] = _Pending(fetch, now)
-        priority = fetch.hint.priority if isinstance(fetch.hint, Hint) else DEFAULT_PRIORITY
-        client = fetch.hint.client if isinstance(fetch.hint, Hint) else ""
-        line = (self._pit.candidates(fetch), _model_of(fetch), client)
-        return self._turns.add(fetch.serial, line, fetch.length, priority, now)
+        """It is to be asked for; whether it is the first of a line."""
+        self._pending[fetch.serial] = _Pending(fetch, self._clock())
+        return self._stand_in_line(fetch)
+
+    def _stand_in_line(self, fetch: Fetch, waiter: Waiter | None = None) -> bool:
+        """For one who wants it, or all; whether it has become the first of a line."""
+        now, first = self._clock(), False
+        for route, said in self._pit.ways(fetch, waiter):
+            hint = said if isinstance(said, Hint) else Hint()
+            line = (route, hint.manifest, hint.client)
+            first |= self._turns.add(fetch.serial, line, fetch.length, hint.priority, now)
+        return first
 
     def _go_on_soon(self) -> None:
         """As `_go_on`; where there is much to look through, once for all that happens now."""
@@ -329,11 +335,14 @@ class Forwarder:
         starved = False
         for serial, line in self._turns.heads(passed, now):
             pending = self._pending[serial]
-            fetch = pending.fetch = self._chosen(pending.fetch, now)
-            may_ask = self._strategy.may_ask(fetch.upstream, fetch.length, now, _model_of(fetch))
-            if fetch.upstream in held or not may_ask:
+            upstream = self._chosen(pending.fetch, line, now)
+            if upstream is None:
+                continue
+            may_ask = self._strategy.may_ask(upstream, pending.fetch.length, now, line[1])
+            if upstream in held or not may_ask:
                 passed.add(line)
                 continue
+            fetch = pending.fetch = self._pit.assign(pending.fetch, upstream)
             of_others = sum(owed for url, owed in stalled.items() if url != fetch.upstream)
             if self._under_way.is_enough(fetch.length, of_others, now):
                 starved = True
@@ -342,9 +351,7 @@ class Forwarder:
                 held.add(fetch.upstream)
                 passed.add(line)
                 continue
-            room = None
-            if self._may_come(fetch.length, now):
-                room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
+            room = self._room_for(fetch.digest, fetch.length, now)
             if room is None:
                 # As long as others get room, the queue moves and patience begins anew.
                 if self._starved_since is None:
@@ -363,7 +370,7 @@ class Forwarder:
                     self._give_up(other, hedged=False)
                 self._do_later(step)
                 continue
-            self._turns.take(serial, now)
+            self._turns.take(serial, line, now)
             self._starved_since = None
             self._ask(pending, room, now)
         if not starved:
@@ -372,12 +379,17 @@ class Forwarder:
             self._starved_since = now
         self._look_again()
 
-    def _chosen(self, fetch: Fetch, now: float) -> Fetch:
-        """The fetch whose turn it is, of the upstream that is best for it now."""
-        route = self._nearest(self._pit.candidates(fetch), now)
+    def _chosen(self, fetch: Fetch, line: Line, now: float) -> str | None:
+        """Of the upstreams of a line where it stands, the one that is best for it now.
+
+        None if nobody who waits for it may ask any of them: then it stands in other lines alone.
+        """
+        candidates = self._pit.candidates(fetch, line[0])
+        if not candidates and self._turns.step_out(fetch.serial, line):
+            return None
+        route = self._nearest(candidates or (fetch.upstream,), now)
         behind = self._turns.waiting - fetch.length
-        upstream = self._strategy.choose(route, (), now, fetch.length, behind, _model_of(fetch))
-        return fetch if upstream is None else self._pit.assign(fetch, upstream)
+        return self._strategy.choose(route, (), now, fetch.length, behind, line[1])
 
     def _nearest(self, route: Route, now: float) -> Route:
         """Siblings before upstreams, where one is among them that is well."""
@@ -413,16 +425,16 @@ class Forwarder:
         for pending in reversed(list(self._pending.values())):
             if pending.asked is None or pending.hedged:
                 continue
-            others = self._pit.others(pending.fetch)
+            fetch = pending.fetch
+            others = self._pit.others(fetch)
             if not others:
                 continue
             upstream = self._strategy.second(pending.asked, others, now, idle=idle)
+            apart = self._pit.others(fetch, apart=True)
+            upstream = upstream or self._strategy.sooner(pending.asked, apart, now)
             if upstream is None:
                 continue
-            fetch = pending.fetch
-            room = None
-            if self._may_come(fetch.length, now):
-                room = self._holdings.content.reserve(fetch.digest, fetch.length, now)
+            room = self._room_for(fetch.digest, self._pit.length(fetch, upstream), now)
             if room is None:
                 continue
             second = _Pending(self._pit.hedge(fetch, upstream), now)
@@ -430,8 +442,11 @@ class Forwarder:
             self._metrics.hedges.labels(fetch.upstream).inc()
             self._ask(second, room, now)
 
-    def _may_come(self, length: int, now: float) -> bool:
-        return self._storage.may_come(length, self._holdings.content.reserved_bytes, now)
+    def _room_for(self, digest: Digest, length: int, now: float) -> Reservation | None:
+        content = self._holdings.content
+        if not self._storage.may_come(length, content.reserved_bytes, now):
+            return None
+        return content.reserve(digest, length, now)
 
     def _do_later(self, step: Step) -> None:
         """Refusals have no consequences here, so this does not lead back to `_go_on`."""

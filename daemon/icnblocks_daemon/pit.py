@@ -217,24 +217,38 @@ class Pit:
         del self._entries[key]
         return Step(cancel=entry.under_way)
 
-    def candidates(self, fetch: Fetch) -> Route:
-        """The upstreams that may be asked for it as of now: of one of those who wait for it.
+    def ways(
+        self, fetch: Fetch, waiter: Hashable | None = None
+    ) -> Iterator[tuple[Route, Hashable]]:
+        """Upstreams that one who waits for it, or each, may ask for it, and what that one said."""
+        entry = self._entries.get(fetch.key)
+        if entry is not None:
+            who = entry.waiters.values() if waiter is None else [entry.waiters[waiter]]
+            for interest in who:
+                yield tuple(entry.left(interest.kind)) or (fetch.upstream,), interest.hint
 
-        Those that are asked for it already are among them.
+    def candidates(self, fetch: Fetch, among: Route) -> Route:
+        """Those of some upstreams that anybody who waits for it may ask for it as of now.
+
+        Those that are asked for it already may be among them.
         """
         entry = self._entries.get(fetch.key)
+        left: set[str] = set()
         for kind in entry.kinds if entry is not None else ():
-            if entry is not None and kind[0] == fetch.length:
-                left = tuple(entry.left(kind))
-                if left:
-                    return left
-        return (fetch.upstream,)
+            if entry is not None and not left.issuperset(among):
+                left.update(entry.left(kind))
+        return tuple(upstream for upstream in among if upstream in left)
+
+    def length(self, fetch: Fetch, upstream: str) -> int:
+        """The bytes that it has, as one says who may ask an upstream for it."""
+        entry = self._entries.get(fetch.key)
+        return fetch.length if entry is None else self._asking(entry, fetch, upstream).length
 
     def assign(self, fetch: Fetch, upstream: str) -> Fetch:
         """It was not asked for yet, and is to be asked of another of its candidates.
 
         Returns:
-            What takes its place; it has the same serial.
+            What takes its place, as one says who may ask that; it has the same serial.
         """
         entry = self._entries.get(fetch.key)
         if entry is None or fetch not in entry.under_way or upstream == fetch.upstream:
@@ -243,15 +257,21 @@ class Pit:
         entry.under_way[entry.under_way.index(fetch)] = changed
         return changed
 
-    def others(self, fetch: Fetch) -> Route:
-        """Upstreams that may be asked for it as well; none if two are asked already."""
+    def others(self, fetch: Fetch, *, apart: bool = False) -> Route:
+        """Upstreams that may be asked for it as well; none if two are asked already.
+
+        Args:
+            fetch: what is asked for.
+            apart: only those of who may not ask whom it is asked of.
+        """
         entry = self._entries.get(fetch.key)
         if entry is None or fetch not in entry.under_way or len(entry.under_way) >= MOST_FETCHES:
             return ()
         found: dict[str, None] = {}
         for kind in entry.kinds:  # a crowd is not gone through at each look at what is late
-            if kind[0] == fetch.length:
-                found.update(dict.fromkeys(entry.left(kind)))
+            left = tuple(entry.left(kind))
+            if not apart or fetch.upstream not in left:
+                found.update(dict.fromkeys(left))
         return tuple(upstream for upstream in found if upstream != fetch.upstream)
 
     def hedge(self, fetch: Fetch, upstream: str) -> Fetch:
@@ -322,10 +342,10 @@ class Pit:
     def _asking(entry: _Entry, fetch: Fetch, upstream: str) -> Fetch:
         """The same of an upstream, as a waiter would ask it whom it has not refused."""
         for interest in entry.waiters.values():
-            if interest.length == fetch.length and upstream in entry.left(interest.kind):
+            if upstream in entry.left(interest.kind):
                 return replace(
-                    fetch, upstream=upstream, hint=interest.hint, scope=interest.scope,
-                    path=interest.path,
+                    fetch, length=interest.length, upstream=upstream, hint=interest.hint,
+                    scope=interest.scope, path=interest.path,
                 )  # fmt: skip
         return replace(fetch, upstream=upstream)
 

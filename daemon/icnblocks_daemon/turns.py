@@ -5,7 +5,10 @@ larger priority goes first, those of one priority go in the order of asking, and
 what comes later by more than the difference is behind, whatever its priority.
 
 Those of one model that one client wants, and that may be asked of the same upstreams, stand in one
-line. Lines wait from when one of theirs was asked for last, and so do clients: those of about
+line. What is wanted by others too, who may ask other upstreams, stands in a line of theirs as well,
+until its turn comes in one of them.
+
+Lines wait from when one of theirs was asked for last, and so do clients: those of about
 the same priority take turns, clients first and then each client's lines, a MiB at a time,
 whoever has how many blocks waiting. A line whose upstreams have no room for it holds up no other.
 This module must not know which upstream is asked.
@@ -62,7 +65,7 @@ class _Waiting:
     """A block that waits."""
 
     place: _Place
-    line: Line
+    lines: list[Line]
     length: int
     ahead: float  # seconds that its priority is worth
 
@@ -100,21 +103,36 @@ class Turns:
     def add(self, serial: int, line: Line, length: int, priority: int, now: float) -> bool:
         """One more waits, or one that waits has become more urgent (less so is ignored).
 
+        One that waits stands in another line as well, if none of its lines is for the same
+        upstreams.
+
         Returns:
-            Whether it is the first of its line now.
+            Whether it has become the first of a line.
         """
         ahead = priority * STEP_S
         place = (now - ahead, serial)
         known = self._places.get(serial)
-        if known is not None:
-            if known.place <= place:
-                return self._head(known.line) == known.place
-            line, length = known.line, known.length  # its old place in the line is passed over
-        else:
+        moved: list[Line] = []
+        if known is None:
+            known = self._places[serial] = _Waiting(place, [], length, ahead)
             self._waiting += length
-        self._places[serial] = _Waiting(place, line, length, ahead)
-        heappush(self._lines.setdefault(line, []), place)
-        return self._head(line) == place
+        elif place < known.place:  # its old places in its lines are passed over
+            known.place, known.ahead = place, ahead
+            moved += known.lines
+        if all(each[0] != line[0] for each in known.lines):
+            known.lines.append(line)
+            moved.append(line)
+        for each in moved:
+            heappush(self._lines.setdefault(each, []), known.place)
+        return any(self._head(each) == known.place for each in moved)
+
+    def step_out(self, serial: int, line: Line) -> bool:
+        """It waits in this line no longer; False if it stands in no other, so that it does."""
+        lines = self._places[serial].lines
+        if len(lines) > 1:
+            lines.remove(line)
+            return True
+        return False
 
     def remove(self, serial: int) -> None:
         """It waits no longer. Unknown ones are ignored."""
@@ -122,21 +140,21 @@ class Turns:
         if known is not None:
             self._waiting -= known.length
 
-    def take(self, serial: int, now: float) -> None:
-        """It is asked for: a turn of its line, and of its client."""
-        known = self._places[serial]
+    def take(self, serial: int, line: Line, now: float) -> None:
+        """It is asked for: a turn of a line where it stands, and of the line's client."""
+        length = self._places[serial].length
         self.remove(serial)
-        line = self._of_lines.setdefault(known.line, _Account())
-        client = self._clients.setdefault(known.line[2], _Account())
-        for account in (line, client):
-            account.given += known.length
+        of_line = self._of_lines.setdefault(line, _Account())
+        of_client = self._clients.setdefault(line[2], _Account())
+        for account in (of_line, of_client):
+            account.given += length
             self._end_turn(account, now)
 
     def heads(self, passed: set[Line], now: float) -> Iterator[tuple[int, Line]]:
         """The first of each line, and the line, the most urgent one first, again and again.
 
         Ends when nobody is left, but in lines that the caller put into `passed`. After each
-        the caller either takes it, or removes it, or passes its line; it adds nobody meanwhile.
+        the caller takes it, removes it, has it step out, or passes its line; it adds nobody.
         """
         lines: dict[Hashable, list[_Ranked]] = {}
         for line in list(self._lines):
@@ -153,7 +171,8 @@ class Turns:
             _, client = clients[0]
             of_client = lines[client]
             (_, _, serial), _, line = of_client[0]
-            if not self._pays(client, line, now) and line not in passed:
+            waits = self._stands(serial, line)  # else it was taken in another line
+            if waits and not self._pays(client, line, now) and line not in passed:
                 yield serial, line
             following = None if line in passed else self._ranked(line)
             if following is None:
@@ -195,11 +214,15 @@ class Turns:
             account.at, account.turn = now, self._turn
             account.given -= _TURN
 
+    def _stands(self, serial: int, line: Line) -> bool:
+        known = self._places.get(serial)
+        return known is not None and line in known.lines
+
     def _head(self, line: Line) -> _Place | None:
         waiting = self._lines.get(line, [])
         while waiting:
-            known = self._places.get(waiting[0][1])
-            if known is not None and known.place == waiting[0]:
+            serial = waiting[0][1]
+            if self._stands(serial, line) and self._places[serial].place == waiting[0]:
                 return waiting[0]
             heappop(waiting)
         self._lines.pop(line, None)

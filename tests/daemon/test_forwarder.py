@@ -9,13 +9,13 @@ from icnblocks.cache.policy import make_policy
 from icnblocks.client.answers import ThrottledError, nack_error
 from icnblocks.errors import StorageError
 from icnblocks.limits import MIB
-from icnblocks.naming import Digest
+from icnblocks.naming import Digest, Name
 from icnblocks.store.base import verify
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.memory import MemoryStore
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
-from icnblocks_daemon.fib import Fib
+from icnblocks_daemon.fib import Fib, parse_upstream
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
 from icnblocks_daemon.interests import Hint
@@ -42,7 +42,7 @@ class World:
         )  # fmt: skip
         strategy = make_strategy("fail-over")
         self.forwarder = Forwarder(
-            self.holdings, Fib([("", url) for url in upstreams or ("http://up",)]), strategy,
+            self.holdings, Fib(map(parse_upstream, upstreams or ("http://up",))), strategy,
             Pit(strategy, negative_s=5.0), self, Metrics(),
             node_id="0" * 16, room_wait_s=30.0, clock=lambda: self.now,
         )  # fmt: skip
@@ -152,6 +152,83 @@ async def test_an_upstream_that_is_busy_to_the_end_rests_on(world):
     assert world.told == [Reason.BUSY]
     standing = world.forwarder._strategy.standing("http://up")
     assert (standing.resting(world.now), standing.found, standing.owed) == (30.0, 1.0, 0)
+
+
+class Waiter:
+    """One who asks under a name of its own, and how that ended."""
+
+    def __init__(self, world, name, *wants):
+        self.told = []
+        for want in wants:
+            world.forwarder.want(self, want, Hint(Name.parse(name), Digest.of(name.encode())))
+
+    def landed(self, digest):
+        self.told.append(digest)
+
+    def refused(self, digest, reason, text):
+        self.told.append(reason)
+
+
+@pytest.fixture
+def prefixes(tmp_path):
+    world = World(tmp_path, "zoo=http://slow", "acme=http://fast")
+    yield world
+    world.close()
+
+
+OTHERS = [Want(Digest.of(b"other %d" % number), MIB) for number in range(5)]
+
+
+async def test_a_wrong_length_for_a_frozen_upstream_keeps_a_block_from_nobody_else(prefixes):
+    """Catches: they waited as long as the frozen one is waited for, for what it would refuse."""
+    liar = Waiter(prefixes, "zoo/x", Want(WANT.digest, 5))
+    honest = Waiter(prefixes, "acme/x", WANT)
+    prefixes.now += 4.0  # it has stalled
+    prefixes.forwarder._hedge()
+    assert [fetch.upstream for fetch in prefixes.begun] == ["http://slow", "http://fast"]
+    prefixes.forwarder.landed(prefixes.begun[1])
+    assert (honest.told, liar.told) == ([WANT.digest], [Reason.LENGTH])
+
+
+async def test_a_block_is_asked_as_those_say_whose_turn_it_is(prefixes):
+    """Catches: behind what a slow upstream owes, others wait for a length that one made up."""
+    Waiter(prefixes, "zoo/x", *OTHERS, Want(WANT.digest, 5))
+    Waiter(prefixes, "acme/x", WANT)
+    fetch = prefixes.begun[-1]
+    assert (fetch.digest, fetch.upstream, fetch.length) == (WANT.digest, "http://fast", PAGE)
+
+
+async def test_who_may_not_ask_the_full_one_of_two_upstreams_does_not_wait_for_it(tmp_path):
+    """Catches: only who shares no upstream with those who wait has a line of its own."""
+    world = World(tmp_path, "zoo=http://slow", "zoo=http://fast", "acme=http://fast")
+    Waiter(world, "zoo/x", *OTHERS, WANT)
+    assert {fetch.upstream for fetch in world.begun} == {"http://slow"}, "the first of the route"
+    assert WANT.digest not in {fetch.digest for fetch in world.begun}
+    Waiter(world, "acme/x", WANT)
+    assert (world.begun[-1].digest, world.begun[-1].upstream) == (WANT.digest, "http://fast")
+    world.close()
+
+
+async def test_a_block_stands_in_no_line_of_upstreams_that_nobody_who_waits_may_ask(prefixes):
+    """Catches: it is asked of one that its name is not to be asked of, as others who left were."""
+    leaves = Waiter(prefixes, "zoo/x", *OTHERS, WANT)
+    own = [Want(Digest.of(b"own %d" % number), MIB) for number in range(5)]
+    Waiter(prefixes, "acme/x", *own, WANT)
+    begun = prefixes.begun
+    assert WANT.digest not in {fetch.digest for fetch in begun}, "both owe as much as they may"
+    prefixes.forwarder.leave(leaves, WANT.digest)
+    slow, fast = (
+        [fetch for fetch in begun if fetch.upstream == url]
+        for url in ("http://slow", "http://fast")
+    )
+    before = len(begun)
+    for fetch in slow[:3]:
+        prefixes.forwarder.landed(fetch)
+    assert {fetch.upstream for fetch in begun[before:]} <= {"http://slow"}
+    assert WANT.digest not in {fetch.digest for fetch in begun}
+    for fetch in fast[:3]:
+        prefixes.forwarder.landed(fetch)
+    assert [fetch.upstream for fetch in begun if fetch.digest == WANT.digest] == ["http://fast"]
 
 
 class Link:

@@ -62,7 +62,7 @@ def test_a_crowd_is_not_gone_through_for_each_look_at_what_is_late():
         pit.want(number, D, 9, route, 0.0)
     Watched.looks = 0
     assert pit.others(fetch) == B
-    assert pit.candidates(fetch) == AB
+    assert pit.candidates(fetch, AB) == AB
     assert Watched.looks <= 2
     for number in range(255):
         pit.leave(number, D)
@@ -256,19 +256,29 @@ def test_a_block_that_cannot_be_kept_ends_the_hedge_too():
     assert pit.drop(first, Reason.NO_SPACE, "full").cancel == [second]
 
 
-def test_a_hedge_is_not_asked_under_a_route_of_someone_who_gave_another_length():
+def test_a_hedge_is_asked_as_the_one_says_whose_route_it_is():
+    """Catches: who names a wrong length, where upstream is frozen, keeps the block from others."""
     pit = make()
-    first = pit.want("x", D, 9, A, 0.0).fetch
-    pit.want("liar", D, 5, B, 0.0)
-    assert pit.others(first) == ()
+    first = pit.want("liar", D, 5, A, 0.0).fetch
+    pit.want("x", D, 9, B, 0.0, hint="as x says")
+    assert pit.others(first) == B
+    assert pit.length(first, "http://b") == 9
+    second = pit.hedge(first, "http://b")
+    assert (second.length, second.hint) == (9, "as x says")
+    step = pit.arrived(second)
+    assert (step.ready, step.cancel) == (["x"], [first])
+    assert [(each.waiter, each.reason) for each in step.refused] == [("liar", Reason.LENGTH)]
 
 
 def test_what_was_not_asked_for_yet_goes_to_whom_those_who_still_wait_may_ask():
     pit = make()
     fetch = pit.want("x", D, 9, A, 0.0).fetch
     assert pit.want("y", D, 9, B, 0.0).joined == fetch
+    assert pit.candidates(fetch, AB) == AB
+    assert list(pit.ways(fetch, "y")) == [(B, None)]
     pit.leave("x", D)
-    assert pit.candidates(fetch) == ("http://b",)
+    assert pit.candidates(fetch, A) == ()
+    assert pit.candidates(fetch, AB) == B
     moved = pit.assign(fetch, "http://b")
     assert (moved.upstream, moved.serial) == ("http://b", fetch.serial)
     assert pit.refused(fetch, Reason.NOT_FOUND, "no", 0.0).refused == [], "it is that no more"
@@ -333,8 +343,10 @@ class PitMachine(RuleBasedStateMachine):
         serial = data.draw(st.sampled_from(sorted(self.fetches)))
         fetch = self.fetches[serial]
         if sum(one.digest == fetch.digest for one in self.fetches.values()) == 1:
-            upstream = data.draw(st.sampled_from(self.pit.candidates(fetch)))
-            self.fetches[serial] = self.pit.assign(fetch, upstream)
+            candidates = self.pit.candidates(fetch, AB) or (fetch.upstream,)
+            moved = self.pit.assign(fetch, data.draw(st.sampled_from(candidates)))
+            assert moved.length == self.pit.length(fetch, moved.upstream)
+            self.fetches[serial] = moved
 
     @precondition(lambda self: self.fetches)
     @rule(

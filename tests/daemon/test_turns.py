@@ -98,18 +98,57 @@ def test_one_that_became_urgent_goes_forward_and_not_back():
     turns = Turns()
     for serial in range(3):
         turns.add(serial, (A, None, ""), 10, 3, 0.0)
-    turns.add(2, ((), None, ""), 0, 7, 1.0)
-    turns.add(1, ((), None, ""), 0, 0, 1.0)
+    turns.add(2, (A, "another model", ""), 10, 7, 1.0)
+    turns.add(1, (A, "another model", ""), 10, 0, 1.0)
     assert turns.waiting == 30, "it waits once"
     assert order(turns) == [2, 0, 1]
+
+
+def test_what_stands_in_two_lines_goes_in_the_first_that_moves_and_once():
+    """Catches: a block that a slow upstream's line holds waits there for all who want it."""
+    turns, slow, fast = Turns(), (A, "slow", ""), (B, "fast", "")
+    turns.add(1, slow, 10, 3, 0.0)
+    turns.add(2, slow, 10, 3, 0.0)
+    assert turns.add(1, fast, 10, 3, 1.0), "it is the first there"
+    assert not turns.add(2, (A, "another model", ""), 10, 3, 1.0), "the same upstream"
+    heads = turns.heads(passed := set(), 1.0)
+    assert next(heads) == (1, slow)
+    passed.add(slow)
+    assert next(heads) == (1, fast)
+    turns.take(1, fast, 1.0)
+    assert list(heads) == []
+    assert (order(turns), turns.waiting) == ([2], 0)
+
+
+def test_what_was_taken_in_one_line_is_passed_over_in_the_other():
+    turns, slow, fast = Turns(), (A, "slow", ""), (B, "fast", "")
+    for line in (slow, fast):
+        turns.add(1, line, 10, 3, 0.0)
+    turns.add(2, fast, 10, 3, 1.0)
+    heads = turns.heads(set(), 1.0)
+    assert next(heads) == (1, slow)
+    turns.take(1, slow, 1.0)
+    assert next(heads) == (2, fast)
+    turns.take(2, fast, 1.0)
+    assert list(heads) == []
+
+
+def test_who_stands_in_one_line_alone_cannot_step_out_of_it():
+    turns = Turns()
+    turns.add(1, (A, None, ""), 10, 3, 0.0)
+    assert not turns.step_out(1, (A, None, ""))
+    turns.add(1, (B, None, ""), 10, 3, 0.0)
+    assert turns.step_out(1, (A, None, ""))
+    assert [line for _, line in islice(turns.heads(set(), 0.0), 1)] == [(B, None, "")]
+    assert not turns.step_out(1, (B, None, ""))
 
 
 def taken(turns, number, now=0.0):
     """The serials of so many that are asked for, one after the other as room comes."""
     found = []
     for each in range(number):
-        serial, _ = next(turns.heads(set(), now + each / 100))
-        turns.take(serial, now + each / 100)
+        serial, line = next(turns.heads(set(), now + each / 100))
+        turns.take(serial, line, now + each / 100)
         found.append(serial)
     return found
 

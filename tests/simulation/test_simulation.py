@@ -124,6 +124,40 @@ def test_a_model_that_is_slow_to_come_does_not_hold_up_one_that_is_there():
     assert world.devices[1].ended[0] > 10.0
 
 
+def shared_by_two_prefixes(slow_rate, begins=1.0):
+    """Two names of the same blocks, each with an upstream of its own; one is slow, and first."""
+    count, length = 200, 256 * 1024
+    everything = tuple(range(count))
+    slow, fast, edge = "http://slow", "http://fast", "http://edge"
+    nodes = (
+        NodePlan(0, slow, holds=frozenset(everything)),
+        NodePlan(1, fast, holds=frozenset(everything)),
+        NodePlan(2, edge, (("zoo", slow), ("acme", fast))),
+    )
+    models = (ModelPlan("zoo/m", everything), ModelPlan("acme/m", everything))
+    devices = (DevicePlan("device0", (edge,), 0), DevicePlan("device1", (edge,), 1, begins=begins))
+    rates = {slow: slow_rate}
+    return Scenario(2, (length,) * count, models, nodes, devices, rate=20e6, rates=rates)
+
+
+def test_blocks_that_wait_for_a_slow_upstream_are_had_from_a_fast_one_under_another_name():
+    """Catches: whoever asks first, and under which name, decides how fast others get a block."""
+    plan = shared_by_two_prefixes(5e5)
+    world = run(plan)
+    assert world.devices[1].ended[0] < 1.0 + 3 * sum(plan.lengths) / 20e6
+    assert world.devices[0].ended[0] < 0.2 * sum(plan.lengths) / 5e5
+
+
+def test_blocks_of_two_names_with_upstreams_alike_are_had_once():
+    """Guards that those who wait under another name have nothing fetched again without need."""
+    plan = shared_by_two_prefixes(20e6, begins=0.1)
+    world = run(plan)
+    (edge,) = (each for each in world.nodes.values() if each.plan.upstreams)
+    came = [edge.metrics.upstream_bytes.labels(url)._value.get() for url in edge.fib.upstreams]
+    assert sum(came) == sum(plan.lengths)
+    assert all(came), "there is room at both"
+
+
 def test_a_seed_is_the_same_world_in_every_process():
     """Guards that a seed that failed fails again: sets are in another order in each process."""
     told = set()

@@ -21,6 +21,11 @@ SILENT_S: Final = 0.25
 """One that failed and then gave nothing for so long: others are asked for what it owes."""
 STALLED_S: Final = 3.0
 """One that owes something and gave nothing for so long has stalled, if there is another to ask."""
+LATE: Final = 2.0
+"""One that would give a block so many times sooner is asked instead, or as well,"""
+_APART_S: Final = 1.0
+"""and by so much sooner, where who waits may not ask the first: one that is well does not need so
+long for all that it owes."""
 
 
 class Measured(Strategy):
@@ -67,6 +72,25 @@ class Measured(Strategy):
         if rescuer is not None:
             self.failed(asked.upstream, Failure.SLOW, now)
         return rescuer
+
+    def sooner(
+        self, asked: Asked, others: Route, now: float, gain_s: float = _APART_S
+    ) -> str | None:
+        """See Strategy."""
+        second = self.quickest(others, asked.length, now, asked.model)
+        if second is None:
+            return None
+        mine, theirs = self._left(asked, now), self.due_in(second, asked.length, now)
+        return second if mine > LATE * theirs + gain_s else None
+
+    def _left(self, asked: Asked, now: float) -> float:
+        """Seconds until a block that is under way is expected, at least the silence so far."""
+        standing = self.standing(asked.upstream)
+        rate = standing.rate(now)
+        silent = standing.silence(now)
+        if rate is None:
+            return silent
+        return max(silent, (standing.ahead_of(asked) + asked.length) / rate)
 
     def quickest(
         self, others: Iterable[str], length: int, now: float, model: Hashable = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from icnblocks.limits import MIB
-from icnblocks_daemon.strategies.measured import Measured
+from icnblocks_daemon.strategies.measured import LATE, Measured
 from icnblocks_daemon.strategies.strategy import register
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from icnblocks_daemon.strategies.standing import Asked
 
 _FIRST_OF_MANY: Final = 2 * MIB
-_LATE: Final = 2.0
-"""What is under way is asked for a second time if that gives it so many times sooner,"""
 _GAIN_S: Final = 0.1
-"""and sooner by this: what is on its way already comes in vain."""
+"""What is not sooner by this is not worth another upstream: what is on its way comes in vain."""
 
 
 @register
@@ -44,7 +42,7 @@ class Spread(Measured):
         for upstream in ranked:
             if self.may_ask(upstream, length, now, model):
                 rest = self._rest(ranked, upstream, waiting + length, now)
-                return upstream if due[upstream] <= _LATE * rest + _GAIN_S else ranked[0]
+                return upstream if due[upstream] <= LATE * rest + _GAIN_S else ranked[0]
         return ranked[0]
 
     def _rest(self, well: list[str], but: str, waiting: int, now: float) -> float:
@@ -66,18 +64,5 @@ class Spread(Measured):
         rescuer = super().second(asked, others, now, idle=idle)
         if rescuer is not None or not idle:
             return rescuer
-        free = [upstream for upstream in others if not self.standing(upstream).owed]
-        second = self.quickest(free, asked.length, now, asked.model)
-        if second is None:
-            return None
-        mine, theirs = self._left(asked, now), self.due_in(second, asked.length, now)
-        return second if mine > _LATE * theirs + _GAIN_S else None
-
-    def _left(self, asked: Asked, now: float) -> float:
-        """Seconds until a block that is under way is expected, at least the silence so far."""
-        standing = self.standing(asked.upstream)
-        rate = standing.rate(now)
-        silent = standing.silence(now)
-        if rate is None:
-            return silent
-        return max(silent, (standing.ahead_of(asked) + asked.length) / rate)
+        free = tuple(each for each in others if not self.standing(each).owed)
+        return self.sooner(asked, free, now, _GAIN_S)

@@ -80,6 +80,16 @@ class Strategy(Protocol):
         """
         ...
 
+    def sooner(self, asked: Asked, others: Route, now: float) -> str | None:
+        """Whom to ask as well for those who may not ask the one that is asked, or None.
+
+        Args:
+            asked: what is under way.
+            others: upstreams that they may ask.
+            now: the time.
+        """
+        ...
+
     # --- events ---------------------------------------------------------------------------
 
     def asked(self, upstream: str, length: int, now: float, model: Hashable = None) -> Asked:

@@ -124,7 +124,10 @@ class Scene:
         self.content.pin(BIG.digest, [BIG.digest])
 
     async def in_queued(self):
-        if self.row.event.endswith("late"):
+        if self.row.condition in {"other-room", "other-line"}:
+            for upstream in (UP,) if self.row.condition == "other-room" else (UP, OTHER):
+                self.strategy.asked(upstream, 64 * MIB, self.now)
+        elif self.row.event.endswith("late"):
             self.give_up_too_late()
             for upstream in (UP, OTHER):  # each owes as much as it may
                 self.strategy.asked(upstream, 64 * MIB, self.now)
@@ -144,7 +147,8 @@ class Scene:
     def enter(self):
         alone = self.row.state == "asked" and self.row.condition in {"lasting", "passing"}
         routeless = self.row.condition == "another"
-        self.first = self.want(BY_ONE if alone or routeless else BY_BOTH)
+        elsewhere = self.row.condition in {"other-room", "other-line"}
+        self.first = self.want(BY_ONE if alone or routeless or elsewhere else BY_BOTH)
         if routeless:
             self.want(BY_OTHER)
         if self.row.condition == "others":
@@ -162,6 +166,7 @@ class Scene:
 
     def watched(self, act):
         """What the parts show to have been done."""
+        lines = self.forwarder._turns.lines
         begun, given_up = len(self.carrier.begun), len(self.carrier.abandoned)
         remembered, stored = len(self.pit._negative), OURS.digest in self.content.store
         hedges, passed = self.hedges(), self.metrics.passed_bytes._value.get()
@@ -170,6 +175,8 @@ class Scene:
         act()
         if len(self.carrier.begun) > begun:
             self.done.append("ask-second" if self.hedges() > hedges else "ask")
+        if 0 < lines < self.forwarder._turns.lines:
+            self.done.append("line-up")
         if len(self.carrier.abandoned) > given_up:
             self.done.append("cancel")
         if self.told:
@@ -205,7 +212,8 @@ class Scene:
             self.done.append("refuse-routeless" if self.waiting else "refuse-all")
 
     async def on_wanted(self):
-        name = BY_NONE if self.row.condition == "no-route" else BY_BOTH
+        names = {"no-route": BY_NONE, "other-room": BY_OTHER, "other-line": BY_OTHER}
+        name = names.get(self.row.condition, BY_BOTH)
         hops = {"loop": MAX_HOPS, "here-only": HERE_ONLY}.get(self.row.condition, 0)
         self.watched(lambda: self.want(name, hops=hops))
 
