@@ -45,6 +45,6 @@ def reason_of(error: IcnError) -> Reason:
     if isinstance(error, NackError) and error.reason in _PASSED_ON:
         return error.reason
     for kind, reason in _REASONS:
-        if isinstance(error, kind):
+        if isinstance(error, kind) or (kind is BusyError and isinstance(error.__cause__, kind)):
             return reason
     return Reason.UPSTREAM

@@ -48,7 +48,8 @@ class Setbacks:
     def why(self, digest: Digest, sources: Sequence[SourceState]) -> IcnError:
         """The most telling of the reasons why none of `sources` could give a block.
 
-        Of those who could not be asked it says why, too: who looks into it may begin with them.
+        Of those who could not be asked it says why, too: who looks into it may begin with them. Its
+        cause is what is wrong with the first of these.
         """
         whys = self._whys.get(digest, [])
         refused = self.refusers(digest)
@@ -63,9 +64,11 @@ class Setbacks:
                 return CorruptError(f"{error}; {told}") if failed else error
         if failed:
             passes = any(error.retry for error in failed)
-            return IncompleteError(
+            missing = IncompleteError(
                 f"block {digest} could not be had: {told}", hint="" if passes else failed[0].hint
             )
+            missing.__cause__ = failed[0]
+            return missing
         for _, error in whys:
             if not isinstance(error, NotFoundError):
                 return error

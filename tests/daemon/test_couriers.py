@@ -5,13 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from icnblocks.client.answers import ThrottledError
 from icnblocks.client.engine import Hint as EngineHint
 from icnblocks.errors import RefusedError, SourceError
 from icnblocks.naming import Digest
+from icnblocks.wire.frames import Reason
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.overflow import Overflow
 from icnblocks_daemon.pit import Fetch
+from icnblocks_daemon.reasons import reason_of
 
 URL = "http://127.0.0.1:9"
 HINT = EngineHint()
@@ -49,6 +52,21 @@ class Desk:
 
     def faltered(self, upstream, error, wait_s):
         pass
+
+
+async def test_an_upstream_that_is_busy_for_too_long_is_told_to_be_busy_and_not_gone():
+    """Catches: those who wait hear, and the strategy too, that it could not be asked."""
+    told = asyncio.Queue()
+    desk, block = Desk(), Digest.of(b"1")
+    desk.refused = lambda _, error: told.put_nowait(reason_of(error))
+    courier = Courier(
+        Source({block: ThrottledError("later", after_s=60.0)}), None, Overflow(0), desk, Metrics(),
+        hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=30.0, share=True,
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        courier.begin(Fetch(block, block, 9, URL, HINT))
+        assert await told.get() is Reason.BUSY
+    await asyncio.to_thread(courier.close)
 
 
 @pytest.mark.parametrize("share", [True, False])
