@@ -357,15 +357,16 @@ class Forwarder:
                 if self._starved_since is None:
                     self._starved_since = now
                 waited = now - max(pending.since, self._starved_since)
-                if waited < self._room_wait_s and self._can_ever_fit(fetch.length):
+                if waited < self._room_wait_s and self._under_way.may_ever_come(fetch.length):
                     starved = True
                     break
                 self._turns.remove(serial)
                 del self._pending[serial]
-                text = "no room: the cache's budget is all pinned or being sent"
+                why = self._under_way.why_no_room(fetch.length)
                 if self._storage.failing:
                     text = "no room: blocks cannot be stored, and memory is full of blocks"
-                step = self._pit.drop(fetch, Reason.NO_SPACE, text)
+                    why = Reason.NO_SPACE, text
+                step = self._pit.drop(fetch, *why)
                 for other in step.cancel:
                     self._give_up(other, hedged=False)
                 self._do_later(step)
@@ -453,10 +454,6 @@ class Forwarder:
         for refusal in step.refused:
             waiter = cast("Waiter", refusal.waiter)
             waiter.refused(refusal.digest, refusal.reason, refusal.text)
-
-    def _can_ever_fit(self, length: int) -> bool:
-        content = self._holdings.content
-        return content.capacity is None or content.store.footprint(length) <= content.capacity
 
     def _give_up(self, fetch: Fetch, *, hedged: bool, gave: Asked | None = None) -> None:
         """Nobody needs it any more; where it was `hedged`, since another gave it."""

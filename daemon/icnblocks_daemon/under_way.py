@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.limits import MIB
+from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:
     from icnblocks.cache.content_store import ContentStore
@@ -60,6 +61,18 @@ class UnderWay:
         under_way = content.reserved_bytes - stalled + sending
         most = min(content.capacity // _PART, MOST)
         return under_way > 0 and under_way + length > max(most, _LEAST)
+
+    def may_ever_come(self, length: int, beside: int = 0) -> bool:
+        """Is a block no larger than the budget, without so many bytes of it?"""
+        content = self._content
+        need = content.store.footprint(length) + beside
+        return content.capacity is None or need <= content.capacity
+
+    def why_no_room(self, length: int) -> tuple[Reason, str]:
+        """What to tell those who have waited in vain for room for a block."""
+        if self.may_ever_come(length, self._content.stats().pinned_bytes):
+            return Reason.BUSY, "no room yet: the cache is full of what is coming or being sent"
+        return Reason.NO_SPACE, "no room: the cache's budget is all pinned"
 
     def _forget(self, now: float) -> None:
         while self._landed and now - self._landed[0][0] > _SENT_SOON_S:

@@ -10,6 +10,7 @@ from icnblocks.store.base import verify
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.memory import MemoryStore
 from icnblocks.wire.bundle import Want
+from icnblocks.wire.frames import Reason
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
@@ -26,7 +27,7 @@ class World:
     """An edge for two publishers, whose cache is full; what it asks for never comes."""
 
     def __init__(self, path):
-        self.now, self.begun = 100.0, []
+        self.now, self.begun, self.reasons = 100.0, [], set()
         self.content = ContentStore(MemoryStore(), make_policy("lru", CAPACITY), CAPACITY)
         self.holdings = Holdings(
             self.content, InPlaceStore(path / "places.sqlite"), lambda: self.now,
@@ -69,7 +70,7 @@ class World:
         pass
 
     def refused(self, digest, reason, text):
-        pass
+        self.reasons.add(reason)
 
 
 @pytest.fixture
@@ -96,3 +97,19 @@ async def test_an_upstream_that_is_well_keeps_to_the_bound(world):
     world.want("b", 32)
     world.passes(1)
     assert len(world.begun) * MIB <= 4 * MIB
+
+
+async def test_a_cache_full_of_what_is_being_sent_is_busy_and_one_full_of_pins_has_no_space(world):
+    """Catches: slow readers that hold a small cache, and the pulls of all others end for good."""
+    held = [Digest.of(bytes([number]) * MIB) for number in range(CAPACITY // MIB)]
+    leases = [world.content.open(digest, world.now) for digest in held]
+    world.want("a", 1)
+    world.passes(31)
+    assert world.reasons == {Reason.BUSY}
+    for digest, lease in zip(held, leases, strict=True):
+        lease.close()
+        world.content.pin(digest, [digest])
+    world.want("b", 1)
+    world.passes(31)
+    assert world.reasons == {Reason.BUSY, Reason.NO_SPACE}
+    assert not world.begun

@@ -117,11 +117,14 @@ class Scene:
             self.fill()
 
     def fill(self):
-        """All of the budget is pinned."""
+        """All of the budget is pinned, or being sent."""
         room = self.content.reserve(BIG.digest, CAPACITY, self.now)
         self.store.put(BIG)
         self.content.commit(room, self.now)
-        self.content.pin(BIG.digest, [BIG.digest])
+        if self.row.condition == "taken":
+            self.lease = self.content.open(BIG.digest, self.now)
+        else:
+            self.content.pin(BIG.digest, [BIG.digest])
 
     async def in_queued(self):
         if self.row.condition in {"other-room", "other-line"}:
@@ -206,8 +209,8 @@ class Scene:
             assert reasons <= {Reason.LOOP, Reason.NOT_FOUND}
         elif reasons == {Reason.LENGTH}:
             self.done.append("refuse-length")
-        elif reasons == {Reason.NO_SPACE}:
-            self.done.append("refuse-space")
+        elif reasons <= {Reason.NO_SPACE, Reason.BUSY}:
+            self.done.append("refuse-busy" if Reason.BUSY in reasons else "refuse-space")
         else:
             self.done.append("refuse-routeless" if self.waiting else "refuse-all")
 
