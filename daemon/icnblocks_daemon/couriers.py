@@ -182,10 +182,10 @@ class Courier:
             except RuntimeError as error:  # the system has no threads left
                 self._broke(self._engine, error)
 
-    def _take(self, digest: Digest) -> list[Fetch]:
-        """The fetches that an outcome is for."""
+    def _take(self, digest: Digest, *, share: bool) -> list[Fetch]:
+        """The fetches that an outcome is for: all, or the one that was asked for."""
         fetches = self._wanted.pop(digest, [])
-        if not self._share and len(fetches) > 1:
+        if not share and len(fetches) > 1:
             self._wanted[digest] = fetches[1:]
             self._order(fetches[1])
             return fetches[:1]
@@ -193,19 +193,20 @@ class Courier:
 
     def _stored(self, digests: Sequence[Digest]) -> None:
         for digest in digests:
-            for fetch in self._take(digest):
+            for fetch in self._take(digest, share=self._share):
                 self._desk.landed(fetch)
 
     def _passed(self, digest: Digest, error: IcnError) -> None:
-        for fetch in self._take(digest):
+        for fetch in self._take(digest, share=self._share):
             self._desk.passed(fetch, error)
 
     def _unstored(self, digest: Digest, error: IcnError) -> None:
-        for fetch in self._take(digest):
+        for fetch in self._take(digest, share=self._share):
             self._desk.unstored(fetch, error)
 
     def _refused(self, digest: Digest, error: IcnError) -> None:
-        for fetch in self._take(digest):
+        # Of what was given up too late: who asks now may do so under another name, or length.
+        for fetch in self._take(digest, share=False):
             self._desk.refused(fetch, error)
 
     async def _mend(self, error: SourceError) -> None:

@@ -6,9 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from icnblocks.client.answers import ThrottledError
+from icnblocks.client.endpoint import SourceOptions
 from icnblocks.client.engine import Hint as EngineHint
+from icnblocks.client.source import Source
 from icnblocks.errors import RefusedError, SourceError
 from icnblocks.naming import Digest
+from icnblocks.store.memory import MemoryStore
+from icnblocks.testing.exchange import make_model, publish
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.metrics import Metrics
@@ -20,7 +24,7 @@ URL = "http://127.0.0.1:9"
 HINT = EngineHint()
 
 
-class Source:
+class Faulty:
     """An upstream. Its answers to each block are errors, or mistakes of the program.
 
     They are the same whenever it is asked: after a mistake another thread may ask again.
@@ -60,7 +64,7 @@ async def test_an_upstream_that_is_busy_for_too_long_is_told_to_be_busy_and_not_
     desk, block = Desk(), Digest.of(b"1")
     desk.refused = lambda _, error: told.put_nowait(reason_of(error))
     courier = Courier(
-        Source({block: ThrottledError("later", after_s=60.0)}), None, Overflow(0), desk, Metrics(),
+        Faulty({block: ThrottledError("later", after_s=60.0)}), None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=30.0, share=True,
     )  # fmt: skip
     async with asyncio.timeout(20):
@@ -69,12 +73,38 @@ async def test_an_upstream_that_is_busy_for_too_long_is_told_to_be_busy_and_not_
     await asyncio.to_thread(courier.close)
 
 
+async def test_what_one_was_refused_who_had_left_is_not_told_to_the_next(origin):
+    """Catches: a wrong length, or another name, whose refusal is on its way when somebody else asks
+    for the block: it was told to both, and remembered of what was never asked."""
+    model = make_model("acme/courier", size=5000)
+    publish(origin, model)
+    want, told, source = model.wants[0], asyncio.Queue(), Source(origin.url, SourceOptions())
+    desk = Desk()
+    desk.refused = lambda fetch, error: told.put_nowait((fetch, reason_of(error)))
+    desk.landed = lambda fetch: told.put_nowait((fetch, None))
+    courier = Courier(
+        source, MemoryStore(), Overflow(0), desk, Metrics(),
+        hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=True,
+    )  # fmt: skip
+    wrong, right = (Fetch(want.digest, want.digest, n, URL, HINT) for n in (5, want.length))
+    async with asyncio.timeout(20):
+        courier.begin(wrong)
+        await asyncio.sleep(0)  # it is ordered
+        assert courier._engine.wait(20), "it is refused, and the loop does not know yet"
+        assert not courier.abandon(wrong)
+        courier.begin(right)
+        assert await told.get() == (wrong, Reason.LENGTH)
+        assert await told.get() == (right, None)
+    source.close()
+    await asyncio.to_thread(courier.close)
+
+
 @pytest.mark.parametrize("share", [True, False])
 async def test_a_mistake_on_a_thread_leaves_nobody_waiting_and_the_next_are_fetched(share):
     """The threads ended and nobody was told: all that was asked of that upstream hung for ever."""
     desk = Desk()
     one, two = Digest.of(b"1"), Digest.of(b"2")
-    source = Source({one: ValueError("a mistake"), two: RefusedError("no")})
+    source = Faulty({one: ValueError("a mistake"), two: RefusedError("no")})
     courier = Courier(
         source, None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=share,
@@ -96,7 +126,7 @@ async def test_who_waits_is_told_also_when_the_system_has_no_threads_left(monkey
 
     desk, one = Desk(), Digest.of(b"1")
     courier = Courier(
-        Source({one: RefusedError("no")}), None, Overflow(0), desk, Metrics(),
+        Faulty({one: RefusedError("no")}), None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: fetch.hint, retry_s=60.0, busy_s=60.0, share=True,
     )  # fmt: skip
     if pooled:  # the thread for the mending is there
@@ -120,7 +150,7 @@ async def test_what_broke_many_times_is_mended_once(monkeypatch):
 
     desk, wanted = Desk(), [Digest.of(bytes([number])) for number in range(3)]
     courier = Courier(
-        Source(dict.fromkeys(wanted, RefusedError("no"))), None, Overflow(0), desk, Metrics(),
+        Faulty(dict.fromkeys(wanted, RefusedError("no"))), None, Overflow(0), desk, Metrics(),
         hint=lambda fetch: EngineHint(pull=bytes(fetch.digest[:16])),
         retry_s=60.0, busy_s=60.0, share=True,
     )  # fmt: skip
