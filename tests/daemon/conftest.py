@@ -8,10 +8,11 @@ import itertools
 
 import pytest
 
-from icnblocks.testing.exchange import make_model
+from icnblocks.testing.exchange import make_model, publish
 from icnblocks.testing.processes import start_edge
 
 NUMBERS = itertools.count(100)
+QUICK = ("--upstream-retry", "300ms")
 
 
 @pytest.fixture(scope="package")
@@ -31,3 +32,23 @@ def fresh_origin(tmp_path):
 def model():
     number = next(NUMBERS)
     return make_model(f"acme/model{number}", seed=number)
+
+
+@pytest.fixture
+def published(origin, model):
+    publish(origin, model)
+    return origin
+
+
+@pytest.fixture
+def fresh(fresh_origin, model):
+    """An origin of one's own, to stop or to count."""
+    publish(fresh_origin, model)
+    return fresh_origin
+
+
+@pytest.fixture
+def fresh_edge(fresh, tmp_path):
+    options = ("--upstream", fresh.url, "--negative-ttl", "60s", *QUICK)
+    with start_edge(tmp_path / "edge", *options) as edge:
+        yield edge

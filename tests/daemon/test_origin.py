@@ -42,12 +42,6 @@ from icnblocks.wire.frames import Reason
 from icnblocks.wire.upload import pack_parts
 
 
-@pytest.fixture
-def published(origin, model):
-    publish(origin, model)
-    return origin
-
-
 def test_a_published_model_is_served_whole(published, model):
     got, refused = bundle(published, model.wants)
     assert (got, refused) == (model.blocks, {})
