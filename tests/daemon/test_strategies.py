@@ -72,6 +72,16 @@ def test_one_that_asks_to_be_left_alone_is(strategy):
     assert strategy.resting(A, 0.0) == 30.0
 
 
+def test_one_that_asks_to_be_left_alone_while_it_rests_already_is(strategy):
+    """Catches: one that failed, and was then busy for 30 s, is given blocks after a second."""
+    strategy.failed(A, Failure.BROKEN, 0.0)
+    strategy.failed(A, Failure.BUSY, 0.5, least_s=30.0)
+    assert strategy.choose((A, B), (), 1.5, MIB) == B
+    assert strategy.resting(A, 0.5) == 30.0
+    strategy.failed(A, Failure.BUSY, 1.0, least_s=2.0)
+    assert strategy.resting(A, 1.0) == 29.5, "it is not left alone for less"
+
+
 def test_when_all_rest_the_one_that_rests_shortest_is_asked(strategy):
     strategy.failed(A, Failure.BROKEN, 0.0)
     strategy.failed(B, Failure.BROKEN, 0.5)

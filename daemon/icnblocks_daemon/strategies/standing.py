@@ -177,6 +177,8 @@ class Standing:
     def failed(self, kind: Failure, now: float, *, least_s: float = 0.0) -> None:
         """It failed, and is demoted; while it rests already, that is of the same incident.
 
+        It rests on, then, if it asks for that.
+
         Args:
             kind: how.
             now: the time.
@@ -185,7 +187,9 @@ class Standing:
         if kind is Failure.CORRUPT and now - self._corrupt_at > FORGIVEN_S:
             self._corrupts = 0
         worse = kind is Failure.CORRUPT and self.why is not Failure.CORRUPT
+        asked_for = now + min(least_s, MOST_REST_S)
         if self.rests_until > now and not worse:
+            self.rests_until = max(self.rests_until, asked_for)
             return
         if kind is Failure.CORRUPT:
             rest = min(FIRST_CORRUPT_REST_S * 2.0**self._corrupts, MOST_CORRUPT_REST_S)
@@ -194,7 +198,7 @@ class Standing:
         else:
             rest = min(FIRST_REST_S * 2.0**self._failures, MOST_REST_S)
             self._failures = min(self._failures + 1, _DOUBLINGS)
-        self.rests_until = max(self.rests_until, now + max(rest, min(least_s, MOST_REST_S)))
+        self.rests_until = max(self.rests_until, now + rest, asked_for)
         self.why = kind
         self.demotions += 1
 

@@ -75,14 +75,15 @@ class Scene:
         self.fail(Failure.CORRUPT)
 
     def fail(self, kind):
-        """How long it rests says why; one that rests already rests on, and no longer."""
-        until, failures = self.us.rests_until, self.us._failures
+        """How long it rests says why; one that rests already rests on: no other failure."""
+        until, failures, told = self.us.rests_until, self.us._failures, self.us.demotions
         least_s = ASKED_S if kind is Failure.BUSY else 0.0
         self.strategy.failed(US, kind, self.now, least_s=least_s)
         if self.us.rests_until == until:
             return
         rest = self.us.rests_until - self.now
-        named = {ASKED_S: "rest-asked", 8.0: "rest-corrupt", 2.0**failures: "rest"}
+        asked = "rest-asked" if self.us.demotions > told else "rest-on"
+        named = {ASKED_S: asked, 8.0: "rest-corrupt", 2.0**failures: "rest"}
         self.done.append(named[rest])
 
     def on_rested(self):
