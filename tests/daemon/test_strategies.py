@@ -153,6 +153,19 @@ def test_a_quick_model_loses_its_own_window_when_it_stands_in_line(strategy):
     assert more <= 2, "what it owes of the other counts again"
 
 
+@pytest.mark.parametrize(("rate", "second"), [(MIB / 2, B), (20 * MIB, None)])
+def test_those_who_may_not_ask_a_slow_one_are_given_what_it_owes_by_another(strategy, rate, second):
+    """Catches: what is owed under one name is waited for under all; and that it comes twice from
+    upstreams that are both well."""
+    links = Links(strategy, a=rate, b=50 * MIB)
+    for upstream in (A, B):
+        links.ask(upstream)
+        links.step()
+    owed = [links.ask(A) for _ in range(2 if second else 10)]
+    assert strategy.sooner(owed[-1], (B,), links.now) == second
+    assert strategy.sooner(owed[-1], (), links.now) is None
+
+
 def test_small_blocks_do_not_take_the_room_for_which_a_large_one_waits(strategy):
     """Room for one of a KiB would be taken by the next of a KiB, for ever."""
     links = Links(strategy, a=10 * MIB)
