@@ -306,6 +306,7 @@ class Source:
                 f"missing blocks at {self}",
                 pack_wants(batch),
                 most=4 * len(batch),
+                writes=True,  # else an origin keeps for nobody what it says that it has
             )
             found += [begin + index for index in unpack_indexes(data, len(batch))]
         return found

@@ -12,6 +12,7 @@ from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
 from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.writer import may_write
 from icnblocks_daemon.via import parse_via
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ class Names:
     async def missing(self, request: web.Request) -> web.StreamResponse:
         """Packed wants in, packed indexes of those that are not here out."""
         wants = unpack_wants(await read_body(request, MISSING_BATCH * WANT_BYTES))
+        if may_write(self._node, request):  # before it is looked: what is said to be here stays
+            self._node.uploads.touch(want.digest for want in wants)
         indexes = await asyncio.to_thread(self._node.holdings.missing, wants)
-        self._node.uploads.touch(want.digest for want in wants)
         return _bytes(pack_indexes(indexes), {"Cache-Control": "no-store"})
 
 

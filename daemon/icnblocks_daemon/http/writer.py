@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11
 
+from icnblocks.errors import FormatError, RefusedError
+
 if TYPE_CHECKING:
     from aiohttp import web
 
@@ -26,3 +28,12 @@ def writer_of(node: Node, request: web.Request) -> Writer:
     if request.version < HttpVersion11:
         address = None  # nginx before 1.29.7, which says nothing else of itself by default
     return node.access.writer(address, request.headers, request.host, time.time())
+
+
+def may_write(node: Node, request: web.Request) -> bool:
+    """Whether `writer_of` has anybody: for what all may ask, but writers have more of."""
+    try:
+        writer_of(node, request)
+    except (FormatError, RefusedError):
+        return False
+    return True
