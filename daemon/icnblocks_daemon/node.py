@@ -307,8 +307,8 @@ class Node:
                     digest, missing, len(blocks),
                 )  # fmt: skip
 
-    def reload(self, config: Config) -> tuple[str, ...]:
-        """Take over what may change while running (config.RELOADED).
+    async def reload(self, config: Config) -> tuple[str, ...]:
+        """Take over what may change while running (config.RELOADED). One at a time.
 
         Returns:
             The keys that changed and need a restart.
@@ -318,11 +318,13 @@ class Node:
             BusyError: if another process writes to the trace; nothing is changed then either.
             StorageError: if the disk refuses; nothing is changed then either.
         """
-        access, trusted = read_rules(config)
+        access, trusted = await asyncio.to_thread(read_rules, config)
         policy = make_policy(config.policy, self.config.capacity)
         strategy = make_strategy(config.strategy)
         moved = config.trace != self.config.trace
-        trace = self._trace_at(config.trace) if moved else self.trace
+        trace = self.trace
+        if moved:  # its disk may hang; nothing is changed until it is open
+            trace = await asyncio.to_thread(self._trace_at, config.trace)
         try:
             if config.policy != self.config.policy:
                 self._change_policy(policy)

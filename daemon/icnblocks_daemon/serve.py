@@ -70,20 +70,20 @@ class _Daemon:
         self._reread = reread
         self._early = early
         self._stop = asyncio.Event()
+        self._hung_up = asyncio.Event()
         self._notifier = Notifier()
-        self._node: Node | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         for came in self._early:
             signal.raise_signal(came)
         sock = _listen(self._config)
         try:
             tls = server_tls(self._config)
-            node = self._node = Node(self._config)
+            node = Node(self._config)
         except BaseException:
             sock.close()
             raise
@@ -123,6 +123,7 @@ class _Daemon:
                 "house": node.keep_house,
                 "plans": node.keep_plans,
                 "scrub": lambda: scrub(content, node.rechecks.recheck, rate),
+                "reloads": lambda: self._keep_reloading(node),
             }.items()
         ]
         try:
@@ -148,18 +149,24 @@ class _Daemon:
         _LOG.info("ready", extra={"role": role, "host": host, "port": port})
         self._notifier.ready(f"{role} on {host}:{port}")
 
-    def _reload(self) -> None:
-        node = self._node
-        if node is None or node.stopping:
-            return
+    async def _keep_reloading(self, node: Node) -> None:
+        """Reload when SIGHUP came, once for all that came meanwhile; until cancelled."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            if not node.stopping:
+                await self._reload(node)
+
+    async def _reload(self, node: Node) -> None:
         self._notifier.reloading()
         said = "the last reload failed: the log says why"
         try:
-            config = self._reread()
-            left = node.reload(config)
+            # Disks that hang hold up nobody but who waits for the reload.
+            config = await asyncio.to_thread(self._reread)
+            left = await node.reload(config)
         except (IcnError, OSError) as error:
             _LOG.error("nothing was reloaded: %s", error)
-        else:  # what fails from here on is no longer "nothing"; the loop logs it
+        else:  # what fails from here on is no longer "nothing"; whoever keeps reloading logs it
             set_up_logs(config.log_level, config.log_format)
             said = "reloaded"
             _LOG.info(
@@ -168,7 +175,8 @@ class _Daemon:
             if left:
                 _LOG.warning("changed, but in effect only after a restart: %s", ", ".join(left))
         finally:
-            self._notifier.ready(said)  # `systemctl reload` waits for it, however this ended
+            if not node.stopping:
+                self._notifier.ready(said)  # `systemctl reload` waits for it, however this ended
 
 
 async def _kept_up(name: str, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:

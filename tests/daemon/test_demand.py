@@ -180,7 +180,7 @@ async def test_rates_survive_a_restart_and_a_change_of_the_objective(tmp_path):
     async with opened(tmp_path / "s") as node:
         await known(node, model)
         assert requests_counted(node) == 5
-        node.reload(replace(node.config, policy="sharing:objective=hits"))
+        await node.reload(replace(node.config, policy="sharing:objective=hits"))
         assert requests_counted(node) == 5
     async with opened(tmp_path / "s") as node:
         assert requests_counted(node) == 5
@@ -194,7 +194,7 @@ async def test_a_policy_that_cannot_be_changed_leaves_the_trace_as_it_was(tmp_pa
     async with opened(tmp_path / "s", trace=old) as node:
         monkeypatch.setattr(node, "_known", refuse)
         with pytest.raises(StorageError):
-            node.reload(replace(node.config, policy="lru", trace=new))
+            await node.reload(replace(node.config, policy="lru", trace=new))
         assert node.config.trace == old
         await known(node, make_model(seed=31))
         await node.trace.write()
@@ -232,7 +232,7 @@ async def test_a_trace_whose_disk_hangs_can_be_left_by_a_reload(tmp_path, monkey
             await known(node, make_model(seed=31))
             for _ in range(9):  # the chore begins to write
                 await asyncio.sleep(0)
-            node.reload(replace(node.config, trace=new))
+            await node.reload(replace(node.config, trace=new))
             assert not ended.is_set(), "the reload waited for it"
             node.holdings.requested(make_model(seed=31).digest, b"9" * 16)
             while not new.read_text().count('"get"'):
@@ -381,7 +381,7 @@ async def test_a_plan_for_a_policy_that_was_changed_is_thrown_away(tmp_path):
         policy = Planning(big_problem(100))
         node.holdings.content.set_policy(policy, node.clock())
         node.plans.look()
-        node.reload(replace(node.config, policy="lru"))
+        await node.reload(replace(node.config, policy="lru"))
         await settled(node.plans)
         assert (policy.plan, node.plans.made) == (None, 0)
 
@@ -396,7 +396,7 @@ async def test_a_policy_that_comes_during_anothers_plan_makes_none_on_the_loop(t
         node.plans.look()
         if failed:
             await settled(node.plans)
-        node.reload(replace(node.config, policy="sharing:objective=hits"))
+        await node.reload(replace(node.config, policy="sharing:objective=hits"))
         await known(node, make_model(seed=31))
         assert node.holdings.content.policy.plan_due(node.clock()), "it is still to be made"
         await settled(node.plans)
