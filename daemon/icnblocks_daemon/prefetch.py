@@ -67,6 +67,7 @@ class _Model:
 
     entry: Entry
     manifest: Manifest
+    lengths: dict[Digest, int]  # of its blocks
     coming: int = 0
     fed: bool = False
     failed: bool = False
@@ -291,18 +292,20 @@ class Prefetch:
         except IcnError as error:
             entry.fail(error)
             return
-        contains = self._holdings.contains
-        missing = await asyncio.to_thread(
-            lambda: {d: n for d, n in manifest.lengths().items() if not contains(d)}
-        )
+        lengths, missing = await asyncio.to_thread(self._missing, manifest)
         entry.due = sum(missing[digest] for digest in missing if digest not in self._under_way)
-        model = _Model(entry, manifest)
+        model = _Model(entry, manifest, lengths)
         for digest, length in missing.items():
             await self._bring_block(model, digest, length)
             if model.failed:
                 break
         model.fed = True
         self._settle(model)
+
+    def _missing(self, manifest: Manifest) -> tuple[dict[Digest, int], dict[Digest, int]]:
+        """A model's blocks, and those that are not here. On a thread."""
+        lengths, contains = manifest.lengths(), self._holdings.contains
+        return lengths, {d: n for d, n in lengths.items() if not contains(d)}
 
     async def _bring_block(self, model: _Model, digest: Digest, length: int) -> None:
         if digest not in self._under_way:
@@ -404,7 +407,7 @@ class Prefetch:
         content = self._holdings.content
         if entry.digest is not None and not entry.pin:
             # The plan's word counts as much as one request: the policy knows no other use of it.
-            self._holdings.learn(entry.digest, model.manifest)
+            self._holdings.learn(entry.digest, model.manifest, model.lengths)
             content.requested(entry.digest, self._clock())
 
     # --- pins and the file ----------------------------------------------------------------
