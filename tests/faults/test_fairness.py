@@ -3,7 +3,6 @@
 import contextlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -55,21 +54,24 @@ def share_of_a_pull(net, store, tmp_path, device, *options):
         try:
             greedy.stdin.write(encode_request(BundleRequest(wants)))
             greedy.stdin.close()
-            poll_until(lambda: far.counters().received_bytes > 2 * MIB)
+            received(far, 2 * MIB)
             with user.entered():
                 process = device.start("fetch", *ASKED, daemon.url)
-            maps = device.root / "models" / "acme" / "model" / ".icnblocks"
-            poll_until(maps.exists, timeout_s=60)
-            before = near.counters().received_bytes, far.counters().received_bytes
-            began = time.monotonic()
+            # Between two marks of its bytes: how long it takes to begin and to end is not measured.
+            marks = received(near, 2 * MIB), far.counters().received_bytes
+            own = received(near, 8 * MIB) - marks[0]
+            its = far.counters().received_bytes - marks[1]
             pulled(process)
-            seconds = time.monotonic() - began
-            own = near.counters().received_bytes - before[0]
-            its = far.counters().received_bytes - before[1]
         finally:
             greedy.kill()
             greedy.wait()
-    return own / (own + its), f"{own} bytes beside {its} in {seconds:.1f} s"
+    return own / (own + its), f"{own} bytes beside {its}"
+
+
+def received(interface, least):
+    """What it has received, once that is more than `least`."""
+    poll_until(lambda: interface.counters().received_bytes > least, timeout_s=60)
+    return interface.counters().received_bytes
 
 
 @pytest.fixture
@@ -87,9 +89,9 @@ def test_thirty_two_connections_get_no_more_than_their_clients_share(
 ):
     """Catches: shares by connection: without turns the pull has 2 % of the link.
 
-    With them it has a quarter, and not the half, since the other was alone before: thirty-two
-    blocks are on their way to it when the pull begins, and are sent to their end.
+    With them it has about the half, or somewhat less: the other was alone before, and what is on
+    its way to it when the pull begins is sent to its end.
     """
     share, told = share_of_a_pull(net, store, tmp_path, device)
-    assert share > 0.12, told
+    assert share > 0.2, told
     assert right(device.root / "models" / "acme" / "model")
