@@ -154,8 +154,10 @@ class Puller:
                 stack.callback(self.catalog.close)
                 self.places = InPlaceStore(settings.store / PLACES)
                 stack.callback(self.places.close)
-            # Without the token: it allows writing, and nobody who is read from need be trusted.
-            options = SourceOptions(ca_file=settings.ca_file, stall_s=settings.stall_s)
+            # Not the other token: it allows writing, and nobody who is read from need be trusted.
+            options = SourceOptions(
+                ca_file=settings.ca_file, token=settings.read_token, stall_s=settings.stall_s
+            )
             self.sources = [Source(url, options) for url in settings.sources]
             for source in self.sources:
                 stack.callback(source.close)

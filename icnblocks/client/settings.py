@@ -40,6 +40,7 @@ class Settings:
         trust_first_use: accept the key of an unknown publisher (ICN_TRUST_FIRST_USE).
         ca_file: PEM file with private CAs for https sources (ICN_CA_FILE).
         token: bearer token for publishing (ICN_TOKEN).
+        read_token: bearer token that `sources` are shown, for proxies that ask (ICN_READ_TOKEN).
         connections: connections over all sources together, 1 to 16 (ICN_CONNECTIONS).
         stall_s: seconds without a byte after which a source counts as stalled (ICN_STALL_S).
         retry_s: seconds without progress after which a pull gives up (ICN_RETRY_S).
@@ -57,6 +58,7 @@ class Settings:
     trust_first_use: bool = False
     ca_file: Path | None = None
     token: str | None = None
+    read_token: str | None = None
     connections: int = 4
     stall_s: float = 15.0
     retry_s: float = 60.0
@@ -152,6 +154,7 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "trust_first_use": _flag,
     "ca_file": _path,
     "token": _word,
+    "read_token": _word,
     "connections": _connections,
     "stall_s": _seconds,
     "retry_s": _seconds,

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import contextmanager
 
 import pytest
 
@@ -20,14 +21,23 @@ http {{
   access_log off;
   client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fcgi;
   uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
-  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; }} }}
+  {http}
+  server {{ listen 127.0.0.1:{port}; location / {{ {location} proxy_pass {upstream}; }} }}
 }}
 """
 
 
-@pytest.fixture
-def proxied(tmp_path):
-    """An origin, and a stock nginx in front of it: the URLs of both."""
+READ_TOKEN = "a-token-to-read-with"
+ASKING = {
+    "http": f"""map $http_authorization $may_read {{
+        "Bearer {READ_TOKEN}" 1; "Bearer {TOKEN}" 1; default 0; }}""",
+    "location": "if ($may_read = 0) { return 401; }",
+}
+
+
+@contextmanager
+def behind_nginx(tmp_path, *, http="", location=""):
+    """An origin, and nginx in front of it, which is told this besides: the URLs of both."""
     if NGINX is None:
         pytest.skip("nginx is not installed (Debian: nginx-light)")
     root = tmp_path / "nginx"
@@ -41,7 +51,8 @@ def proxied(tmp_path):
         kept.bind(("127.0.0.1", 0))
         port = kept.getsockname()[1]
         user = "user root;" if os.geteuid() == 0 else ""
-        config = CONFIG.format(user=user, root=root, port=port, upstream=origin.url)
+        config = CONFIG.format(user=user, root=root, port=port, upstream=origin.url,
+                               http=http, location=location)  # fmt: skip
         (root / "nginx.conf").write_text(config)
         command = [NGINX, "-p", str(root), "-c", str(root / "nginx.conf")]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -56,6 +67,13 @@ def proxied(tmp_path):
         finally:
             process.terminate()
             process.wait(10)
+
+
+@pytest.fixture
+def proxied(tmp_path):
+    """The same with a stock nginx."""
+    with behind_nginx(tmp_path) as both:
+        yield both
 
 
 @pytest.mark.slow
@@ -76,3 +94,22 @@ def test_publish_and_pull_through_a_stock_nginx(proxied, tmp_path, same):
         through = Device(tmp_path / "other").fetch("acme/adapter", edge.url)
         assert same(model, through["base_path"])
     assert origin.metric("icn_sent_bytes_total") == 2 * done["bytes_network"]
+
+
+@pytest.mark.slow
+def test_devices_and_edges_read_through_an_nginx_that_asks_for_a_token(tmp_path, same):
+    """As docs/operations.md has it. Catches: nobody can read through it but edges."""
+    model = write_llama(tmp_path / "model", layers=2, hidden=128)
+    shown = {"ICN_READ_TOKEN": READ_TOKEN}
+    with behind_nginx(tmp_path, **ASKING) as (url, _):
+        Device(tmp_path / "publisher", ICN_TOKEN=TOKEN).publish(model, "acme/model", url)
+        stranger = Device(tmp_path / "stranger").run("fetch", "acme/model", "--from", url)
+        assert stranger.code == 14, "not allowed"
+        done = Device(tmp_path / "device", **shown).fetch("acme/model", url)
+        assert same(model, done["path"])
+        reader = Device(tmp_path / "reader", ICN_TOKEN=READ_TOKEN)
+        assert reader.run("publish", model, "acme/other", "--to", url).code == 14
+        more = ("--upstream", url, "--upstream-token", READ_TOKEN)
+        with start_edge(tmp_path / "edge", *more) as edge:
+            through = Device(tmp_path / "other").fetch("acme/model", edge.url)
+            assert same(model, through["path"])

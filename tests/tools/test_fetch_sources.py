@@ -143,6 +143,16 @@ def test_the_token_to_publish_with_is_shown_to_nobody_who_is_read_from(tmp_path)
     assert not any("a-token" in str(request) for request in asked)
 
 
+def test_whoever_is_read_from_is_shown_the_token_to_read_with(tmp_path):
+    """Catches: a request of a pull without it, which a proxy that asks for it would refuse."""
+    device = Device(tmp_path / "device", ICN_READ_TOKEN="a-token-to-read-with")
+    with serving("acme/shut") as one, serving("acme/shut") as two:
+        device.fetch("acme/shut", one.url, "--from", two.url)
+    asked = [*one.requests, *two.requests]
+    assert asked
+    assert {each.headers.get("authorization") for each in asked} == {"Bearer a-token-to-read-with"}
+
+
 def test_several_sources_make_one_model(tmp_path, origin, publisher, device):
     """One is an origin, one an edge of it that has nothing, one is no server of ours at all.
 
