@@ -112,8 +112,16 @@ def config_path(flag: str | None, environ: Mapping[str, str]) -> Path | None:
     if named:
         return Path(named)
     folder = environ.get("CONFIGURATION_DIRECTORY")
-    found = Path(folder) / "edge.toml" if folder else None
-    return found if found is not None and os.path.lexists(found) else None
+    if not folder:
+        return None
+    found = Path(folder) / "edge.toml"
+    try:
+        found.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass  # it may well be there: without it this would be another daemon, so it must be read
+    return found
 
 
 def _check_names(config: Config) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from icnblocks.errors import UsageError
 from icnblocks_daemon.addresses import Address, parse_address
-from icnblocks_daemon.cli import icn_edge
+from icnblocks_daemon.cli import config_path, icn_edge
 from icnblocks_daemon.config import keys, load_config, taken_over
 
 ROOT = Path(__file__).parents[2]
@@ -231,3 +231,14 @@ def test_addresses():
     for text in ("", "x", "::1:80", "x:70000", "x:-1", "a/b:1", "x:" + "9" * 5000):
         with pytest.raises(ValueError):
             parse_address(text)
+
+
+def test_settings_of_systemds_directory_that_cannot_be_seen_are_not_taken_for_none(tmp_path):
+    """Catches: a directory that only root may enter, where tokens lie for example. The service took
+    its settings for missing and ran, as an origin, without an upstream or a capacity."""
+    environ = {"CONFIGURATION_DIRECTORY": str(tmp_path)}
+    assert config_path(None, {}) is config_path(None, environ) is None
+    (tmp_path / "edge.toml").symlink_to(tmp_path / "edge.toml")
+    found = config_path(None, {"CONFIGURATION_DIRECTORY": str(tmp_path / "edge.toml")})
+    with pytest.raises(UsageError, match="cannot read"):
+        load_config(found, {}, {"store": "/s"})
