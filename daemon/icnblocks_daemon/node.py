@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import secrets
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from icnblocks.cache.content_store import ContentStore
@@ -47,7 +48,7 @@ from icnblocks_daemon.uploads import Uploads
 from icnblocks_daemon.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
 
     from icnblocks.cache.policy import Policy
@@ -269,28 +270,29 @@ class Node:
                 _LOG.exception("keeping plans and trace failed; it is tried again")
 
     async def keep_house(self) -> None:
-        """Flush, expire uploads, look whether changed files are back; until cancelled."""
-        surveyed = self.fib.has_default or self.holdings.evicts
-        sweep = saved = self.clock()
+        """Flush, expire uploads, look whether changed files are back; until cancelled.
+
+        What fails is tried again in its time, and holds up nothing else.
+        """
+        surveys: list[Callable[[], Awaitable[object]]] = []  # each until it succeeds
+        if not (self.fib.has_default or self.holdings.evicts):
+            surveys = [self.uploads.find_unnamed, lambda: asyncio.to_thread(self._tell_missing)]
+        sweeps = (
+            self.manifest_parts.expire,
+            self.uploads.expire,
+            lambda: asyncio.to_thread(self.places.look_again),
+        )
+        saved, swept = self.clock(), -inf
         while True:
-            try:
-                await self.holdings.flush()
-                if not surveyed:
-                    await self.uploads.find_unnamed()
-                    await asyncio.to_thread(self._tell_missing)
-                    surveyed = True
-                if self.clock() - saved > SAVE_S:
-                    saved = self.clock()
-                    await self.memory.save()
-                if self.clock() - sweep > min(60.0, self.config.upload_ttl):
-                    sweep = self.clock()
-                    await self.manifest_parts.expire()
-                    await self.uploads.expire()
-                    await asyncio.to_thread(self.places.look_again)
-            except (BusyError, StorageError) as error:
-                _LOG.error("keeping house failed; it is tried again: %s", error)
-            except Exception:
-                _LOG.exception("keeping house failed; it is tried again")
+            await _tried(self.holdings.flush)
+            if self.clock() - saved > SAVE_S:
+                saved = self.clock()
+                await _tried(self.memory.save)
+            if self.clock() - swept > min(60.0, self.config.upload_ttl):
+                swept = self.clock()
+                surveys = [each for each in surveys if not await _tried(each)]
+                for each in sweeps:
+                    await _tried(each)
             await asyncio.sleep(min(FLUSH_S, self.config.upload_ttl))
 
     def _tell_missing(self) -> None:
@@ -474,6 +476,19 @@ class Node:
         await asyncio.gather(*self._former_traces)
         await asyncio.to_thread(self.holdings.close)
         self.catalog.close()
+
+
+async def _tried(work: Callable[[], Awaitable[object]]) -> bool:
+    """Do a part of the upkeep; whether it succeeded."""
+    try:
+        await work()
+    except (BusyError, StorageError) as error:
+        _LOG.error("keeping house failed; it is tried again: %s", error)
+    except Exception:
+        _LOG.exception("keeping house failed; it is tried again")
+    else:
+        return True
+    return False
 
 
 def _refuse_lost(catalog: Path) -> None:

@@ -97,41 +97,48 @@ async def test_an_error_of_the_disk_does_not_end_scrubbing(monkeypatch):
     assert task.cancelled()
 
 
-async def test_an_origin_keeps_house_also_when_its_store_could_not_be_surveyed(monkeypatch):
-    """Catches: one error at the start, and an origin flushes and expires nothing any more; or parts
-    of manifests, up to 4 GiB of them, lie on its disk until somebody sends another."""
+async def test_what_fails_of_an_origins_upkeep_holds_up_nothing_else(monkeypatch):
+    """Catches: one rotted manifest, and an origin reads its whole catalog every five seconds, never
+    looks again at changed files, expires nothing and saves nothing; or parts of manifests, up to
+    4 GiB of them, lie on its disk until somebody sends another."""
     monkeypatch.setattr(node_module, "FLUSH_S", 0.0)
-    tries, expired = [], asyncio.Event()
+    done, swept = [], asyncio.Event()
 
-    async def find_unnamed():
-        tries.append(1)
-        if len(tries) == 1:
-            raise StorageError("disk I/O error")
+    def does(what, *, fails=False):
+        async def work():
+            done.append(what)
+            if fails and done.count(what) < 3:
+                raise StorageError("manifest 0123 cannot be read, so nothing is erased")
 
-    async def expire():
-        expired.set()
+        return work
 
-    async def expire_parts():
-        assert not expired.is_set()
-        tries.append("parts")
+    def look_again():
+        done.append("look")
+        if done.count("look") == 5:
+            loop.call_soon_threadsafe(swept.set)
 
-    async def nothing():
-        pass
-
-    clock = count(0, 100)
+    loop, clock = asyncio.get_running_loop(), count(0, 0.5)
     node = SimpleNamespace(
         fib=SimpleNamespace(has_default=False),
-        holdings=SimpleNamespace(evicts=False, flush=nothing),
-        uploads=SimpleNamespace(find_unnamed=find_unnamed, expire=expire),
-        manifest_parts=SimpleNamespace(expire=expire_parts),
-        memory=SimpleNamespace(save=nothing),
-        config=SimpleNamespace(upload_ttl=1.0),
+        holdings=SimpleNamespace(evicts=False, flush=does("flush", fails=True)),
+        uploads=SimpleNamespace(
+            find_unnamed=does("survey", fails=True), expire=does("expire", fails=True)
+        ),
+        manifest_parts=SimpleNamespace(expire=does("parts")),
+        memory=SimpleNamespace(save=does("save")),
+        places=SimpleNamespace(look_again=look_again),
+        config=SimpleNamespace(upload_ttl=3.0),
         clock=lambda: next(clock),
-        _tell_missing=lambda: None,
+        _tell_missing=lambda: done.append("missing"),
     )
     task = asyncio.create_task(node_module.Node.keep_house(node))
     async with asyncio.timeout(20):
-        await expired.wait()
+        await swept.wait()
     task.cancel()
     await asyncio.wait([task])
-    assert tries == [1, 1, "parts"]
+    first = ["flush", "survey", "missing", "parts", "expire", "look"]
+    assert done[: len(first)] == first
+    sweeps = [each for each in done if each != "flush"]
+    later = ["parts", "expire", "look"]
+    assert sweeps == [*first[1:], *["survey", *later] * 2, *later * 2]
+    assert done.count("flush") > 5, "the rest is done less often"
