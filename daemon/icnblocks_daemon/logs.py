@@ -20,7 +20,7 @@ class _Text(logging.Formatter):
         line = super().format(record)
         extra = {key: value for key, value in vars(record).items() if key not in _PLAIN}
         words = [f"{key}={value}" for key, value in extra.items()]
-        return " ".join([line.replace("\n", " | "), *words])
+        return " ".join([line, *words]).replace("\n", " | ")
 
 
 def set_up_logs(level: str, form: str) -> None:
