@@ -9,6 +9,7 @@ the settings.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 ENV_PREFIX: Final = "ICN_EDGE_"
 DEFAULT_PORT: Final = 4260
+_OF_A_CLUSTER: Final = re.compile(r"_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)\Z")
+"""Kubernetes gives every container such variables of each service; one may be called icn-edge."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
 _LEAST_S: Final = 0.1
@@ -403,6 +406,8 @@ def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     for variable, text in environ.items():
         name = variable.removeprefix(ENV_PREFIX).lower()
         if not variable.startswith(ENV_PREFIX) or name == "config":
+            continue
+        if _OF_A_CLUSTER.search(variable):
             continue
         if name not in known:
             raise UsageError(f"unknown variable {variable}", hint="see docs/operations.md")

@@ -242,3 +242,18 @@ def test_settings_of_systemds_directory_that_cannot_be_seen_are_not_taken_for_no
     found = config_path(None, {"CONFIGURATION_DIRECTORY": str(tmp_path / "edge.toml")})
     with pytest.raises(UsageError, match="cannot read"):
         load_config(found, {}, {"store": "/s"})
+
+
+def test_variables_of_a_cluster_are_no_settings(tmp_path):
+    """Catches: a Kubernetes service called icn-edge, and no daemon of its namespace starts."""
+    url = "tcp://10.96.0.7:4260"
+    of_services = {
+        "ICN_EDGE_SERVICE_HOST": "10.96.0.7", "ICN_EDGE_SERVICE_PORT": "4260",
+        "ICN_EDGE_SERVICE_PORT_HTTP": "4260", "ICN_EDGE_PORT": url, "ICN_EDGE_PORT_4260_TCP": url,
+        "ICN_EDGE_PORT_4260_TCP_PROTO": "tcp", "ICN_EDGE_PORT_4260_TCP_ADDR": "10.96.0.7",
+        "ICN_EDGE_ROOF_SERVICE_HOST": "10.96.0.8", "ICN_EDGE_ROOF_PORT": url,
+    }  # fmt: skip
+    assert load(tmp_path, "", of_services) == load(tmp_path)
+    assert load(tmp_path, "", {"ICN_EDGE_PORT_FILE": "/p"}).port_file == Path("/p")
+    with pytest.raises(UsageError, match="unknown variable ICN_EDGE_PORTS"):
+        load(tmp_path, "", {"ICN_EDGE_PORTS": "4260"})
