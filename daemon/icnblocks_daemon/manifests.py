@@ -18,6 +18,7 @@ from icnblocks.errors import CorruptError, FormatError, LoopError, NotFoundError
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.floods import Flood
+from icnblocks_daemon.holdings import shielded
 from icnblocks_daemon.records import MISSING
 from icnblocks_daemon.refusals import Failures
 
@@ -168,11 +169,16 @@ class Manifests:
     async def put(self, digest: Digest, data: bytes) -> None:
         """Take one from a publisher; it is on disk when this returns.
 
+        Once begun it is done to its end, also if the caller is cancelled: what is on disk is known.
+
         Raises:
             CorruptError: if it has another digest.
             FormatError: if it is not a valid manifest, or gives a block here another length.
             StorageError: if the disk refuses.
         """
+        await shielded(self._put(digest, data))
+
+    async def _put(self, digest: Digest, data: bytes) -> None:
         named = await self._store(digest, data, own=True)
         self._own.add(digest)
         self._uploads.named(named)

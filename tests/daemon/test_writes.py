@@ -9,7 +9,10 @@ from icnblocks.errors import ConflictError
 from icnblocks.naming import Digest
 from icnblocks.store.catalog import Catalog
 from icnblocks.testing.exchange import call, missing, publish
+from icnblocks.wire.upload import pack_parts
+from icnblocks_daemon.config import Config
 from icnblocks_daemon.manifest_parts import EXPIRE_S, OPEN_MANIFESTS, ManifestParts
+from icnblocks_daemon.node import Node
 
 DATA = b"abcdefgh"
 DIGEST = Digest.of(DATA)
@@ -144,3 +147,37 @@ def test_parts_of_a_manifest_out_of_order_are_told_what_to_send(origin, model):
         reply = call(origin, "PUT", path, raw[200:], **last)
         assert (reply.status, reply.json["error"]) == (409, "conflict")
         assert "from the first one on" in reply.json["hint"]
+
+
+async def test_a_manifest_whose_publisher_leaves_while_it_is_stored_is_known(
+    tmp_path, model, monkeypatch
+):
+    """Catches: it was on the disk, and until a restart nobody knew: it counted against no budget,
+    siblings were told that it is not here, and its blocks were those that nobody names."""
+    reached, opened = threading.Event(), threading.Event()
+    node = Node(Config(tmp_path / "s"))
+    put = node.catalog.put_manifest
+
+    def held(*asked):
+        reached.set()
+        assert opened.wait(20)
+        put(*asked)
+
+    monkeypatch.setattr(node.catalog, "put_manifest", held)
+    try:
+        for body in pack_parts(model.blocks.items()):
+            await node.uploads.take(body)
+        leaving = asyncio.create_task(node.manifests.put(model.digest, model.raw))
+        await asyncio.to_thread(reached.wait, 20)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        opened.set()
+        if others:
+            await asyncio.wait(others, timeout=20)
+        assert model.digest in node.manifests
+        assert node.catalog.manifest(model.digest) == model.raw
+        assert not node.uploads.unnamed
+    finally:
+        opened.set()
+        await node.close()
