@@ -4,10 +4,14 @@ are held against the program. The rows of the state tables are in tests/house/st
 import dataclasses
 import importlib
 import inspect
+import re
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from docs import generate
+from icnblocks.client.access import open_access, sign_access
+from icnblocks.manifest.record import public_bytes
 
 
 def default_at(path):
@@ -69,3 +73,17 @@ def test_a_table_that_leaves_something_open_is_refused():
         dataclasses.replace(table, impossible=less)
     with pytest.raises(ValueError, match="not explained"):
         dataclasses.replace(table, events={**table.events, "odd": "what nothing uses"})
+
+
+def test_golden_vector_of_a_signed_write():
+    """Catches: an origin that other implementations can no longer sign a write for."""
+    private, host, time = (
+        Ed25519PrivateKey.from_private_bytes(bytes(range(32))),
+        "Origin.example:4260",
+        1767225600,
+    )
+    text = (generate.HERE / "protocol.md").read_text()
+    (told,) = re.findall("^Authorization: (ICN .*)$", text, re.MULTILINE)
+    assert f"the `Host` `{host}` and the `time` {time}" in text
+    assert sign_access("acme", private, host, time) == told
+    assert open_access(told, host, time) == ("acme", public_bytes(private))
