@@ -7,7 +7,7 @@ This module must not decide anything with the settings; pull and publish do.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -101,17 +101,22 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not 0 < seconds <= 86_400:
-        raise ValueError("seconds between 0 and 86400 are expected")
-    return seconds
+    with suppress(ValueError, TypeError, OverflowError):
+        seconds = float(value)
+        if 0 < seconds <= 86_400:
+            return seconds
+    raise ValueError("seconds between 0 and 86400 are expected")
+
+
+def _whole(value: Any, least: int, most: int) -> int:
+    with suppress(ValueError, TypeError, OverflowError):
+        if least <= int(value) <= most:
+            return int(value)
+    raise ValueError(f"a number from {least} to {most} is expected")
 
 
 def _connections(value: Any) -> int:
-    count = int(value)
-    if not 1 <= count <= 16:
-        raise ValueError("a number from 1 to 16 is expected")
-    return count
+    return _whole(value, 1, 16)
 
 
 def _word(value: Any) -> str:
@@ -138,10 +143,7 @@ def read_priority(value: Any) -> int:
     Raises:
         ValueError: if it is none.
     """
-    priority = int(value)
-    if not 0 <= priority <= MAX_PRIORITY:
-        raise ValueError(f"a number from 0 to {MAX_PRIORITY} is expected")
-    return priority
+    return _whole(value, 0, MAX_PRIORITY)
 
 
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
@@ -241,6 +243,8 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{where} = {raw!r}: {error}") from error
     settings = replace(_defaults(), **values)
+    if "trust_file" in values:  # else whom it binds to a key would be met as strangers are
+        read_toml(settings.trust_file, required=True)
     places = ("models", "store", "keys", "known_publishers")
     # `~` stands for nothing here.
     homeless = [

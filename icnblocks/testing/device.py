@@ -66,7 +66,7 @@ class Device:
             "ICN_STORE": str(root / "store"),
             "ICN_KEYS": str(root / "keys"),
             "ICN_KNOWN_PUBLISHERS": str(root / "known_publishers"),
-            "ICN_TRUST_FILE": str(root / "trust.toml"),
+            "ICN_TRUST_FILE": os.devnull,
             "no_proxy": "127.0.0.1,localhost",
             **environ,
         }

@@ -32,7 +32,7 @@ def origin(tmp_path_factory):
 @pytest.fixture
 def device(origin, tmp_path):
     """A puller on a machine that has acme/one; the path of that."""
-    keys = ("models", "store", "keys", "trust_file", "known_publishers")
+    keys = ("models", "store", "keys", "known_publishers")
     environ = {f"ICN_{key.upper()}": str(tmp_path / key) for key in keys}
     settings = load_settings({**environ, "ICN_FROM": origin[1].url})
 

@@ -25,7 +25,7 @@ SIZE = 3_000_000
 
 @pytest.fixture
 def settings(tmp_path):
-    keys = ("models", "store", "keys", "trust_file", "known_publishers")
+    keys = ("models", "store", "keys", "known_publishers")
     return load_settings({f"ICN_{key.upper()}": str(tmp_path / "m" / key) for key in keys})
 
 

@@ -47,6 +47,25 @@ def test_a_bad_value_is_named(tmp_path, text, environ, named):
         settings(tmp_path, text, **environ)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", '"many"', "[]"])
+@pytest.mark.parametrize("key", ["connections", "priority", "stall_s"])
+def test_what_is_no_number_is_answered_in_words(tmp_path, key, value):
+    """Catches: a traceback for `inf`, and what Python says of `int()` and `float()`."""
+    with pytest.raises(UsageError, match=r"(a number|seconds) .* (is|are) expected$"):
+        settings(tmp_path, f"{key} = {value}")
+
+
+def test_a_named_trust_file_must_be_there(tmp_path):
+    """Catches: a slip in its name, for which publishers bound to a key are met as strangers."""
+    absent = str(tmp_path / "trust.toml")
+    with pytest.raises(UsageError, match="no such file: "):
+        settings(tmp_path, ICN_TRUST_FILE=absent)
+    with pytest.raises(UsageError, match="no such file: "):
+        settings(tmp_path, f'trust_file = "{absent}"')
+    (tmp_path / "trust.toml").touch()
+    assert settings(tmp_path, ICN_TRUST_FILE=absent).trust_file == tmp_path / "trust.toml"
+
+
 def test_a_named_config_file_must_be_there(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         load_settings({"ICN_CONFIG": str(tmp_path / "absent")})

@@ -49,7 +49,7 @@ def origin(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("origin")
     model = write_llama(tmp / "model", layers=8, hidden=512, intermediate=1024, dtype="F16")
     lora(tmp / "lora", base=NAME)
-    keys = ("store", "keys", "trust_file", "known_publishers")
+    keys = ("store", "keys", "known_publishers")
     mine = load_settings({f"ICN_{key.upper()}": str(tmp / "m" / key) for key in keys})
     with start_edge(tmp / "store") as edge:
         there = partial(publish, to=edge.url, settings=mine)

@@ -37,6 +37,7 @@ class Origin:
 
 @pytest.fixture
 def settings(tmp_path):
+    (tmp_path / "trust_file").touch()
     keys = ("models", "store", "keys", "trust_file", "known_publishers")
     return load_settings({f"ICN_{key.upper()}": str(tmp_path / key) for key in keys})
 
