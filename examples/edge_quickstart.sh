@@ -6,6 +6,7 @@
 # Everything goes into a temporary directory and is gone at the end. On a real site the edge is a
 # service: icn-edge print-unit > /etc/systemd/system/icn-edge.service
 set -eu
+[ $# = 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
 model=$1
 place=$(mktemp -d)
 pids=()

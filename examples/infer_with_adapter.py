@@ -3,24 +3,32 @@
     python examples/infer_with_adapter.py demo/minilm demo/minilm-medicine "my chest hurts"
 
 ICN_FROM says where to ask. What was pulled before is not pulled again, so the second run needs
-no network at all.
+no network at all. Beside icnblocks it needs torch, transformers and peft.
 """
 
 from __future__ import annotations
 
 import sys
 
-import torch
-from peft import PeftModel
-from transformers import AutoModel, AutoTokenizer
-
 import icnblocks
+from icnblocks.errors import IcnError
 
 
 def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     base_name, adapter_name, sentence = sys.argv[1:]
-    adapter = icnblocks.pull(adapter_name)
-    base = icnblocks.pull(base_name)  # here already: the adapter has brought it
+    try:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        sys.exit(f"error: {error} (pip install torch transformers peft)")
+    try:
+        adapter = icnblocks.pull(adapter_name)
+        base = icnblocks.pull(base_name)  # here already: the adapter has brought it
+    except IcnError as error:
+        sys.exit(f"error: {error} ({error.hint})")
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)

@@ -7,6 +7,7 @@
 # where the setting `trace` says, and the command for each edge runs at night:
 #     icn-edge prefetch plan.json --edge roof --url https://roof.example:4260 --rate 50Mbit --window 01:00-05:00
 set -eu
+[ $# = 2 ] || { echo "usage: $0 DIR1 DIR2" >&2; exit 2; }
 first=$1 second=$2
 place=$(mktemp -d)
 declare -A pids urls

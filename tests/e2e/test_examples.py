@@ -29,10 +29,10 @@ def home(tmp_path):
     }
 
 
-def _run(example, *args, environ):
+def _done(example, *args, environ):
     Path(environ["TMPDIR"]).mkdir(exist_ok=True)
     program = ["bash"] if example.endswith(".sh") else [sys.executable]
-    done = subprocess.run(
+    return subprocess.run(
         [*program, EXAMPLES / example, *args],
         env=environ,
         capture_output=True,
@@ -40,8 +40,24 @@ def _run(example, *args, environ):
         timeout=120,
         check=False,
     )
+
+
+def _run(example, *args, environ):
+    done = _done(example, *args, environ=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    "example", sorted(path.name for path in EXAMPLES.glob("*.[ps]*") if path.name != "demo.py")
+)
+def test_without_its_arguments_an_example_says_how_it_is_run(home, example):
+    """Catches: a traceback, or bash's "unbound variable", for who just tries it."""
+    done = _done(example, environ=home)
+    assert done.returncode in {1, 2}
+    assert f"{example} " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "unbound" not in done.stderr
 
 
 def test_publish_from_python_then_load_with_numpy(tmp_path, home):
