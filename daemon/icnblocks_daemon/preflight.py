@@ -85,7 +85,9 @@ def check_store(path: Path) -> None:
         raise UsageError(f"store: {folder} is not a directory")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK if folder == path else os.W_OK | os.X_OK):
         what = "cannot read and write" if folder == path else f"cannot make {path}: cannot write"
-        raise StorageError(f"store: {what} {folder}")
+        raise StorageError(
+            f"store: {what} {folder}", hint="see who may write there, or choose another place"
+        )
     if folder != path:
         return
     try:

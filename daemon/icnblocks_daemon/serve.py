@@ -217,7 +217,8 @@ def _listen(config: Config) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UsageError(
-            f"cannot listen on {address}: {error.strerror}", hint="another port, with --listen"
+            f"cannot listen on {address}: {error.strerror}",
+            hint="name another address or port with --listen",
         ) from None
     sock.setblocking(False)
     return sock

@@ -176,6 +176,16 @@ def test_a_host_that_is_none_is_said_in_plain_words(tmp_path, host):
     assert not re.search("Errno|codec|Traceback", done.stderr)
 
 
+def test_an_address_that_is_not_this_machines_is_not_taken_for_a_port_in_use(tmp_path):
+    """Catches: the advice to take another port, at which the same address fails as well."""
+    command = [sys.executable, "-m", "icnblocks_daemon", "--store", str(tmp_path / "s")]
+    done = subprocess.run(
+        [*command, "--listen", "192.0.2.1:4260"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "name another address or port with --listen" in done.stderr
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_an_output_that_is_full_is_no_traceback(tmp_path, stream):
     command = [sys.executable, "-m", "icnblocks_daemon"]

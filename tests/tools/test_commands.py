@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,20 @@ def test_help_imports_nothing_heavy(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("HEAVY []\n")
     assert "Examples:" in done.stdout or command == "verify"
+
+
+@pytest.mark.parametrize("words", [[], ["fetch"], ["sim", "make"], ["edge", "prefetch"]])
+def test_the_short_word_for_help_is_known_everywhere(words):
+    """Catches: `-h` that one command takes and the next calls no option."""
+    short, long = icn(*words, "-h"), icn(*words, "--help")
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+    assert "-h, --help" in long.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["edge"]])
+def test_every_program_tells_its_version_alike(words):
+    told = icn(*words, "--version").stdout
+    assert re.fullmatch(r"icn(-edge)? \d+\.\d+\.\d+\n", told)
 
 
 @pytest.mark.parametrize("early", ["click", "icnblocks_tools.fetch"])

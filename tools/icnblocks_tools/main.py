@@ -72,7 +72,8 @@ def run(command: click.Command, name: str) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # paths that are no text, as they are
     try:
-        _run(click.version_option(package_name="icnblocks")(command), name, as_json=as_json)
+        version = click.version_option(package_name="icnblocks", message="%(prog)s %(version)s")
+        _run(version(command), name, as_json=as_json)
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # it was closed before we began
                 stream.flush()
@@ -85,7 +86,8 @@ def run(command: click.Command, name: str) -> NoReturn:
 
 def _run(command: click.Command, name: str, *, as_json: bool) -> None:
     try:
-        command.main(prog_name=name, standalone_mode=False)
+        helps = ["-h", "--help"]  # of the commands below it, too
+        command.main(prog_name=name, standalone_mode=False, help_option_names=helps)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -282,7 +282,7 @@ def verify(
                 wrong = 0
         if wrong:
             raise CorruptError(
-                f"{wrong} things are wrong in {path}",
+                f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong in {path}",
                 hint="publish again what was published in place; what cannot be read is kept:"
                 " see to the disk"
                 if repair
