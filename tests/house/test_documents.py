@@ -4,10 +4,13 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from icnblocks.errors import IcnError
 from icnblocks.limits import DEFAULT_LIFETIME_S
+from icnblocks_tools.lazy import load
+from icnblocks_tools.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,6 +36,37 @@ def test_links_between_documents_lead_somewhere(document):
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (document.parent / link).exists()] == []
     assert [link for link in local if link.startswith("/")] == []
+
+
+def _anchors(document):
+    """As GitHub names them: words in lower case with hyphens, without what is no word."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_into_documents_name_a_heading(document):
+    """Catches: a heading that was renamed, and a reader who is sent to the top of a long page."""
+    links = re.findall(r"\]\(([^)\s:]*)#([^)\s]+)\)", document.read_text())
+    lost = [
+        (path, anchor)
+        for path, anchor in links
+        if anchor not in _anchors(document.parent / path if path else document)
+    ]
+    assert lost == []
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"edge", "sim"}))
+def test_every_option_of_a_command_is_told_of(name):
+    """Catches: an option that stands in --help only. Those of the daemon are in
+    tests/daemon/test_config.py; those of `icn sim` are what `--help` says.
+    """
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    params = load(COMMANDS[name][0]).params
+    options = [each for each in params if isinstance(each, click.Option)]
+    told = set(re.findall(r"--[a-z-]+", text))
+    assert [each.opts[0] for each in options if told.isdisjoint(each.opts)] == []
 
 
 def test_documents_that_are_named_are_there():
