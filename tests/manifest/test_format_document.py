@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 from icnblocks import limits
+from icnblocks.client.scheduler import _PASSING
 from icnblocks.manifest.codec import _MAX_ITEMS, decode, digest_of, encode
 from icnblocks.manifest.dtypes import DTYPE_BITS
 from icnblocks.manifest.paths import _IGNORABLE, MAX_COMPONENT_BYTES
 from icnblocks.manifest.record import fingerprint, open_record
+from icnblocks.wire.frames import Reason
 
 TEXT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 
@@ -45,3 +47,16 @@ def test_the_bounds_and_dtypes_are_those_of_the_code():
     assert all(f"`{dtype}`" in TEXT for dtype in DTYPE_BITS)
     for first, last in _IGNORABLE:
         assert (f"U+{first:04X}-{last:04X}" if first < last else f"U+{first:04X},") in TEXT
+
+
+def test_which_refusals_are_worth_another_try_is_what_a_pull_does():
+    """Catches: a reason that the page calls one that may pass, and a pull one that does not."""
+    rows = re.findall(
+        r"^\| (\d+) ([\w ]+) \| [^|]+ \| (yes|no|once, with `doubt`) \|$", TEXT, re.MULTILINE
+    )
+    told = {int(number): (name.strip(), again) for number, name, again in rows}
+    assert told.keys() == {reason.value for reason in Reason}
+    for reason in Reason:
+        name, again = told[reason.value]
+        assert name.upper().replace(" ", "_") == reason.name
+        assert (again == "yes") == (reason in _PASSING)
