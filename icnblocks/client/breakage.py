@@ -13,6 +13,8 @@ from icnblocks.client.endpoint import Proxy
 from icnblocks.errors import IcnError, SourceError, UntrustedError
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+_NOT_NOW: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, ..._HAS_EXPIRED
+_NOT_THIS_HOST: Final = frozenset({62, 64})  # ..._HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH
 
 
 def is_closing(error: BaseException) -> bool:
@@ -47,7 +49,7 @@ def explained(where: str, error: BaseException) -> IcnError:
         case ssl.SSLCertVerificationError():
             return UntrustedError(
                 f"the certificate of {where} is not trusted: {error.verify_message}",
-                hint="if its CA is your network's own, name the CA file in the settings (ca_file)",
+                hint=_hint(error.verify_code),
             )
         case TimeoutError():
             return SourceError(f"{where} does not answer, or stalled")
@@ -62,3 +64,12 @@ def explained(where: str, error: BaseException) -> IcnError:
             return SourceError(f"{where} cannot be reached: {error.strerror or error}")
         case _:
             return no_http(where, type(error).__name__)
+
+
+def _hint(verify_code: int) -> str:
+    """What to do about a certificate."""
+    if verify_code in _NOT_NOW:
+        return "check this machine's clock; if it is right, the operator must renew the certificate"
+    if verify_code in _NOT_THIS_HOST:
+        return "name the source by a host name that its certificate has"
+    return "if its CA is your network's own, name the CA file in the settings (ca_file)"

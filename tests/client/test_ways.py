@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from icnblocks.client.endpoint import Endpoint, Proxy, proxy_for
+from icnblocks.client.endpoint import Endpoint, Proxy, proxy_for, ssl_context
 from icnblocks.client.source import Source, SourceOptions
 from icnblocks.errors import NotFoundError, SourceError, UntrustedError, UsageError
 from icnblocks.naming import Digest, Name
@@ -93,8 +93,29 @@ def test_tls_with_a_private_authority(tls) -> None:
                 assert got == [block, End()]
             connection.drop()
             assert server.connections == 1
-        with Source(server.url) as source, pytest.raises(UntrustedError, match="not trusted"):
+        with (
+            Source(server.url) as source,
+            pytest.raises(UntrustedError, match="not trust") as caught,
+        ):
             source.record(NAME)
+        assert "ca_file" in caught.value.hint
+
+
+def test_a_certificate_that_is_not_valid_yet_points_to_the_clock(tls, monkeypatch) -> None:
+    """Catches: "name the CA file" on a device that was switched on without a clock."""
+    context, ca_file = tls
+
+    def trusting(file):
+        made = ssl_context(file)
+        made.verify_flags |= 0x2  # X509_V_FLAG_USE_CHECK_TIME, whose time is 1970
+        return made
+
+    monkeypatch.setattr("icnblocks.client.source.ssl_context", trusting)
+    with LyingServer({}, tls=context) as server:
+        with Source(server.url, SourceOptions(ca_file=ca_file)) as source:
+            with pytest.raises(UntrustedError, match="not yet valid") as caught:
+                source.record(NAME)
+    assert "clock" in caught.value.hint
 
 
 def test_a_ca_file_that_is_none_is_a_usage_error(tmp_path) -> None:
@@ -147,8 +168,9 @@ def test_https_goes_through_a_tunnel_of_the_proxy(tls, monkeypatch: pytest.Monke
             with pytest.raises(NotFoundError):  # a certificate says no dot at a name's end
                 source.record(NAME)
         with Source("https://else.example", SourceOptions(ca_file=ca_file)) as source:
-            with pytest.raises(UntrustedError):
+            with pytest.raises(UntrustedError) as caught:
                 source.record(NAME)
+        assert "host name" in caught.value.hint
 
 
 def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
