@@ -106,8 +106,13 @@ class Endpoint:
         return self.host.partition("%")[0]
 
     @property
+    def bare_host(self) -> str:
+        """That without a dot at its end: as certificates and NO_PROXY say it."""
+        return self.told_host.rstrip(".")
+
+    @property
     def host_text(self) -> str:
-        """That as a URL says it."""
+        """`told_host` as a URL says it."""
         return _in_url(self.told_host)
 
     @property
@@ -160,7 +165,7 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
 
     proxies = getproxies()
     url = proxies.get("https" if endpoint.secure else "http") or proxies.get("all")
-    if not url or proxy_bypass(f"{endpoint.host}:{endpoint.port}"):
+    if not url or proxy_bypass(f"{endpoint.bare_host}:{endpoint.port}"):
         return None
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")

@@ -339,7 +339,7 @@ class Connection:
             sock.settimeout(max(until - time.monotonic(), _LEAST_S))
             context = self._context or ssl_context(options.ca_file)
             secure = context.wrap_socket(
-                sock, server_hostname=end.told_host.rstrip("."), do_handshake_on_connect=False
+                sock, server_hostname=end.bare_host, do_handshake_on_connect=False
             )
             sock = self._held(secure)
             secure.do_handshake()

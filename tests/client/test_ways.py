@@ -190,6 +190,7 @@ def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy is not None
     assert (proxy.host, proxy.port) == ("proxy", 3128)
     assert proxy_for(near) is None
+    assert proxy_for(Endpoint.parse("https://a.near.example.")) is None
     assert proxy_for(Endpoint.parse("http://far.example")) is None
     assert proxy_for(Endpoint.parse("https://127.0.0.1")) is None
     assert proxy_for(Endpoint.parse("https://localhost")) is None
