@@ -11,13 +11,11 @@ import pytest
 from icnblocks.client.endpoint import Endpoint, Proxy, proxy_for, ssl_context
 from icnblocks.client.source import Source, SourceOptions
 from icnblocks.errors import NotFoundError, SourceError, UntrustedError, UsageError
-from icnblocks.naming import Digest, Name
+from icnblocks.naming import Digest
 from icnblocks.testing.lying import LyingServer, Reply, TunnelProxy
 from icnblocks.wire.bundle import BundleRequest, Want
 from icnblocks.wire.frames import Data, End, buffer_bytes
-
-QUICK = SourceOptions(stall_s=0.3, connect_s=2.0)
-NAME = Name("acme", "minilm", "v1")
+from tests.client.test_source import NAME, QUICK, serving
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +23,6 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(key, raising=False)
         monkeypatch.delenv(key.upper(), raising=False)
-
-
-def serving(respond) -> LyingServer:
-    return LyingServer({}, respond=respond)
 
 
 @pytest.fixture(scope="module")
