@@ -15,7 +15,7 @@ import struct
 import threading
 from bisect import bisect_right
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from icnblocks.errors import ChangedError, IcnError, StorageError, UsageError
 from icnblocks.limits import MAX_BLOCK_BYTES
@@ -41,13 +41,14 @@ from icnblocks.store.segments import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from icnblocks.store.base import Verified
     from icnblocks.store.files import OpenFile
     from icnblocks.store.places import Place
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -273,16 +274,13 @@ class DiskStore:
         length = len(view)
         if not 0 < length <= MAX_BLOCK_BYTES:
             raise UsageError(f"a block has 1 to {MAX_BLOCK_BYTES} bytes, not {length}")
-        with self._lock:
-            self._check_open(to_change=True)
-            if digest in self._places:
-                return False
-            at = self._allot(length)
-            crowded = self._changes.crowded
+        at = self._with_room(lambda: self._allot(digest, length))
+        if at is None:
+            return False
         try:
-            if crowded:
+            if self._changes.crowded:
                 self._commit()
-            self._write(at, view)
+            self._with_room(lambda: self._write_at(at, view))
         except BaseException:
             self._abandon(at, length)
             raise
@@ -346,10 +344,9 @@ class DiskStore:
             if self._closing:
                 return
             self._closing = True
+            if self._started and self._segment not in self._live:
+                self._next_segment()  # so that it is removed: its blocks are gone
         try:
-            with self._lock:
-                if self._started and self._segment not in self._live:
-                    self._next_segment()  # so that it is removed: its blocks are gone
             self.flush()
             with self._commit_lock:
                 reached = address(self._segment, self._page * PAGE)
@@ -377,19 +374,6 @@ class DiskStore:
     def _lies_at(self, at: int, digest: Digest) -> bool:
         place = self._places.get(digest)
         return place is not None and place.at == at
-
-    def _allot(self, length: int) -> int:
-        pages = footprint(length) // PAGE
-        if not self._started or (self._page and self._page + pages > self._segment_pages):
-            if self._started:
-                self._next_segment()
-            with storage_errors(self._path):
-                self._segments.create(self._segment)
-            self._started = True
-        at = address(self._segment, self._page * PAGE)
-        self._page += pages
-        self._writing.add(at)
-        return at
 
     def _next_segment(self) -> None:
         self._emptied.add(self._segment)
@@ -434,17 +418,35 @@ class DiskStore:
             if self._started and number == self._segment:
                 self._next_segment()
 
-    def _write(self, at: int, view: memoryview) -> None:
+    def _with_room(self, act: Callable[[], T]) -> T:
+        """Do it; on a full disk, once more after what was erased is freed."""
         try:
-            self._write_at(at, view)
+            return act()
         except OSError as error:
             with self._lock:
                 hope = error.errno in _FULL and bool(self._changes.dead)
             if not hope:
                 raise storage_error(error, str(self._path)) from error
-            self._commit()  # frees what was erased
+            self._commit()
             with storage_errors(self._path):
-                self._write_at(at, view)
+                return act()
+
+    def _allot(self, digest: Digest, length: int) -> int | None:
+        """An address for a block, in a segment that is there; None if the block is here."""
+        pages = footprint(length) // PAGE
+        with self._lock:
+            self._check_open(to_change=True)
+            if digest in self._places:
+                return None
+            if not self._started or (self._page and self._page + pages > self._segment_pages):
+                if self._started:
+                    self._next_segment()
+                self._segments.create(self._segment)
+                self._started = True
+            at = address(self._segment, self._page * PAGE)
+            self._page += pages
+            self._writing.add(at)
+            return at
 
     def _write_at(self, at: int, view: memoryview) -> None:
         number, offset = locate(at)

@@ -91,5 +91,25 @@ def test_where_a_block_was_not_written_the_next_one_is_left_alone(tmp_path, refu
         assert fetch(store, second) == block(2, SIZE)
 
 
+def test_what_was_erased_is_freed_also_where_no_file_can_be_made(tmp_path, monkeypatch):
+    """Catches: erased blocks held the room, or the quota of files, that the next one asked for."""
+    with DiskStore(tmp_path, one_per_file=True) as store:
+        first = put(store, block(1, SIZE))
+        store._commit()
+        store.erase(first)
+        create = store._segments.create
+
+        def full(number):
+            if taken(tmp_path):
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            create(number)
+
+        monkeypatch.setattr(store._segments, "create", full)
+        second = put(store, block(2, SIZE))
+        with pytest.raises(StorageError, match="quota"):
+            put(store, block(3, SIZE))
+        assert fetch(store, second) == block(2, SIZE)
+
+
 def _raise(error):
     raise error
