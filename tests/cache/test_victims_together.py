@@ -17,6 +17,26 @@ BLOCKS = [Digest.of(b"%d" % number) for number in range(60)]
 make_policy("lru")  # registers the built-in ones
 
 
+def planned():
+    """All blocks are held by a plan."""
+    policy = make_policy("sharing", 1000)
+    policy.learn(BLOCKS[0], dict.fromkeys(BLOCKS, 10), None)
+    policy.requested(BLOCKS[0], 0.0)
+    policy.inserted_all([(digest, 10) for digest in BLOCKS], 0.0)
+    return policy
+
+
+def test_what_a_plan_holds_is_offered_again_while_an_older_look_is_not_over():
+    """Catches: whoever keeps an iterator hides the group that it came to from the next one."""
+    policy = planned()
+    old = policy.victims(1.0)
+    first = next(old)
+    assert list(policy.victims(1.0)) == BLOCKS
+    policy.removed(first)
+    assert next(policy.victims(1.0)) == BLOCKS[1]
+    assert old is not None
+
+
 def filled(name):
     policy = make_policy(name, 1000)
     policy.inserted_all([(digest, 10) for digest in BLOCKS], 0.0)

@@ -226,19 +226,13 @@ class Sharing(Policy):
         blocks, digest_of = self._blocks, self._blocks.slots.digest
         for slot in blocks.passing():
             yield digest_of(slot)
-        spent: list[Group] = []
         self._queue_dirty()
-        try:
-            while self._heap:
-                _, _, _, version, group = heappop(self._heap)
-                if version != group.version:
-                    continue
-                spent.append(group)
+        while self._heap:
+            _, _, _, version, group = heappop(self._heap)
+            if version == group.version:
+                blocks.dirty[group] = None  # back into the heap when somebody looks again
                 for slot in blocks.held(group):
                     yield digest_of(slot)
-        finally:
-            for group in spent:
-                blocks.dirty[group] = None
 
     def _queue_dirty(self) -> None:
         dirty = self._blocks.dirty
