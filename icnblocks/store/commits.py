@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import StorageError
 from icnblocks.store.database import DamagedError
-from icnblocks.store.segments import footprint, locate, punch, runs, segment_of
+from icnblocks.store.segments import CANNOT_PUNCH, footprint, locate, punch, runs, segment_of
 from icnblocks.store.whole import sync_directory
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ class Commits:
                 self._segments.give_back(segment)
             self.wrote(number)
         except OSError as error:
-            # Where nothing can be punched, files are unlinked.
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOENT):
+            if error.errno not in (*CANNOT_PUNCH, errno.ENOENT):
                 level = logging.DEBUG if self.left_over else logging.WARNING  # not each second
                 self.left_over = True
                 _log.log(level, "cannot free the bytes of an erased block: %s", error)

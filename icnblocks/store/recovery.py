@@ -25,6 +25,7 @@ from icnblocks.store.lease import read_extent
 from icnblocks.store.notes import NEW
 from icnblocks.store.places import Places
 from icnblocks.store.segments import (
+    CANNOT_PUNCH,
     PAGE,
     PAGE_BITS,
     PAGE_MASK,
@@ -267,6 +268,17 @@ def _tidy(notes: Notes, segments: Segments, number: int, size: int, pages: int) 
         segments.give_back(segment)
 
 
+def _gives_back(fd: int, offset: int, length: int) -> bool:
+    """Punch a hole; False where the file system knows none (the store came from another one)."""
+    try:
+        punch(fd, offset, length)
+    except OSError as error:
+        if error.errno not in CANNOT_PUNCH:
+            raise
+        return False
+    return True
+
+
 def _free_gaps(notes: Notes, number: int, fd: int, live_bytes: int) -> int:
     """Punch what lies between noted blocks of a segment; return where the last one ends."""
     first, end = number << PAGE_BITS, 0
@@ -276,7 +288,7 @@ def _free_gaps(notes: Notes, number: int, fd: int, live_bytes: int) -> int:
         for at, _, length in chunk:
             offset = locate(at)[1]
             if crowded and offset > end:
-                punch(fd, end, offset - end)
+                crowded = _gives_back(fd, end, offset - end)
             end = offset + footprint(length)
         chunk = notes.after(chunk[-1][0], first + (1 << PAGE_BITS))
     return end

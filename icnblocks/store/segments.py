@@ -27,6 +27,8 @@ SEGMENT_BYTES: Final = PAGE << PAGE_BITS
 _KEEP_SIZE_AND_PUNCH: Final = 0x01 | 0x02
 _NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 """How file systems say that they know no files without a name (NFS, vfat, 9p, most FUSE)."""
+CANNOT_PUNCH: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+"""How they say that they free no part of a file; then segments are removed when they are empty."""
 
 
 def footprint(length: int) -> int:
@@ -73,7 +75,7 @@ def punch(fd: int, offset: int, length: int) -> None:
     """Give a stretch of a file back to the file system; it reads as zeros.
 
     Raises:
-        OSError: EOPNOTSUPP where the file system cannot.
+        OSError: one of `CANNOT_PUNCH` where the file system cannot.
     """
     while _libc.fallocate(fd, _KEEP_SIZE_AND_PUNCH, offset, length) != 0:
         number = ctypes.get_errno()
@@ -175,7 +177,7 @@ def can_punch(directory: Path) -> bool:
         punch(fd, PAGE, PAGE)
         return _shows_hole(fd)
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno in CANNOT_PUNCH:
             return False
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # by others: the store opens all the same
             return True

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 
 from icnblocks.errors import StorageError
-from icnblocks.store import commits
+from icnblocks.store import commits, recovery
 from icnblocks.store.disk import DiskStore
 from icnblocks.testing.store_contract import block, fetch, put
 
@@ -113,3 +114,25 @@ def test_what_was_erased_is_freed_also_where_no_file_can_be_made(tmp_path, monke
 
 def _raise(error):
     raise error
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_store_opens_where_nothing_can_be_punched(tmp_path, refusing, monkeypatch, clean):
+    """Catches: a store that was brought to a file system that cannot punch holes, with room between
+    its blocks, did not open: there was something to tidy up.
+    """
+    path = tmp_path / "store"
+    with DiskStore(path, one_per_file=False) as store:
+        digests = [put(store, block(n, 1 << 20)) for n in range(4)]
+        store.flush()
+        refusing.append(errno.EOPNOTSUPP)
+        for digest in digests[:3]:
+            store.erase(digest)
+        store.flush()
+        if not clean:
+            shutil.copytree(path, tmp_path / "brought")
+    if clean:
+        shutil.copytree(path, tmp_path / "brought")
+    monkeypatch.setattr(recovery, "punch", commits.punch)
+    with DiskStore(tmp_path / "brought") as store:
+        assert fetch(store, digests[3]) == block(3, 1 << 20)
