@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _FORMAT = re.compile(rb"icnblocks store ([1-9][0-9]{0,8})\n\Z")
 _SPARE_BYTES: Final = MIB
+_HARMLESS: Final = frozenset({"lock", ".format.new", "lost+found"})
+"""May lie in a directory that is to become a store: of a start that was killed, of a fresh disk."""
 
 MIGRATIONS: Mapping[int, Callable[[Path], None]] = {}
 """From a version to the next: functions that change a store's directory while its lock is held.
@@ -100,7 +102,7 @@ class Layout:
             if not found:
                 raise StorageError(f"{mark} does not say that this is a block store")
             version = int(found[1])
-        elif foreign := sorted({e.name for e in os.scandir(self.path)} - {"lock", ".format.new"}):
+        elif foreign := sorted({e.name for e in os.scandir(self.path)} - _HARMLESS):
             raise StorageError(
                 f"{self.path} is not a block store: it holds {foreign[0]!r}",
                 hint="name an empty or new directory",

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from icnblocks.errors import StorageError
 from icnblocks.naming import Digest
 from icnblocks.store import disk, recovery
 from icnblocks.store.database import DamagedError
@@ -212,3 +213,16 @@ def test_where_holes_cannot_be_seen_what_shares_a_file_is_hashed(tmp_path, monke
     monkeypatch.setattr(disk, "boot_id", lambda: "after the power cut")
     with DiskStore(tmp_path / "cut", one_per_file=True) as store:
         assert [digest for digest, _ in store.blocks()] == [digests[0], digests[2]]
+
+
+def test_a_fresh_disk_becomes_a_store_and_somebody_elses_directory_does_not(tmp_path):
+    """Catches: a disk of its own for the blocks was refused for what each new ext4 has."""
+    (tmp_path / "lost+found").mkdir()
+    with DiskStore(tmp_path) as store:
+        digest = put(store, block(1, SIZE))
+    all_are_right(tmp_path, [digest])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    with pytest.raises(StorageError, match=r"thesis\.tex"):
+        DiskStore(other)
