@@ -152,7 +152,7 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise SourceError("the fetch engine is closed")
-            if blocks is not None and hint.manifest is not None and self._several:
+            if blocks is not None and hint.manifest is not None and self._sources > 1:
                 self._holders.learn(Catalogued(hint.manifest, hint.name, blocks()))
             refusals = self._scheduler.add(wants, hint, self._clock(), part)
             if refusals:  # a lane delivers them: the caller may hold locks that the sink takes

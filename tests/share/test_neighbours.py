@@ -253,6 +253,21 @@ def test_neighbours_are_not_asked_for_what_they_lack() -> None:
         assert asked <= set(some)
 
 
+def test_an_edge_alone_is_not_asked_what_it_holds() -> None:
+    """Catches: all devices of an edge had it look for each block of a model, and waited for it.
+
+    Whom else should they ask first?
+    """
+    blocks = blocks_of(40)
+    with LyingServer(blocks) as edge, Source(edge.url) as source:
+        hint, about = Hint(manifest=MANIFEST), Catalogued(MANIFEST, None, list(blocks))
+        with NeighbourlyEngine([source], Keep(), about, hint, 1) as engine:
+            wants = [Want(digest, len(block)) for digest, block in blocks.items()]
+            engine.add(wants, hint, lambda: list(blocks))
+            assert engine.wait(60)
+    assert not [each.path for each in edge.requests if each.path.endswith("/have")]
+
+
 def test_a_neighbour_that_is_not_there_costs_nothing() -> None:
     blocks = blocks_of(10)
     with LyingServer(blocks) as edge, LyingServer(blocks) as gone:
