@@ -200,7 +200,7 @@ class _Draw:
         Returns:
             The model at each rank in the ranking of all.
         """
-        for row in self._ranks:
+        for row in self._ranks if self._demand.drift else ():  # there may be thousands
             swaps = self._swap.poisson(self._demand.drift * requests / 1000)
             popular = self._swap.choice(self._models, swaps, p=self.weights)
             other = self._swap.integers(0, self._models, swaps)
