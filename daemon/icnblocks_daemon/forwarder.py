@@ -25,7 +25,7 @@ from icnblocks_daemon.turns import Turns
 from icnblocks_daemon.under_way import UnderWay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from icnblocks.cache.leases import Reservation
     from icnblocks.errors import IcnError
@@ -373,7 +373,7 @@ class Forwarder:
                 continue
             self._turns.take(serial, line, now)
             self._starved_since = None
-            self._ask(pending, room, now)
+            self._ask(pending, room, now, line[1])
         if not starved:
             self._starved_since = None
         elif self._starved_since is None:
@@ -398,10 +398,10 @@ class Forwarder:
         well = any(not self._strategy.resting(url, now) for url in near)
         return near if well else route
 
-    def _ask(self, pending: _Pending, room: Reservation, now: float) -> None:
+    def _ask(self, pending: _Pending, room: Reservation, now: float, model: Hashable) -> None:
         fetch = pending.fetch
         pending.reservation = room
-        pending.asked = self._strategy.asked(fetch.upstream, fetch.length, now, _model_of(fetch))
+        pending.asked = self._strategy.asked(fetch.upstream, fetch.length, now, model)
         self._carrier.begin(fetch)
 
     def _look_again(self) -> None:
@@ -441,7 +441,7 @@ class Forwarder:
             second = _Pending(self._pit.hedge(fetch, upstream), now)
             self._pending[second.fetch.serial] = second
             self._metrics.hedges.labels(fetch.upstream).inc()
-            self._ask(second, room, now)
+            self._ask(second, room, now, _model_of(second.fetch))
 
     def _room_for(self, digest: Digest, length: int, now: float) -> Reservation | None:
         content = self._holdings.content

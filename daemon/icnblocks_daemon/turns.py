@@ -5,8 +5,8 @@ larger priority goes first, those of one priority go in the order of asking, and
 what comes later by more than the difference is behind, whatever its priority.
 
 Those of one model that one client wants, and that may be asked of the same upstreams, stand in one
-line. What is wanted by others too, who may ask other upstreams, stands in a line of theirs as well,
-until its turn comes in one of them.
+line. What is wanted of other upstreams too, or for another model, stands in a line for that as
+well, until its turn comes in one of them.
 
 Lines wait from when one of theirs was asked for last, and so do clients: those of about
 the same priority take turns, clients first and then each client's lines, a MiB at a time,
@@ -104,7 +104,8 @@ class Turns:
         """One more waits, or one that waits has become more urgent (less so is ignored).
 
         One that waits stands in another line as well, if none of its lines is for the same
-        upstreams.
+        upstreams and model. A crowd that wants one model has one line of it: there may be
+        thousands, and all lines are looked through for each block.
 
         Returns:
             Whether it has become the first of a line.
@@ -119,7 +120,7 @@ class Turns:
         elif place < known.place:  # its old places in its lines are passed over
             known.place, known.ahead = place, ahead
             moved += known.lines
-        if all(each[0] != line[0] for each in known.lines):
+        if all(each[:2] != line[:2] for each in known.lines):
             known.lines.append(line)
             moved.append(line)
         for each in moved:

