@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.answers import NackError, ThrottledError
-from icnblocks.client.endpoint import Endpoint, is_loopback
+from icnblocks.client.endpoint import is_loopback
 from icnblocks.client.neighbours import (
     NoNeighboursError,
     announce,
@@ -44,10 +45,11 @@ are named again and again, and would be all that a long pull tries."""
 _VISITORS: Final = 4
 """Neighbours beyond those we looked for, from among those who found us."""
 _OF_ONE_ADDRESS: Final = 2
-"""Neighbours of one address at a time: one machine may not take the places of all others, nor,
-with ports where nobody answers, all that a pull tries."""
+"""Neighbours of one address at a time: one machine may not take the places of all others."""
 _MOST_MET: Final = 500
 """Neighbours that one pull tries, in all."""
+_MOST_MET_THERE: Final = 50
+"""The same of one address: one machine may not use up the tries for all others."""
 _WRONG: Final = (CorruptError, FormatError, ForeignError, NotFoundError, NackError)
 """Who was let go for one of these is not tried again."""
 
@@ -74,7 +76,7 @@ class _Model:
     met: dict[str, Source] = field(default_factory=dict)  # neighbours of the pull under way
     away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
     rests: dict[str, float] = field(default_factory=dict)  # for how long they were away last
-    joined: int = 0  # in the pull under way
+    joined: Counter[str] = field(default_factory=Counter)  # by host, in the pull under way
     given: bool = True
 
 
@@ -145,7 +147,7 @@ class Neighbourhood:
         """Bring neighbours into this pull, until `part`."""
         with self._lock:
             model = self._models[manifest]
-            model.engine, model.joined = engine, 0
+            model.engine, model.joined = engine, Counter()
             for edge in model.edges:
                 edge.due, edge.step_s = 0.0, _FIRST_S
             self._start([edge.source for edge in model.edges])
@@ -283,16 +285,16 @@ class Neighbourhood:
         now = time.monotonic()
         for url in urls:
             known = url in model.met or url in self._banned or model.away.get(url, 0.0) > now
-            if known or len(model.met) >= most or model.joined >= _MOST_MET:
+            if known or len(model.met) >= most or model.joined.total() >= _MOST_MET:
                 continue
             source = neighbour_source(url)
             host = source.endpoint.host
-            resting = [each for each, until in model.away.items() if until > now]
-            same = sum(Endpoint.parse(each).host == host for each in (*model.met, *resting))
-            if same >= _OF_ONE_ADDRESS and not is_loopback(host):
+            same = sum(other.endpoint.host == host for other in model.met.values())
+            many = same >= _OF_ONE_ADDRESS or model.joined[host] >= _MOST_MET_THERE
+            if many and not is_loopback(host):
                 continue
             model.met[url] = source
-            model.joined += 1
+            model.joined[host] += 1
             try:
                 engine.join(source)
             except RuntimeError:

@@ -14,7 +14,7 @@ from icnblocks.client.holders import Catalogued
 from icnblocks.client.neighbourly import NeighbourlyEngine
 from icnblocks.client.source import Source
 from icnblocks.client.terms import Hint
-from icnblocks.errors import ChangedError, SourceError
+from icnblocks.errors import ChangedError
 from icnblocks.naming import Name
 from icnblocks.share.neighbourhood import Neighbourhood
 from icnblocks.share.offers import Offer
@@ -85,33 +85,6 @@ def test_who_gives_nothing_of_what_it_promised_is_not_tried_again(kind) -> None:
             made.close()
     assert sink.accepted == BLOCKS
     assert url in made._banned
-
-
-class Refused:
-    """An engine whose neighbours all fail at once."""
-
-    def __init__(self) -> None:
-        self.joined: list[str] = []
-
-    def join(self, neighbour: Source) -> None:
-        self.joined.append(neighbour.url)
-
-    def dropped(self):
-        return dict.fromkeys(self.joined, SourceError("it refuses the connection"))
-
-
-def test_one_machine_does_not_use_up_all_that_a_pull_tries() -> None:
-    """Catches: 500 visits with other ports in `ICN-Port`, and no neighbour was tried any more."""
-    made, engine = Neighbourhood(4261, 8, pytest.fail), Refused()
-    made.add(MANIFEST, Name.parse("acme/x"), [])
-    made.join(MANIFEST, engine)
-    for port in range(1, 600):
-        made.visited(MANIFEST, f"http://192.0.2.9:{port}")
-    assert len(engine.joined) == 2
-    made.visited(MANIFEST, "http://192.0.2.7:1")
-    assert engine.joined[2:] == ["http://192.0.2.7:1"]
-    made.part(MANIFEST)
-    made.close()
 
 
 def test_a_device_that_does_not_know_the_model_yet_is_tried_again(tmp_path) -> None:

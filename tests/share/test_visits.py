@@ -197,12 +197,26 @@ def test_devices_out_of_reach_are_tried_more_and_more_seldom() -> None:
     assert waits == [15.0, 30.0, 60.0, 120.0]
 
 
+def test_one_machine_cannot_use_up_the_neighbours_that_a_pull_may_try() -> None:
+    """Catches: one that asked again and again, each time as a device at another port."""
+    other = "http://10.0.1.1:4261"
+    with known_to() as made:
+        made.join(MANIFEST, company := Company())
+        for port in range(1000, 1600):
+            made.visited(MANIFEST, f"http://10.0.0.66:{port}")
+        made.visited(MANIFEST, other)
+        made.part(MANIFEST)
+    assert company.joined[-1] == other
+    assert len(company.joined) == 51
+
+
 def test_each_pull_of_a_model_may_try_as_many_neighbours() -> None:
     """Catches: a program that pulls a model again and again, and in the end meets nobody."""
     with known_to() as made:
         for number in range(501):
             made.join(MANIFEST, company := Company())
-            made._bring(made._models[MANIFEST], [url := f"http://10.0.1.1:{4000 + number}"], 8)
+            url = f"http://10.0.1.{1 + number // 50}:{4000 + number}"
+            made._bring(made._models[MANIFEST], [url], 8)
             assert company.joined == [url]
             made.part(MANIFEST)
 
