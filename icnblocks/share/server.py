@@ -14,6 +14,7 @@ import time
 from math import isnan
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.client.endpoint import is_loopback
 from icnblocks.client.http import PROTOCOL
 from icnblocks.client.neighbours import neighbour_url
 from icnblocks.client.pacing import SharedPacer
@@ -100,7 +101,7 @@ class ShareServer:
         self._pacer = None if options.rate is None else SharedPacer(options.rate, time.monotonic)
         self._offers: dict[Digest, Offer] = {}
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, threading.Thread] = {}
+        self._open: dict[socket.socket, tuple[threading.Thread, str]] = {}  # and of which address
         self._closed = False
         self._thread = threading.Thread(target=self._accept, name="icn-share", daemon=True)
         self._thread.start()
@@ -117,7 +118,7 @@ class ShareServer:
         """Cut off everybody, and wait for the threads."""
         with self._lock:
             self._closed = True
-            threads = [self._thread, *self._open.values()]
+            threads = [self._thread, *(thread for thread, _ in self._open.values())]
             for sock in (self._listener, *self._open):
                 _shut(sock)
         if self._pacer is not None:
@@ -131,7 +132,7 @@ class ShareServer:
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self._listener.accept()
+                sock, (host, *_) = self._listener.accept()
             except OSError:
                 if self._closed:
                     return
@@ -139,7 +140,7 @@ class ShareServer:
                 continue
             with self._lock:
                 many = len(self._open)
-                if self._closed or many >= self._options.peers + _REFUSED:
+                if self._closed or many >= self._options.peers + _REFUSED or self._has_enough(host):
                     sock.close()
                     continue
                 peer = _Peer(self, sock, refuse=many >= self._options.peers)
@@ -149,7 +150,12 @@ class ShareServer:
                 except RuntimeError:  # out of threads: that passes, as a rule
                     sock.close()
                 else:
-                    self._open[sock] = thread
+                    self._open[sock] = thread, host
+
+    def _has_enough(self, host: str) -> bool:
+        """Whether an address has its part of the places: one machine may not take those of all."""
+        there = sum(each == host for _, each in self._open.values())
+        return there >= max(1, self._options.peers // 2) and not is_loopback(host)
 
     # For peers.
 
