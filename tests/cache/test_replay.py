@@ -1,5 +1,6 @@
 """Replays: what a request does, and what the figures mean, against sums done by hand."""
 
+import itertools
 import os
 from dataclasses import asdict
 
@@ -157,9 +158,18 @@ def test_processes_find_what_one_process_finds():
     alone = [figures(one) for one in replay_all(trace, jobs, processes=1)]
     beside = [figures(one) for one in replay_all(trace, jobs, processes=3, progress=told.append)]
     assert alone == beside
+    assert sum(told) == len(trace) * len(jobs)
     assert [(one["policy"], one["capacity"]) for one in alone] == [
         (job.policy, job.capacity) for job in jobs
     ]
+
+
+def test_progress_is_told_by_time_and_not_by_requests(monkeypatch):
+    """Catches: processes that noticed only after 4,096 requests that nobody waits for them."""
+    told, seconds = [], itertools.count(step=0.15)
+    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
+    Replay(small(*["ab"] * 7), "lru", 100).run(told.append)
+    assert told == [0, 1, 2, 2, 2, 0], "three models, seven requests"
 
 
 def test_a_process_that_dies_is_an_error_and_no_hang(monkeypatch):

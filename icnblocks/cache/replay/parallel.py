@@ -11,10 +11,9 @@ import gc
 import multiprocessing
 import os
 import signal
-import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from icnblocks.cache.replay.replay import Links, Replay, Result
 from icnblocks.errors import IcnError, UsageError
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
     from icnblocks.cache.replay.trace import Trace
-
-_TELL_EVERY_S: Final = 0.2
 
 _Message: TypeAlias = "Result | IcnError | MemoryError | int"
 
@@ -140,19 +137,8 @@ def _work(replay: Replay, connection: Connection, others: Iterable[Connection]) 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for other in others:
         other.close()
-    waiting, last = 0, time.monotonic()
-
-    def tell(count: int) -> None:
-        nonlocal waiting, last
-        waiting += count
-        if time.monotonic() - last >= _TELL_EVERY_S:
-            connection.send(waiting)
-            waiting, last = 0, time.monotonic()
-
     try:
-        result = replay.run(tell)
-        connection.send(waiting)
-        connection.send(result)
+        connection.send(replay.run(connection.send))
     except BrokenPipeError:  # nobody waits for the result any more
         return
     except (IcnError, MemoryError) as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from icnblocks.cache.replay.trace import Trace, TraceModel
     from icnblocks.naming import Digest
 
-_PROGRESS_EVERY: Final = 4096
+_TELL_EVERY_S: Final = 0.2
 _TOLD: Final = ("rtt", "backhaul")
 """Options that policies are told from the links: seconds, and bytes a second."""
 
@@ -177,6 +177,15 @@ class Replay:
         """Replay everything; `progress` is told now and then how many more requests are done."""
         trace, edges = self._trace, self._edges
         began = time.perf_counter()
+        told, due = 0, began + _TELL_EVERY_S
+
+        def tell(done: int) -> None:
+            nonlocal told, due
+            passed = time.perf_counter()
+            if progress is not None and passed >= due:
+                progress(done - told)
+                told, due = done, passed + _TELL_EVERY_S
+
         models, published, learnt = trace.models, trace.published, 0
         for number, (now, wanted, at) in enumerate(
             zip(trace.times, trace.wanted, trace.edges, strict=True)
@@ -185,12 +194,14 @@ class Replay:
                 for edge in edges:
                     edge.learn(models[learnt], trace)
                 learnt += 1
+                tell(number)
             if number == self._first:
                 for edge in edges:
                     edge.counted_from_here()
             self._request(edges[at], models[wanted], now)
-            if progress is not None and not (number + 1) % _PROGRESS_EVERY:
-                progress(_PROGRESS_EVERY)
+            tell(number + 1)
+        if progress is not None:
+            progress(len(trace) - told)
         return self._result(time.perf_counter() - began)
 
     def _request(self, edge: _Edge, model: TraceModel, now: float) -> None:
