@@ -40,7 +40,6 @@ class Have:
         body = await asyncio.to_thread(self._map, raw, name)
         return web.Response(
             body=body,
-            headers={"Cache-Control": "no-store"},
             content_type="application/octet-stream",
         )
 

@@ -1,4 +1,4 @@
-"""What every answer says of who speaks, and in which version."""
+"""What every answer says of who speaks, in which version, and whether it may be kept."""
 
 from __future__ import annotations
 
@@ -16,3 +16,5 @@ def mark(response: web.StreamResponse) -> None:
     """Write it on an answer."""
     response.headers[VERSION_HEADER] = SPOKEN
     response.headers["Server"] = "icn-edge"
+    # HTTP lets caches keep what says nothing, a 404 too.
+    response.headers.setdefault("Cache-Control", "no-store")

@@ -62,7 +62,7 @@ class Names:
         if may_write(self._node, request):  # before it is looked: what is said to be here stays
             self._node.uploads.touch(want.digest for want in wants)
         indexes = await asyncio.to_thread(self._node.holdings.missing, wants)
-        return _bytes(pack_indexes(indexes), {"Cache-Control": "no-store"})
+        return _bytes(pack_indexes(indexes))
 
 
 class _Manifest(web.Response):
@@ -98,5 +98,5 @@ def name_of(request: web.Request) -> Name:
     return Name(parts["publisher"], parts["model"], parts["tag"])
 
 
-def _bytes(data: bytes, headers: dict[str, str]) -> web.Response:
+def _bytes(data: bytes, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(body=data, headers=headers, content_type=_BINARY)

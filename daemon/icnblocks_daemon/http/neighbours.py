@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _PATH: Final = f"{MANIFEST_PATH}/neighbours"
 _MAX_BODY: Final = 4 * KIB
-_UNCACHED: Final = {"Cache-Control": "no-store"}
 
 
 class NeighbourFace:
@@ -79,7 +78,7 @@ class NeighbourFace:
         digest = Digest.parse(request.match_info["digest"])
         who = Neighbour(_address(request), _read_port(request.query.get("port")))
         self._neighbours.leave(digest, who)
-        return web.json_response({"left": True}, headers=_UNCACHED)
+        return web.json_response({"left": True})
 
     async def deal(self, request: web.Request) -> web.StreamResponse:
         """Say which blocks this daemon would best be asked for."""
@@ -98,7 +97,6 @@ class NeighbourFace:
         self._dealt += len(dealt)
         return web.Response(
             body=pack_indexes(dealt),
-            headers=_UNCACHED,
             content_type="application/octet-stream",
         )
 
@@ -134,7 +132,7 @@ class NeighbourFace:
             for each in some
         ]
         told = {"neighbours": listed, "ttl": self._neighbours.ttl_s}
-        return web.json_response(told, headers=_UNCACHED)
+        return web.json_response(told)
 
 
 def _address(request: web.Request) -> str:

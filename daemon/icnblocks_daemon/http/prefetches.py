@@ -57,9 +57,7 @@ class Prefetches:
         return self._told()
 
     def _told(self) -> web.StreamResponse:
-        return web.json_response(
-            self._node.prefetch.status(failures=True), headers={"Cache-Control": "no-store"}
-        )
+        return web.json_response(self._node.prefetch.status(failures=True))
 
     def _operator(self, request: web.Request) -> str:
         """A plan is about the whole disk, so whoever writes names of his own only may not."""
