@@ -121,7 +121,10 @@ def load_key(path: Path) -> PublisherKey | None:
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{path} holds no unencrypted PEM key: {error}") from error
+        raise UsageError(
+            f"{path} holds no unencrypted PEM key of the kind Ed25519",
+            hint="`openssl pkey -in FILE -out NEW` writes one without its password",
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"{path} holds a key of another kind than Ed25519")
     return PublisherKey(key, _leading_to(public_bytes(key), _load_chain(_chain_path(path))))

@@ -22,7 +22,7 @@ SHIPPED = (
     "icnblocks_daemon/systemd/icn-edge.service",
     "icnblocks_tools/py.typed",
 )
-COMMANDS = ("icn", "icn-edge", "icn-fetch", "icn-publish", "icn-show", "icn-verify")
+COMMANDS = ("icn", "icn-edge", "icn-fetch", "icn-publish", "icn-show", "icn-sim", "icn-verify")
 LOAD = """
 import sys, json, struct, pathlib, icnblocks
 model = pathlib.Path("model")

@@ -38,8 +38,9 @@ MA0CAQAwBQYDKgMEBAEA
     "data", [b"", b"junk", b"-----BEGIN PRIVATE KEY-----\nAAAA\n", UNHEARD_OF.encode()]
 )
 def test_a_file_that_is_no_key_is_a_clear_error(tmp_path, data):
+    """Catches: what the parser beneath says to programmers, an address of its manual among it."""
     (tmp_path / "k").write_bytes(data)
-    with pytest.raises(UsageError, match="k holds no unencrypted PEM key"):
+    with pytest.raises(UsageError, match="k holds no unencrypted PEM key of the kind Ed25519"):
         load_key(tmp_path / "k")
 
 
