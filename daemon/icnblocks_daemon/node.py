@@ -6,12 +6,11 @@ The HTTP face and the server stand on this; it must not know HTTP.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import secrets
 import time
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from icnblocks.cache.content_store import ContentStore
 from icnblocks.cache.planning import Remembering
@@ -30,6 +29,7 @@ from icnblocks_daemon.holdings import Holdings
 from icnblocks_daemon.manifest_parts import ManifestParts
 from icnblocks_daemon.manifests import Manifests
 from icnblocks_daemon.metrics import Metrics
+from icnblocks_daemon.node_report import figures
 from icnblocks_daemon.overflow import Overflow
 from icnblocks_daemon.pit import Pit
 from icnblocks_daemon.plans import LOOK_S, Plans
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 FLUSH_S: Final = 5.0
 """How often a cache's blocks are flushed, whoever waits for it or not."""
-VERSION: Final = importlib.metadata.version("icnblocks")
 
 
 class Node:
@@ -171,7 +170,7 @@ class Node:
         self._former_traces: set[asyncio.Task[None]] = set()  # being closed; a disk may hang
         self.rechecks = Rechecks(content, self.metrics, replaceable=self.fib.has_default)
         self.holdings.listener = self
-        self.metrics.observe(self._figures)
+        self.metrics.observe(lambda: figures(self))
         self.metrics.observe_by("upstream", self.upstreams.figures)
 
     def _manifest(self, digest: Digest) -> Manifest | None:
@@ -360,102 +359,6 @@ class Node:
                 policy.restore(state, now, 0.0)
             except FormatError as error:
                 _LOG.info("the new policy starts without rates: %s", error)
-
-    def status(self) -> dict[str, Any]:
-        """What /v1/status says; docs/operations.md has the fields."""
-        now, stats = self.clock(), self.holdings.content.stats()
-        asked = self._count("icn_hit_bytes_total") + self._count("icn_miss_bytes_total")
-        hits, misses = self._count("icn_hits_total"), self._count("icn_misses_total")
-        return {
-            "version": VERSION,
-            "node": self.node_id,
-            "role": "edge" if self.fib.upstreams else "origin",
-            "uptime_s": round(now - self.started, 1),
-            "stopping": self.stopping,
-            "store": {
-                "path": str(self.config.store),
-                "blocks": stats.blocks,
-                "used_bytes": stats.used_bytes,
-                "in_place_blocks": len(self.places),
-                "manifests": len(self.manifests),
-                "manifest_bytes": self.manifests.cached_bytes,
-                "unnamed_uploads": self.uploads.unnamed,
-                "failing": self.forwarder.storage_failing,
-                "passed_bytes": self._count("icn_passed_bytes_total"),
-                "overflow_bytes": self.holdings.overflow.used_bytes,
-            },
-            "budget": {
-                "capacity": stats.capacity,
-                "reserved_bytes": stats.reserved_bytes,
-                "pinned_bytes": stats.pinned_bytes,
-                "evicted_bytes": stats.evicted_bytes,
-                "waiting_for_room": self.forwarder.waiting_for_room,
-            },
-            "policy": self.config.policy,
-            "plan": {
-                "made": self.plans.made,
-                "failed": self.plans.failed,
-                "seconds": round(self.plans.last_s, 3),
-                "models": self.plans.models,
-                "bytes": self.plans.kept_bytes,
-            },
-            "trace": self.trace.status() if self.trace is not None else None,
-            "hits": {
-                "blocks": hits,
-                "misses": misses,
-                "ratio": round(hits / (hits + misses), 4) if hits + misses else None,
-                "byte_ratio": round(self._count("icn_hit_bytes_total") / asked, 4)
-                if asked
-                else None,
-            },
-            "pit": {
-                "enabled": self.config.pit,
-                "blocks": self.forwarder.pending,
-                "waiters": self.forwarder.waiters,
-                "waiting_for_turn": self.forwarder.waiting_for_turn,
-            },
-            "strategy": self.config.strategy,
-            "upstreams": self.upstreams.status(),
-            "prefetch": self.prefetch.status(),
-            "changed_files": [str(item.root / item.path) for item in self.places.changed()],
-        }
-
-    def _count(self, name: str) -> float:
-        return self.metrics.value(name)
-
-    def _figures(self) -> Iterator[tuple[str, str, float]]:
-        stats = self.holdings.content.stats()
-        yield "icn_store_blocks", "Blocks in the store", stats.blocks
-        yield "icn_store_used_bytes", "Bytes that they take", stats.used_bytes
-        yield "icn_store_reserved_bytes", "Room kept for blocks under way", stats.reserved_bytes
-        yield "icn_store_pinned_bytes", "Bytes of blocks that must stay", stats.pinned_bytes
-        yield "icn_store_capacity_bytes", "The budget; 0 for none", stats.capacity or 0
-        yield "icn_in_place_blocks", "Blocks in model directories", len(self.places)
-        yield "icn_evicted_blocks_total", "Blocks evicted", stats.evicted
-        yield "icn_evicted_bytes_total", "Bytes evicted", stats.evicted_bytes
-        yield "icn_erase_errors_total", "Evictions that the disk refused", stats.erase_errors
-        yield "icn_manifests", "Manifests kept", len(self.manifests)
-        yield "icn_manifest_bytes", "Bytes of manifests kept", self.manifests.cached_bytes
-        yield "icn_pit_blocks", "Blocks pending", self.forwarder.pending
-        yield "icn_pit_waiters", "Interests waiting for them", self.forwarder.waiters
-        waiting = self.forwarder.waiting_for_turn
-        yield "icn_waiting_blocks", "Pending blocks not asked for yet", waiting
-        yield "icn_no_room_blocks", "Misses waiting for room", self.forwarder.waiting_for_room
-        yield "icn_changed_files", "In-place files that changed", len(self.places.changed())
-        yield "icn_unnamed_uploads", "Uploads that no manifest names", self.uploads.unnamed
-        yield from self.prefetch.figures()
-        plans, trace = self.plans, self.trace
-        yield "icn_plans_total", "Plans of the policy that were adopted", plans.made
-        yield "icn_failed_plans_total", "Plans that failed", plans.failed
-        yield "icn_plan_seconds", "What the last plan took", plans.last_s
-        yield "icn_plan_models", "Models that it keeps whole", plans.models
-        yield "icn_plan_bytes", "Bytes that it keeps", plans.kept_bytes
-        yield "icn_trace_failing", "1: the trace cannot be written", bool(trace and trace.failing)
-        dropped = trace.dropped if trace is not None else 0
-        yield "icn_trace_dropped_total", "Lines that the trace lacks for it", dropped
-        yield "icn_sending_waits_total", "Blocks that waited for a turn", self.sending.waits
-        yield "icn_storage_failing", "1: blocks cannot be stored", self.forwarder.storage_failing
-        yield "icn_overflow_bytes", "Memory of passed blocks", self.holdings.overflow.used_bytes
 
     async def close(self) -> None:
         """Stop asking upstreams, flush, and let go of the store."""

@@ -21,7 +21,8 @@ from icnblocks_daemon.floods import quiet_accepts
 from icnblocks_daemon.http.app import make_app
 from icnblocks_daemon.http.connections import AT_ONCE, Connections, most_connections
 from icnblocks_daemon.logs import set_up_logs
-from icnblocks_daemon.node import VERSION, Node
+from icnblocks_daemon.node import Node
+from icnblocks_daemon.node_report import VERSION
 from icnblocks_daemon.notify import Notifier
 from icnblocks_daemon.preflight import server_tls
 from icnblocks_daemon.scrub import scrub

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from icnblocks_daemon.metrics import CONTENT_TYPE
+from icnblocks_daemon.node_report import status
 
 if TYPE_CHECKING:
     from icnblocks_daemon.node import Node
@@ -42,4 +43,4 @@ class Admin:
     async def status(self, request: web.Request) -> web.StreamResponse:
         """What docs/operations.md describes, as JSON."""
         del request
-        return web.json_response(self._node.status())
+        return web.json_response(status(self._node))
