@@ -245,13 +245,13 @@ class Pit:
         return fetch.length if entry is None else self._asking(entry, fetch, upstream).length
 
     def assign(self, fetch: Fetch, upstream: str) -> Fetch:
-        """It was not asked for yet, and is to be asked of another of its candidates.
+        """It was not asked for yet, and is to be asked of one of its candidates.
 
         Returns:
-            What takes its place, as one says who may ask that; it has the same serial.
+            What takes its place, as one says who waits and may ask that; it has the same serial.
         """
         entry = self._entries.get(fetch.key)
-        if entry is None or fetch not in entry.under_way or upstream == fetch.upstream:
+        if entry is None or fetch not in entry.under_way:
             return fetch
         changed = self._asking(entry, fetch, upstream)
         entry.under_way[entry.under_way.index(fetch)] = changed

@@ -285,6 +285,17 @@ def test_what_was_not_asked_for_yet_goes_to_whom_those_who_still_wait_may_ask():
     assert pit.arrived(moved).ready == ["y"]
 
 
+def test_what_was_not_asked_for_yet_is_asked_for_as_those_say_who_still_wait():
+    """Catches: the wrong length of one who left, in vain asked for, of the same upstream."""
+    pit = make()
+    fetch = pit.want("liar", D, 5, A, 0.0).fetch
+    pit.want("x", D, 9, A, 0.0, hint="as x says")
+    pit.leave("liar", D)
+    asked = pit.assign(fetch, "http://a")
+    assert (asked.length, asked.hint, asked.serial) == (9, "as x says", fetch.serial)
+    assert pit.arrived(asked).ready == ["x"]
+
+
 DIGESTS = [Digest.of(bytes([n])) for n in range(3)]
 
 
