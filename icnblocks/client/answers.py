@@ -98,6 +98,8 @@ def check_answer(answer: Answer, what: str) -> Answer:
         raise SourceError(
             f"{text}, and not from an icnblocks server", hint="check the URL of the source"
         )
+    if kind is RefusedError and not speaks_icn:
+        hint = "what stands before the server refuses it, such as a proxy: ask its operator"
     raise kind(text, hint=hint)
 
 

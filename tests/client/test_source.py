@@ -384,6 +384,26 @@ def test_an_answer_that_only_says_to_wait_is_passed_over() -> None:
         thread.join(5)
 
 
+@pytest.mark.parametrize("status", [401, 403, 413])
+def test_a_proxy_that_refuses_is_not_taken_for_the_server(status: int) -> None:
+    """Catches: "ask for a token", which a proxy that lets only some addresses in knows not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(10_000)
+                sock.sendall(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Source(f"http://127.0.0.1:{listener.getsockname()[1]}") as source:
+            with pytest.raises(RefusedError) as caught:
+                source.record(NAME)
+        thread.join(5)
+    assert "proxy" in caught.value.hint
+
+
 def test_a_control_request_through_a_rechunking_proxy() -> None:
     from random import Random
 
