@@ -14,6 +14,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from functools import partial
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,7 +23,7 @@ from icnblocks.client.events import Counters, Retried, SourceStatus, Waste, Wast
 from icnblocks.client.handover import Handover, SinkFailure
 from icnblocks.client.holders import Catalogued, Holders
 from icnblocks.client.lane import Lane
-from icnblocks.client.pacing import SharedPacer
+from icnblocks.client.pacing import LEAST_LIMIT_RATE, SharedPacer
 from icnblocks.client.scheduler import Bundle, Scheduler
 from icnblocks.client.terms import NO_HINT, EngineOptions, Hint, Sink
 from icnblocks.errors import CorruptError, IcnError, SourceError, UsageError
@@ -99,8 +100,11 @@ class Engine:
         )
         self._holders = Holders(len(sources))
         self._pacer: SharedPacer | None = None
+        self._at_once = inf
         if options.limit_rate is not None:
             self._pacer = SharedPacer(options.limit_rate, clock)
+            # Each source has a lane; not all may be at work, or all would cut off so slow a reader.
+            self._at_once = max(1, int(options.limit_rate) // LEAST_LIMIT_RATE)
         self._lanes = [
             Lane(index, source) for index, source in enumerate(sources) for _ in range(each)
         ]
@@ -304,7 +308,8 @@ class Engine:
                     self._changed.wait()
                     continue
                 before = self._expecting() if self._several else ()
-                step = self._scheduler.next_bundle(lane.index, now)
+                enough = sum(each.bundle is not None for each in self._lanes) >= self._at_once
+                step = None if enough else self._scheduler.next_bundle(lane.index, now)
                 if isinstance(step, Bundle):
                     lane.bundle = step
                     self._cut_off(before)  # whose last blocks this lane took over

@@ -6,12 +6,15 @@ This module must not decide how long: the bucket does.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+LEAST_LIMIT_RATE: Final = 20_000
+"""Bytes a second; a daemon cuts off who reads less than 16 KiB a second, if nobody set it lower."""
 
 
 class SharedPacer:

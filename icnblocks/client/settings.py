@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 
+from icnblocks.client.pacing import LEAST_LIMIT_RATE
 from icnblocks.errors import StorageError, UsageError
 from icnblocks.limits import DEFAULT_PRIORITY, MAX_PRIORITY
 from icnblocks.quantities import parse_rate
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 APP: Final = "icnblocks"
-LEAST_LIMIT_RATE: Final = 20_000
-"""Bytes a second; a daemon cuts off who reads less than 16 KiB a second, if nobody set it lower."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from math import inf
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,32 @@ def asked_for(server) -> set[Digest]:
 
 def maps_asked(server) -> int:
     return sum(request.path == f"/v1/manifests/{MANIFEST}/have" for request in server.requests)
+
+
+class Idle(Exception):
+    """A lane waits."""
+
+
+def waiting(*_):
+    raise Idle
+
+
+@pytest.mark.parametrize(("limit", "most"), [(20_000.0, 1), (50_000.0, 2), (None, 3)])
+def test_a_low_limit_is_not_spread_over_too_many_sources(limit, most: int) -> None:
+    """Catches: four sources that all cut off who reads a quarter of the limit, for ever."""
+    sources = [Source(f"http://127.0.0.1:{port}") for port in (1, 2, 3)]
+    engine = Engine(sources, Keep(), EngineOptions(limit_rate=limit, connections=3))
+    engine._start = lambda: None
+    engine._changed = SimpleNamespace(wait=waiting, notify_all=lambda: None)
+    engine.add([Want(digest, len(block)) for digest, block in blocks_of(300, 30_000).items()], HINT)
+    for lane in engine._lanes[:most]:
+        assert engine._next(lane) is not None
+    for lane in engine._lanes[most:]:
+        with pytest.raises(Idle):
+            engine._next(lane)
+    first = engine._lanes[0]
+    engine._ended(first, first.bundle, None, None, 0.0)
+    assert engine._next(engine._lanes[-1]) is not None
 
 
 def test_nobody_is_asked_for_what_it_lacks_and_each_is_asked_once_what_it_has() -> None:
