@@ -12,7 +12,6 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import StorageError
-from icnblocks.store.database import DamagedError
 from icnblocks.store.segments import CANNOT_PUNCH, footprint, locate, punch, runs, segment_of
 from icnblocks.store.whole import sync_directory
 
@@ -65,19 +64,10 @@ class Commits:
         Raises:
             StorageError: if the disk refuses; then nothing was noted.
         """
-        strikes = changes.strikes
-        if not changes.adds and not strikes:
-            return
-        notes = [(at, digest, length) for at, (digest, length) in changes.adds.items()]
-        try:
-            self._notes.write(notes, strikes)
-        except DamagedError:
-            raise
-        except StorageError:
+        if changes.adds or changes.strikes:
+            notes = [(at, digest, length) for at, (digest, length) in changes.adds.items()]
             # On a full disk erasing must go on, else nothing would ever become free.
-            if not self._layout.give_up_spare():
-                raise
-            self._notes.write(notes, strikes)
+            self._layout.with_spare(lambda: self._notes.write(notes, changes.strikes))
 
     def free_all(self, dead: list[tuple[int, int]], gone: set[int]) -> set[int]:
         """Free what no note claims any more: addresses with lengths, and whole segments.

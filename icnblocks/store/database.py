@@ -60,7 +60,10 @@ def storage_error(error: Exception, what: str) -> IcnError:
         return StorageError.of(error, what)
     if isinstance(error, UnicodeDecodeError):  # SQLite names a table that rotted
         return DamagedError(f"{what}: what it names is not text")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # of a file that it makes even to read
+        return StorageError.of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), what)
+    code &= 0xFF
     if code in _BUSY:
         return BusyError(f"{what}: another process is writing")
     if code in _DAMAGE:

@@ -108,7 +108,7 @@ class DiskStore:
 
     def _begin(self) -> None:
         try:
-            self._read_notes()
+            self._layout.with_spare(self._read_notes)
         except DamagedError as error:
             if self._careful:
                 raise

@@ -4,7 +4,8 @@
     lock            held (flock), as is the directory, by the one process that has the store open
     index.sqlite    the notes (with -wal and -shm beside it)
     segments/       the blocks' bytes
-    spare           room that is given up on a full disk, so that erasing can still be noted
+    spare           room that is given up on a full disk, so that erasing can still be noted, and
+                    the notes be opened
 
 It must not know what is in the notes or the segments.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import BusyError, NotFoundError, StorageError, VersionError
 from icnblocks.limits import MIB
-from icnblocks.store.database import storage_errors
+from icnblocks.store.database import DamagedError, storage_errors
 from icnblocks.store.whole import write_whole
 
 if TYPE_CHECKING:
@@ -69,7 +70,22 @@ class Layout:
         for suffix in ("", "-wal", "-shm"):
             self.index.with_name(self.index.name + suffix).unlink(missing_ok=True)
 
-    def give_up_spare(self) -> bool:
+    def with_spare(self, act: Callable[[], None]) -> None:
+        """Do it; where the disk refuses, once more with the spare room, if there is some.
+
+        Raises:
+            StorageError: as it does the second time.
+        """
+        try:
+            act()
+        except DamagedError:
+            raise
+        except StorageError:
+            if not self._give_up_spare():
+                raise
+            act()
+
+    def _give_up_spare(self) -> bool:
         """Free the spare room; False if it was free already."""
         try:
             self._spare.unlink()
@@ -88,7 +104,7 @@ class Layout:
             finally:
                 os.close(fd)
         except OSError:
-            self.give_up_spare()
+            self._give_up_spare()
 
     def close(self) -> None:
         """Let another process have it."""
