@@ -420,12 +420,11 @@ class DiskStore:
 
     def _with_room(self, act: Callable[[], T]) -> T:
         """Do it; on a full disk, once more after what was erased is freed."""
+        freeing = self._commit_lock.locked()  # by another thread, maybe
         try:
             return act()
         except OSError as error:
-            with self._lock:
-                hope = error.errno in _FULL and bool(self._changes.dead)
-            if not hope:
+            if error.errno not in _FULL or not (freeing or self._changes.dead):
                 raise storage_error(error, str(self._path)) from error
             self._commit()
             with storage_errors(self._path):

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 
 import pytest
 
@@ -110,6 +111,42 @@ def test_what_was_erased_is_freed_also_where_no_file_can_be_made(tmp_path, monke
         with pytest.raises(StorageError, match="quota"):
             put(store, block(3, SIZE))
         assert fetch(store, second) == block(2, SIZE)
+
+
+def test_what_another_thread_is_freeing_is_waited_for(tmp_path, monkeypatch):
+    """Catches: of several that put on a full disk, those were refused who asked while the room
+    that erased blocks had was just being given back.
+    """
+    freeing, tried, freed = threading.Event(), threading.Event(), []
+    punch = commits.punch
+
+    def slow(*args):
+        freeing.set()
+        assert tried.wait(30)
+        punch(*args)
+        freed.append(args)
+
+    with DiskStore(tmp_path) as store:
+        first, _ = put(store, block(1, SIZE)), put(store, block(2, SIZE))
+        store.erase(first)
+        write = store._write_at
+
+        def full(at, view):
+            if not freed:
+                tried.set()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(at, view)
+
+        monkeypatch.setattr(commits, "punch", slow)
+        monkeypatch.setattr(store, "_write_at", full)
+        committing = threading.Thread(target=store._commit)
+        committing.start()
+        assert freeing.wait(30)
+        try:
+            third = put(store, block(3, SIZE))
+        finally:
+            committing.join(30)
+        assert fetch(store, third) == block(3, SIZE)
 
 
 def _raise(error):
