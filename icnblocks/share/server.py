@@ -86,6 +86,7 @@ class ShareServer:
         sent_bytes: block payload that was sent.
         refused: requests that were asked to come back later.
         visited: told of a manifest, and where whoever asked about it serves it in turn.
+        deserted: told that the last peer has left.
 
     Raises:
         UsageError: if it cannot listen there.
@@ -98,6 +99,7 @@ class ShareServer:
         self.sent_bytes = 0
         self.refused = 0
         self.visited: Callable[[Digest, str], None] = _nobody
+        self.deserted: Callable[[], None] = lambda: None
         self._pacer = None if options.rate is None else SharedPacer(options.rate, time.monotonic)
         self._offers: dict[Digest, Offer] = {}
         self._lock = threading.Lock()
@@ -164,6 +166,9 @@ class ShareServer:
         with self._lock:
             self._open.pop(sock, None)
             sock.close()
+            deserted = not self._open
+        if deserted:
+            self.deserted()
 
     def counted(self, sent: int = 0, refused: int = 0) -> None:
         """So many bytes of blocks were sent, and so many requests refused."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from icnblocks.share.offers import Shelf
     from icnblocks.share.options import ShareOptions
     from icnblocks.store.catalog import Catalog
+    from icnblocks.store.inplace import InPlaceStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Sharer:
         self,
         options: ShareOptions,
         catalog: Catalog,
-        places: Shelf,
+        places: InPlaceStore,
         warned: Callable[[str], None],
     ) -> None:
         self._catalog = catalog
@@ -71,6 +72,7 @@ class Sharer:
         self.port = self._server.port
         self._neighbourhood = Neighbourhood(self.port, options.neighbours, warned)
         self._server.visited = self._neighbourhood.visited
+        self._server.deserted = places.close_idle
 
     def __enter__(self) -> Self:
         return self

@@ -235,7 +235,7 @@ class InPlaceStore:
         with self._writing() as db:
             index.remove(db, _root(root))
             index.insert(db, _root(root), digest, files, staged)
-        self._files.close_idle()  # among them may be what these took the place of
+        self.close_idle()  # among them may be what these took the place of
 
     def remove_directory(self, root: Path) -> bool:
         """Forget a directory (its files stay); False if it was not in the index.
@@ -273,14 +273,17 @@ class InPlaceStore:
         return wrong
 
     def look_again(self) -> None:
-        """Check the directories of changed files: what is back as it was is believed again.
-
-        Files that nobody is sent are closed: their models may have been removed since, and the
-        disk they lie on can be unmounted.
-        """
-        self._files.close_idle()
+        """Check the directories of changed files: what is back as it was is believed again."""
+        self.close_idle()
         for root in {file.root for file in self.changed()}:
             self.check(root)
+
+    def close_idle(self) -> None:
+        """Close files that nobody is sent.
+
+        Their models may have been removed since, or the disk that they lie on is to be unmounted.
+        """
+        self._files.close_idle()
 
     def recheck(self, root: Path, is_right: Callable[[str, int], bool]) -> list[str]:
         """Have every file of a directory read again: those that are right are believed again.

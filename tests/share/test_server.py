@@ -43,6 +43,8 @@ LOCAL = "127.0.0.1"
 class Shelf:
     """Blocks one after the other in one file."""
 
+    idle = False
+
     def __init__(self, path, blocks):
         path.write_bytes(b"".join(blocks.values()))
         self.fd = os.open(path, os.O_RDONLY)
@@ -54,6 +56,9 @@ class Shelf:
     def open(self, digest):
         at, length = self.places[digest]
         return ExtentLease(self.fd, at, length, lambda: None)
+
+    def close_idle(self):
+        self.idle = True
 
 
 @contextmanager
@@ -264,6 +269,7 @@ def test_what_failed_and_is_whole_by_now_is_offered_again(tmp_path) -> None:
         sharer.whole(resolved, [])
         server = SimpleNamespace(port=sharer.port)
         assert get(server, f"/v1/blocks/{digest}")[:2] == (200, b"block")
+        poll_until(lambda: shelf.idle, what="nobody is connected")
     os.close(shelf.fd)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from http.client import HTTPConnection
 
 import pytest
 
@@ -20,8 +21,10 @@ from icnblocks.share.options import ShareOptions
 from icnblocks.store.database import storage_errors
 from icnblocks.store.facts import FileFacts
 from icnblocks.store.inplace import InPlaceStore
+from icnblocks.testing.processes import poll_until
 from tests.assembly.test_puller import put, settings
 from tests.share.blocks import MANIFEST
+from tests.store.test_inplace_looks import held
 
 __all__ = ["put", "settings"]  # fixtures
 
@@ -127,3 +130,17 @@ def test_what_the_index_cannot_know_is_not_shared(
         assert puller.pull(name, to).path == to
         assert puller.sharer.shared().models == 0
     assert "acme/m is not shared" in caplog.text
+
+
+def test_an_old_version_takes_no_room_when_all_who_were_sent_it_have_left(put, settings) -> None:
+    """Catches: a disk that is full of what another process replaced, for as long as one shares."""
+    path = put("acme/m", file=b"1")
+    trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
+    with Puller(settings, trust, share=ShareOptions(host="127.0.0.1")) as puller:
+        assert puller.pull(Name.parse("acme/m"), path).path == path
+        neighbour = HTTPConnection("127.0.0.1", puller.sharer.port, timeout=10)
+        neighbour.request("GET", f"/v1/blocks/{Digest.of(b'1')}")
+        assert neighbour.getresponse().read() == b"1"
+        assert held(path)
+        neighbour.close()
+        poll_until(lambda: not held(path))
