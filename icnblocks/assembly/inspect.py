@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icnblocks.assembly.contents import file_is_right, right_blocks
-from icnblocks.assembly.directory import MANIFEST, NAME, STATE
+from icnblocks.assembly.directory import MANIFEST, NAME, PARTIAL, STATE
 from icnblocks.assembly.former import Former, former_pulls
 from icnblocks.client.resolve import Resolved
 from icnblocks.errors import ConflictError, FormatError, NotFoundError, UsageError
@@ -38,7 +38,8 @@ class Inspection:
         whole: indexes of the manifest's files that are there and right.
         foreign: paths where a file stands that neither is right nor was put there by a pull.
         spoilt: indexes of files that stand there and are not right; blocks of theirs may be.
-        stale: paths of files of earlier pulls, unchanged since, that are not in this manifest.
+        stale: paths of files of earlier pulls, unchanged since, that are not in this manifest;
+            of partial ones those that stand in the way.
         owner: the name of that earlier pull, if there was one of another manifest.
         indexed: whether all is there and the index says so already.
         seen: facts of what stands where the manifest's files belong, and of what is stale, by
@@ -138,11 +139,13 @@ def inspect(
 def _stale(
     directory: ModelDirectory, paths: set[str], known: Mapping[str, FileFacts], former: Former
 ) -> dict[str, FileFacts]:
+    gone = former.files.keys() - paths
+    partials = _in_the_way([path + PARTIAL for path in gone], paths)
     return {
         path: facts
-        for path in former.files.keys() - paths
+        for path in gone | partials
         if (facts := _facts(directory, path)) is not None
-        and (facts == known.get(path) or former.put_there(directory, path))
+        and (path in partials or facts == known.get(path) or former.put_there(directory, path))
     }
 
 

@@ -142,6 +142,30 @@ def test_a_file_becomes_a_directory_and_the_other_way(put, pull, settings, tmp_p
     assert {path.name for path in at.iterdir()} == {".icnblocks", "a", "b"}
 
 
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_pull_cut_off_on_the_way_from_a_file_to_a_directory_can_go_back(
+    put, pull, tmp_path, monkeypatch, way
+):
+    """Catches: the partial file of a version that nobody wants any more, in the way for ever."""
+
+    def die(*_):
+        raise Killed
+
+    versions = [{"a": b"1" * 5000, "b": b"2"}, {"a/one/x": b"1" * 5000, "a/y": b"3", "b": b"2"}]
+    first, second = versions[::way]
+    put("acme/m", "1", **first)
+    at = pull("acme/m", tmp_path / "to").path
+    put("acme/m", "2", **second)
+    with monkeypatch.context() as patch:
+        patch.setattr(puller_module, "salvage", die)
+        with pytest.raises(Killed):
+            pull("acme/m", at)
+    put("acme/m", "3", **first)
+    pull("acme/m", at)
+    assert tree(at) == first
+    assert {path.name for path in at.iterdir()} == {".icnblocks", "a", "b"}
+
+
 def test_a_users_file_in_a_directory_that_shall_be_a_file_is_kept(put, pull, tmp_path):
     put("acme/m", "1", **{"a/x": b"1", "b": b"2"})
     at = pull("acme/m", tmp_path / "to").path
