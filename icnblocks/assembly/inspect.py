@@ -95,7 +95,9 @@ def inspect(
     known = places.facts(directory.root)
     listed = places.manifest_at(directory.root)
     believed = listed == digest and not thorough
-    former = former_pulls(directory, digest, listed, begun)
+    # Of a directory that was removed since, and made anew, the index tells nothing.
+    is_there = any(_facts(directory, path) == facts for path, facts in known.items())
+    former = former_pulls(directory, digest, listed if is_there else None, begun)
     paths = {file.path for file in manifest.files}
     seen = _stale(directory, paths, known, former)
     stale = frozenset(seen)

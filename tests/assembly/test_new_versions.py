@@ -108,14 +108,21 @@ def test_killed_before_it_was_noted_and_the_publisher_went_on(
     assert tree(pulled) == files
 
 
+@pytest.mark.parametrize("removed", [False, True])
 def test_a_pull_that_ended_in_renaming_is_replaced_by_the_next_version(
-    put, pull, monkeypatch, tmp_path
+    put, pull, monkeypatch, tmp_path, removed
 ):
-    """The first pull into a directory: nothing in it says of which model the whole files are."""
+    """The first pull into a directory: nothing in it says of which model the whole files are.
+
+    Catches: the first since it was removed, with which the index does not agree.
+    """
 
     def die(*_):
         raise Killed
 
+    if removed:
+        put("acme/m", config=b"before", old=b"older")
+        shutil.rmtree(pull("acme/m", tmp_path / "to").path)
     put("acme/m", config=b"one", old=b"old")
     with monkeypatch.context() as patch:
         patch.setattr(puller_module, "remember", die)
