@@ -241,7 +241,9 @@ def test_a_model_whose_pull_failed_is_announced_no_more_until_it_is_there(tmp_pa
     with (
         LyingServer({}, respond=lambda _: short) as edge,
         Source(edge.url) as source,
-        Sharer(ShareOptions("127.0.0.1"), None, None, pytest.fail) as sharer,
+        Sharer(
+            ShareOptions("127.0.0.1"), None, SimpleNamespace(close_idle=int), pytest.fail
+        ) as sharer,
     ):
         with pytest.raises(SourceError), sharer.pulling(first, assembler, None, [source]):
             fail()
