@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.suite.congestion import congested_by
 from benchmarks.suite.memory import Ballast, touch_memory
 from benchmarks.suite.peers import lacking
 from benchmarks.suite.report import Result, ratios, table
@@ -97,6 +98,7 @@ def measure(
 @click.option("--size", type=click.IntRange(1), help="MB of the model. Default: the scenario's.")
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write the result there.")
 @click.option("--dir", "directory", type=Path, help="Where to work. Default: TMPDIR.")
+@click.option("--congestion", help="Of TCP meanwhile, by name (root). Default: the machine's.")
 @click.option("--quick", is_flag=True, help="Ratios of a few small scenarios, in 2 minutes.")
 @click.option("--document", is_flag=True, help="Write figures, charts and docs/performance.md.")
 def main(
@@ -106,6 +108,7 @@ def main(
     size: int | None,
     as_json: Path | None,
     directory: Path | None,
+    congestion: str | None,
     quick: bool,
     document: bool,
 ) -> None:
@@ -148,7 +151,7 @@ def main(
                 f" {', '.join(sorted(known))}"
             )
     results = []
-    with Ballast(directory) as ballast:
+    with Ballast(directory) as ballast, congested_by(congestion):
         for name in wanted:
             scenario = SCENARIOS[name]
             reason = lacking(scenario.needs)

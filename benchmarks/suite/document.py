@@ -78,9 +78,10 @@ def machine(results: Sequence[Result]) -> str:
     for result in results:
         m = result.machine
         versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+        tcp = f", TCP with {m['congestion']}" if "congestion" in m else ""
         text = (
             f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB of memory, Linux"
-            f" {m['kernel']}, Python {m['python']}; {versions}."
+            f" {m['kernel']}{tcp}, Python {m['python']}; {versions}."
         )
         found.setdefault(text, []).append(result.name)
     if len(found) == 1:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.suite.congestion import congestion
 from benchmarks.suite.peers import versions
 from benchmarks.suite.report import Result
 
@@ -40,6 +41,7 @@ def machine(began: float, *, runs: int, size_mb: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30),
         "kernel": platform.release(),
+        "congestion": congestion(),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[1], 1),
         "versions": versions(),
