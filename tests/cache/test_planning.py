@@ -131,6 +131,16 @@ def test_what_does_not_fit_whole_is_kept_in_part_for_its_bytes():
     assert plan.value == 25.0
 
 
+def test_a_base_is_trimmed_for_adapters_of_another():
+    """Catches: room that a base does not fit in goes to what little fits, not to a part of it."""
+    first, second, junk = 100, 50, [5] * 9
+    sizes = [first, 2, 2, second, *junk]
+    models = [{0, 1}, {0, 2}, {3}, *({4 + one} for one in range(9))]
+    worth = [200.0, 1.0, 1.0, 50.0, *[0.5] * 9]
+    plan = solve(problem(sizes, models, [10.0, 10.0, *[0.0] * 10], 150, worth=worth))
+    assert plan.kept.tolist() == [100, 2, 2, 46, *[0] * 9]
+
+
 def test_a_whole_model_ranks_above_more_bytes_of_none():
     one = problem([10, 10, 10], [{0, 1}, {2}], [4.0, 5.0], 20, worth=[1.0, 1.0, 1.0])
     plan = solve(one)

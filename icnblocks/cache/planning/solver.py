@@ -3,8 +3,9 @@
 The problem is a knapsack in which a model only counts with all of its groups, so swapping one base
 for another is a joint decision. The bundles of `forest` are the best choice at every price of a
 byte; what is left is to spend the capacity to its end. Several ways of that are tried, and the
-best is taken: bundle by bundle; node by node; by dynamic programming; and, where sharing is no
-tree, by bills. Pure: no clock, no randomness.
+best is taken: bundle by bundle, up to the first that does not fit (a part of it is kept) or passing
+over it; node by node; by dynamic programming; and, where sharing is no tree, by bills. Pure: no
+clock, no randomness.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class _Search:
             bundles = self._bundles(masses)
             order = [node for nodes, _, _ in bundles for node in nodes]
             place = {node: at for at, node in enumerate(order)}
-            self._try(self._fill_bundles(bundles))
+            self._try(self._fill_bundles(bundles, to_the_end=False))
+            self._try(self._fill_bundles(bundles, to_the_end=True))
             self._try(self._fill(order))
             self._try(self._fill([*sorted(self._knapsack(), key=place.__getitem__), *order]))
             if not is_tree:
@@ -125,8 +127,10 @@ class _Search:
         self._node_size = problem.sizes[forest.group] * masses
         return by_density(forest.parent, self._node_value.tolist(), self._node_size.tolist())
 
-    def _fill_bundles(self, bundles: list[tuple[list[int], float, float]]) -> NDArray[np.bool_]:
-        """Bundle by bundle, passing over those that do not fit."""
+    def _fill_bundles(
+        self, bundles: list[tuple[list[int], float, float]], *, to_the_end: bool
+    ) -> NDArray[np.bool_]:
+        """Bundle by bundle, up to the first that does not fit, or passing over those."""
         forest, sizes, room = self._forest, self._sizes, self._problem.capacity
         have, taken = [False] * len(sizes), [False] * len(forest.parent)
         for nodes, _, _ in bundles:
@@ -141,6 +145,8 @@ class _Search:
                     have[group] = True
                 for node in nodes:
                     taken[node] = True
+            elif not to_the_end:
+                break
         return np.asarray(have, dtype=bool)
 
     def _fill(self, order: Iterable[int]) -> NDArray[np.bool_]:
