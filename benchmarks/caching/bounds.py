@@ -1,9 +1,10 @@
 """What no policy that fetches on demand can exceed, and what one that knows the demand keeps.
 
-The optimum for a known demand is `icnblocks.siting.optimum`'s; under drift it is computed anew for
-every window of requests, from the true popularity in that window, and its content changes for
-nothing. The bound is of the PFOO-L kind (Berger, Beckmann, Harchol-Balter, 2018), like
-`icnblocks.siting.pfoo`, but reckons with all blocks. Nothing here draws or replays requests.
+The optimum for a known demand is `icnblocks.siting.optimum`'s, and for pull time the solver's that
+`sharing` plans with; under drift it is computed anew for every window of requests, from the true
+popularity in that window, and its content changes for nothing. The bound is of the PFOO-L kind
+(Berger, Beckmann, Harchol-Balter, 2018), like `icnblocks.siting.pfoo`, but reckons with all blocks.
+Nothing here draws or replays requests.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icnblocks.cache.planning import Problem, solve
 from icnblocks.siting.optimum import static_optimum
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
+    from icnblocks.cache.replay.replay import Links
     from icnblocks.cache.replay.trace import Trace
     from icnblocks.naming import Digest
     from icnblocks.workloads.library import Library
@@ -42,14 +47,71 @@ def optimum_hits(
         first: requests before it are not counted.
         window: requests for which the content stands still; rows of `popularity` are averaged.
     """
+    hits = sum(
+        int(static_optimum(library, shares, capacity).held[counted].sum())
+        for shares, counted in _windows(popularity, wanted, first, window)
+    )
+    return hits / (len(wanted) - first)
+
+
+def optimum_time(
+    trace: Trace,
+    popularity: NDArray[np.float64],
+    capacity: int,
+    links: Links,
+    *,
+    first: int,
+    window: int,
+) -> float:
+    """The mean pull time with the content that makes it least, on these very requests.
+
+    Content is groups of blocks that the same models have, of one of them perhaps a part. It is as
+    good as the solver finds.
+
+    Args:
+        trace: what is asked for.
+        popularity: as for `optimum_hits`.
+        capacity: bytes.
+        links: what a pull takes.
+        first: requests before it are not counted.
+        window: as for `optimum_hits`.
+    """
+    groups = _groups(trace)
+    sizes = np.zeros(1 + max(group for model in groups for group, _ in model), dtype=np.int64)
+    for group, size in (entry for model in groups for entry in model):
+        sizes[group] = size
+    starts = np.cumsum([0, *map(len, groups)])
+    members = np.array([group for model in groups for group, _ in model], dtype=np.int64)
+    owners = np.repeat(np.arange(len(groups)), np.diff(starts))
+    totals = np.bincount(owners, sizes[members])
+    wanted, seconds = np.asarray(trace.wanted), 0.0
+    for shares, counted in _windows(popularity, wanted, first, window):
+        problem = Problem(
+            capacity=capacity,
+            numbers=np.arange(len(sizes)),
+            sizes=sizes,
+            here=np.zeros_like(sizes),
+            worth=np.bincount(members, shares[owners]) * sizes / links.backhaul,
+            prize=shares * links.rtt,
+            starts=starts,
+            members=members,
+        )
+        missing = np.bincount(owners, (sizes - solve(problem).kept)[members])
+        pull = links.rtt * (missing > 0) + missing / links.backhaul + totals / links.edge
+        seconds += float(pull[counted].sum())
+    return seconds / (len(wanted) - first)
+
+
+def _windows(
+    popularity: NDArray[np.float64], wanted: NDArray[np.int64], first: int, window: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """For each stretch in which content stands still: true popularity, requests that count."""
     run = -(-len(wanted) // len(popularity))
-    hits = 0
     for start in range(0, len(wanted), window):
         end = min(start + window, len(wanted))
-        rows = popularity[start // run : max(-(-end // run), start // run + 1)]
-        kept = static_optimum(library, rows.mean(axis=0), capacity).held
-        hits += int(kept[wanted[max(start, first) : end]].sum()) if end > first else 0
-    return hits / (len(wanted) - first)
+        if end > first:
+            rows = popularity[start // run : max(-(-end // run), start // run + 1)]
+            yield rows.mean(axis=0), wanted[max(start, first) : end]
 
 
 def hit_bound(trace: Trace, capacity: int, *, warmup: float) -> float:

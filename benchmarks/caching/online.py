@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from benchmarks.caching import drawing
-from benchmarks.caching.bounds import hit_bound, optimum_hits
+from benchmarks.caching.bounds import hit_bound, optimum_hits, optimum_time
 from benchmarks.caching.cells import LINKS, SETTINGS, WARMUP, WINDOW, make, shortened
 from benchmarks.caching.context import short, table
 from benchmarks.caching.general import LEARNERS, general_policies, general_replay, general_version
@@ -85,6 +85,7 @@ def _empty(setting: Setting, name: str, number: int) -> dict[str, Any]:
         "drifting": bool(setting.drift),
         "gigabytes": [],
         "optimum": [],
+        "optimum_time": [],
         "bound": [],
         "exclusive_bound": [],
         "policies": {},
@@ -95,19 +96,18 @@ def _empty(setting: Setting, name: str, number: int) -> dict[str, Any]:
 def _reference(cell: dict[str, Any], made: Made, capacity: int) -> None:
     """What the policies are measured against."""
     count = len(made.wanted)
+    first = int(count * WARMUP)
+    window = WINDOW if cell["drifting"] else count
     cell["gigabytes"].append(capacity / 1e9)
     cell["optimum"].append(
         optimum_hits(
-            made.library,
-            made.popularity,
-            made.wanted,
-            capacity,
-            first=int(count * WARMUP),
-            window=WINDOW if cell["drifting"] else count,
+            made.library, made.popularity, made.wanted, capacity, first=first, window=window
         )
     )
+    cell["optimum_time"].append(
+        optimum_time(made.trace, made.popularity, capacity, LINKS, first=first, window=window)
+    )
     cell["bound"].append(hit_bound(made.trace, capacity, warmup=WARMUP))
-    first = int(count * WARMUP)
     cell["exclusive_bound"].append(pfoo_bound(made.library, made.wanted, capacity, warmup=first))
 
 
@@ -230,8 +230,10 @@ def _metric_table(cells: list[dict[str, Any]], metric: str) -> str:
             text = short(paired(cell, policy, metric), digits) if known else "-"
             row.append(f"**{text}**" if policy.startswith("sharing") else text)
         rows.append(row)
+    word = "optimum, computed anew" if cells[0]["drifting"] else "static optimum"
+    if metric == "mean_pull_time":
+        rows.append([word, *(short(reference(cell, "optimum_time"), digits) for cell in cells)])
     if metric == "model_hit_ratio":
-        word = "optimum, computed anew" if cells[0]["drifting"] else "static optimum"
         for key, label in (
             ("optimum", word),
             ("bound", "upper bound"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.caching.context import geometric_mean, short, table
-from benchmarks.caching.online import best, of_optimum, others, paired, shown
+from benchmarks.caching.online import best, of_optimum, others, paired, reference, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +74,13 @@ def _online(found: dict[str, Any]) -> list[Row]:
         f"- the same against {shown(name)} in every cell, the best single one",
         "",
         f"geometric mean {apart:.3f}",
+        "",
+    ))  # fmt: skip
+    least = [reference(c, "optimum_time") / best(c, "mean_pull_time")[1] for c in cells]
+    rows.append((
+        "- of the optimum, which knows the demand, the same",
+        "",
+        f"{max(least):.3f}, {geometric_mean(least):.3f}",
         "",
     ))  # fmt: skip
     told = []
