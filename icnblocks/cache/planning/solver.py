@@ -45,16 +45,23 @@ def solve(problem: Problem) -> Plan:
     return _plan(problem, _Search(problem).best())
 
 
-def _plan(problem: Problem, whole: NDArray[np.bool_]) -> Plan:
-    """Keep these groups, and of the best of the others as much as fits."""
+def _filled(problem: Problem, whole: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Bytes to keep of each group: all of these, and of the best of the others what fits."""
     kept = np.where(whole, problem.sizes, 0)
     room = problem.capacity - int(kept.sum())
-    density = problem.worth / np.maximum(problem.sizes, 1)
     rest = np.flatnonzero(~whole & (problem.worth > 0))
     if room > 0 and len(rest):
-        rest = rest[np.argsort(-density[rest], kind="stable")]
-        before = np.cumsum(problem.sizes[rest]) - problem.sizes[rest]
-        kept[rest] = np.clip(room - before, 0, problem.sizes[rest])
+        sizes = problem.sizes[rest]
+        order = np.argsort(-problem.worth[rest] / np.maximum(sizes, 1), kind="stable")
+        rest, sizes = rest[order], sizes[order]
+        kept[rest] = np.clip(room - (np.cumsum(sizes) - sizes), 0, sizes)
+    return kept
+
+
+def _plan(problem: Problem, whole: NDArray[np.bool_]) -> Plan:
+    """Keep these groups, and of the best of the others as much as fits."""
+    kept = _filled(problem, whole)
+    density = problem.worth / np.maximum(problem.sizes, 1)
     complete = problem.complete(kept >= problem.sizes)
     alive = complete | problem.complete(problem.here >= problem.sizes)
     owners = problem.owners()
@@ -100,9 +107,7 @@ class _Search:
         return self._best
 
     def _try(self, whole: NDArray[np.bool_]) -> None:
-        problem = self._problem
-        kept = _plan(problem, whole).kept
-        value = problem.value(kept)
+        value = self._problem.value(_filled(self._problem, whole))
         if value > self._value:
             self._best, self._value = whole, value
 
