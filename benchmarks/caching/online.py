@@ -220,7 +220,8 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _metric_table(cells: list[dict[str, Any]], metric: str) -> str:
-    names = list(dict.fromkeys(policy for cell in cells for policy in cell["policies"]))
+    there = {policy for cell in cells for policy in cell["policies"]}
+    names = [*(policy for policy in OURS if policy in there), *sorted(there.difference(OURS))]
     digits = 2 if metric == "mean_pull_time" else 3
     rows: list[list[str]] = []
     for policy in names:
