@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import IcnError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.wire.upload import Parts, unpack_parts
+from icnblocks_daemon.bodies import Bodies
 from icnblocks_daemon.holdings import shielded
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 AT_ONCE: Final = 16
-"""Bodies of writers that are in memory at once."""
+"""Bodies of writers that are in memory at once; half of them of one client, while it is alone."""
 
 
 class Uploads:
@@ -56,8 +57,8 @@ class Uploads:
         self._clock = clock
         self._parts = Parts()
         self._unnamed: dict[Digest, float] = {}  # when it came
-        self.turn = asyncio.Semaphore(AT_ONCE)
-        """To be held while a writer's body is in memory."""
+        self.bodies = Bodies(AT_ONCE)
+        """A turn of it is to be held while a writer's body is in memory."""
 
     @property
     def unnamed(self) -> int:

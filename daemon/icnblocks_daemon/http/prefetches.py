@@ -11,6 +11,7 @@ from aiohttp import web
 from icnblocks.errors import RefusedError
 from icnblocks.limits import MAX_REQUEST_BYTES
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.writer import writer_of
 from icnblocks_daemon.prefetch_order import PREFETCH_PATH, read_order
 
@@ -42,7 +43,7 @@ class Prefetches:
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Put a plan in force; it is on disk, its names followed, when this answers."""
         who = self._operator(request)
-        async with self._node.uploads.turn:
+        async with self._node.uploads.bodies.turn(client_of(request)):
             body = await read_body(request, MAX_REQUEST_BYTES)
             order = read_order(body, secrets.token_hex(8))
         await self._node.prefetch.take(order)

@@ -13,6 +13,7 @@ from icnblocks.errors import ConflictError, FormatError, RefusedError
 from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, MAX_REQUEST_BYTES
 from icnblocks.naming import Digest
 from icnblocks_daemon.http.body import read_body
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.names import MANIFEST_PATH, RECORD_PATH, name_of
 from icnblocks_daemon.http.problems import TooLargeError
 from icnblocks_daemon.http.writer import writer_of
@@ -42,7 +43,7 @@ class Writes:
         """Parts of blocks; those that became whole are on disk when this answers."""
         writer_of(self._node, request)
         self._check_origin()
-        async with self._node.uploads.turn:
+        async with self._node.uploads.bodies.turn(client_of(request)):
             body = await read_body(request, MAX_REQUEST_BYTES)
             stored = await self._node.uploads.take(body)
         return web.json_response({"stored": stored, "open": self._node.uploads.open_parts})
@@ -52,7 +53,7 @@ class Writes:
         writer_of(self._node, request)
         self._check_origin()
         digest = Digest.parse(request.match_info["digest"])
-        async with self._node.uploads.turn:
+        async with self._node.uploads.bodies.turn(client_of(request)):
             body = await read_body(request, MAX_REQUEST_BYTES)
             header = request.headers.get("Content-Range", "")
             if not header:
