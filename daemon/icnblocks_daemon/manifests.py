@@ -23,7 +23,7 @@ from icnblocks_daemon.records import MISSING
 from icnblocks_daemon.refusals import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest, Name
@@ -104,6 +104,10 @@ class Manifests:
     def __contains__(self, digest: Digest) -> bool:
         """Whether one is kept."""
         return digest in self._sizes
+
+    def __iter__(self) -> Iterator[Digest]:
+        """Those that are kept, the longest unused first."""
+        return iter(self._sizes)
 
     def keep(self, digest: Digest) -> None:
         """This one was published here: it stays whatever the budget."""

@@ -111,7 +111,7 @@ class Node:
             make_policy(config.policy, config.capacity),
             config.capacity,
             evict=evicts,
-            manifests=self._known() if evicts else (),
+            manifests=self._known(dict(self.catalog.manifests())) if evicts else (),
             pins=planned | published,
             now=self.clock(),
         )
@@ -177,9 +177,9 @@ class Node:
         data = self.catalog.manifest(digest)
         return None if data is None else decode(data)
 
-    def _known(self) -> Iterator[tuple[Digest, Manifest]]:
-        """Every manifest that is kept, one in memory at a time, for a policy."""
-        for digest, _ in self.catalog.manifests():
+    def _known(self, digests: Iterable[Digest]) -> Iterator[tuple[Digest, Manifest]]:
+        """These manifests, as far as they are kept, one in memory at a time, for a policy."""
+        for digest in digests:
             manifest = self._manifest(digest)
             if manifest is not None:
                 yield digest, manifest
@@ -328,7 +328,7 @@ class Node:
             trace = await asyncio.to_thread(self._trace_at, config.trace)
         try:
             if config.policy != self.config.policy:
-                self._change_policy(policy)
+                await self._change_policy(policy)
         except BaseException:
             if moved and trace is not None:
                 trace.close()
@@ -347,12 +347,25 @@ class Node:
             trace.reopen()
         return left
 
-    def _change_policy(self, policy: Policy) -> None:
+    async def _change_policy(self, policy: Policy) -> None:
         """Go on with another policy and the same content; it takes over the rates if it can."""
-        content, now = self.holdings.content, self.clock()
-        known = self._known() if self.holdings.evicts else ()
+        content = self.holdings.content
+        known = content.untold(policy)
+        told: set[Digest] = set()
+
+        def tell(digests: list[Digest]) -> None:
+            for digest, manifest in self._known(digests):
+                known.learn(digest, manifest)
+
+        while fresh := [each for each in self.manifests if each not in told]:  # more come meanwhile
+            if self.holdings.evicts:  # reading and counting takes seconds for many
+                await asyncio.to_thread(tell, fresh)
+            told.update(fresh)
+        for digest in told.difference(self.manifests):
+            known.forget(digest)
+        now = self.clock()
         state = content.policy.state(now) if isinstance(content.policy, Remembering) else None
-        content.set_policy(policy, now, known)
+        content.go_on_with(known, now)
         self.plans.look()
         if state is not None and isinstance(policy, Remembering):
             try:

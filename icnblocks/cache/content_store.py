@@ -75,9 +75,7 @@ class ContentStore:
         self._pinned_bytes = 0
         self._leased_bytes = 0
         self._counts: Counter[str] = Counter()
-        self._known = Known(MAX_KNOWN_BLOCKS)
         self._now = now
-        self._policy = policy
         self.set_policy(policy, now, manifests)
         for manifest, digests in (pins or {}).items():
             self.pin(manifest, digests)
@@ -395,34 +393,19 @@ class ContentStore:
         At most MAX_KNOWN_BLOCKS are known; beyond, the models that were learnt or requested
         longest ago are forgotten. Of a model that has more by itself the policy is told nothing.
         """
-        if self._evicting and manifest_digest not in self._known:
-            base = manifest.base.manifest if manifest.base else None
-            self.learn_blocks(manifest_digest, lengths or manifest.lengths(), base)
+        if self._evicting:
+            self._known.learn(manifest_digest, manifest, lengths)
 
     def learn_blocks(
         self, manifest_digest: Digest, lengths: Mapping[Digest, int], base: Digest | None
     ) -> None:
         """`learn`, for whoever has no manifest but knows its distinct blocks and its base."""
-        if not self._evicting or manifest_digest in self._known:
-            return
-        if len(lengths) > MAX_KNOWN_BLOCKS:  # all others would be forgotten for it, then itself
-            self._known.add(manifest_digest, 0)
-            return
-        sizes = self._footprints(lengths.values())
-        blocks = {digest: sizes[length] for digest, length in lengths.items()}
-        self._policy.learn(manifest_digest, blocks, base)
-        self._known.add(manifest_digest, len(blocks))
-        for oldest in self._known.too_many():
-            self.forget(oldest)
-
-    def _footprints(self, lengths: Iterable[int]) -> dict[int, int]:
-        """Of each length once: most blocks have the same."""
-        return {length: self._store.footprint(length) for length in set(lengths)}
+        if self._evicting:
+            self._known.learn_blocks(manifest_digest, lengths, base)
 
     def forget(self, manifest_digest: Digest) -> None:
         """The manifest is no longer known here (its blocks may stay). Unknown: ignored."""
-        if self._known.remove(manifest_digest):
-            self._policy.forget(manifest_digest)
+        self._known.forget(manifest_digest)
 
     def requested(self, manifest_digest: Digest, now: float) -> bool:
         """Somebody began to pull this model: once for each pull.
@@ -453,26 +436,28 @@ class ContentStore:
         It is told all blocks, oldest first, and `manifests`; request rates start anew. If
         reading those fails, the policy before goes on.
         """
-        before = self._policy, self._known
-        self._policy, self._known = policy, Known(MAX_KNOWN_BLOCKS)
-        try:
-            if self._evicting:
-                self._tell_all(policy, now, manifests)
-        except BaseException:
-            self._policy, self._known = before
-            raise
+        known = self.untold(policy)
+        for digest, manifest in manifests if self._evicting else ():
+            known.learn(digest, manifest)
+        self.go_on_with(known, now)
 
-    def _tell_all(
-        self, policy: Policy, now: float, manifests: Iterable[tuple[Digest, Manifest]]
-    ) -> None:
-        for digest, manifest in manifests:
-            self.learn(digest, manifest)
+    def untold(self, policy: Policy) -> Known:
+        """A fresh policy that may be told of models, on any thread, before it is used here."""
+        return Known(policy, self._store.footprint, MAX_KNOWN_BLOCKS)
+
+    def go_on_with(self, known: Known, now: float) -> None:
+        """`set_policy`, with one that was told of models already."""
+        if self._evicting:
+            self._tell_all(known.policy, now)
+        self._policy, self._known = known.policy, known
+
+    def _tell_all(self, policy: Policy, now: float) -> None:
         now = self._time(now)
         # What was put, but not committed yet: `commit` will tell.
         coming = {digest for digest, one in self._reservations.items() if one.footprint}
         blocks = (block for block in self._store.blocks() if block[0] not in coming)
         while some := list(islice(blocks, _TOGETHER)):
-            sizes = self._footprints(length for _, length in some)
+            sizes = {length: self._store.footprint(length) for _, length in some}
             policy.inserted_all([(digest, sizes[length]) for digest, length in some], now)
         for digest in self._pins:
             if self._length_counted(digest) is not None:

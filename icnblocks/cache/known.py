@@ -1,4 +1,7 @@
-"""Which models a policy has been told of: so many blocks at most. It must not know the policy."""
+"""A policy and the models that it was told of: of so many blocks at most.
+
+This module must not know any policy.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,27 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Mapping
 
+    from icnblocks.cache.policy import Policy
+    from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
 
 
 class Known:
-    """Manifests that are known, each with its number of blocks; of the latest use last.
+    """A policy, and the manifests that it knows with their numbers of blocks; the latest use last.
 
     Args:
+        policy: told of models here only.
+        footprint: the bytes that a block of a length takes.
         limit: blocks of all of them together.
     """
 
-    __slots__ = ("_blocks", "_limit", "_models")
+    __slots__ = ("_blocks", "_footprint", "_limit", "_models", "policy")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, policy: Policy, footprint: Callable[[int], int], limit: int) -> None:
+        self.policy = policy
+        self._footprint = footprint
         self._limit = limit
         self._models: OrderedDict[Digest, int] = OrderedDict()
         self._blocks = 0
@@ -28,10 +37,31 @@ class Known:
     def __contains__(self, manifest: Digest) -> bool:
         return manifest in self._models
 
-    def add(self, manifest: Digest, blocks: int) -> None:
-        """One more, with so many blocks, of which the policy was told."""
-        self._models[manifest] = blocks
-        self._blocks += blocks
+    def learn(
+        self, digest: Digest, manifest: Manifest, lengths: Mapping[Digest, int] | None = None
+    ) -> None:
+        """One more, as `learn_blocks`; `lengths` are its own, for whoever has counted them."""
+        if digest not in self._models:
+            base = manifest.base.manifest if manifest.base else None
+            self.learn_blocks(digest, lengths or manifest.lengths(), base)
+
+    def learn_blocks(
+        self, manifest: Digest, lengths: Mapping[Digest, int], base: Digest | None
+    ) -> None:
+        """One more; those used longest ago are forgotten until the limit is kept."""
+        if manifest in self._models:
+            return
+        if len(lengths) > self._limit:  # all others would be forgotten for it, then itself
+            self._models[manifest] = 0
+            return
+        # Of each length once: most blocks have the same.
+        sizes = {length: self._footprint(length) for length in set(lengths.values())}
+        blocks = {digest: sizes[length] for digest, length in lengths.items()}
+        self.policy.learn(manifest, blocks, base)
+        self._models[manifest] = len(blocks)
+        self._blocks += len(blocks)
+        while self._blocks > self._limit:
+            self.forget(next(iter(self._models)))
 
     def used(self, manifest: Digest) -> bool:
         """It was asked for; False if it is not known."""
@@ -40,13 +70,9 @@ class Known:
         self._models.move_to_end(manifest)
         return True
 
-    def remove(self, manifest: Digest) -> bool:
-        """It is known no longer; False if it was not."""
+    def forget(self, manifest: Digest) -> None:
+        """It is known no longer. Unknown: ignored."""
         count = self._models.pop(manifest, None)
-        self._blocks -= count or 0
-        return count is not None
-
-    def too_many(self) -> Iterator[Digest]:
-        """Those used longest ago, to be removed one after the other until the limit is kept."""
-        while self._blocks > self._limit:
-            yield next(iter(self._models))
+        if count is not None:
+            self._blocks -= count
+            self.policy.forget(manifest)

@@ -187,19 +187,51 @@ async def test_rates_survive_a_restart_and_a_change_of_the_objective(tmp_path):
 
 
 async def test_a_policy_that_cannot_be_changed_leaves_the_trace_as_it_was(tmp_path, monkeypatch):
-    def refuse():
+    def refuse(_):
         raise StorageError("disk I/O error")
 
     old, new = tmp_path / "old", tmp_path / "new"
     async with opened(tmp_path / "s", trace=old) as node:
-        monkeypatch.setattr(node, "_known", refuse)
-        with pytest.raises(StorageError):
-            await node.reload(replace(node.config, policy="lru", trace=new))
+        await node.manifests.put(make_model(seed=31).digest, make_model(seed=31).raw)
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "_manifest", refuse)
+            with pytest.raises(StorageError):
+                await node.reload(replace(node.config, policy="lru", trace=new))
         assert node.config.trace == old
         await known(node, make_model(seed=31))
         await node.trace.write()
         assert old.read_text().count('"get"') == 5
         TraceLog(new, node._manifest, node.clock, node.clock).close()  # nobody holds it
+
+
+async def test_a_policy_that_comes_is_told_of_models_beside_the_event_loop(tmp_path, monkeypatch):
+    """Catches: all manifests were read and their blocks counted on the loop, seconds for many, and
+    for as long as a disk hangs. What comes and goes meanwhile is known, and forgotten."""
+    here, gone, late = (make_model(f"acme/m{number}", seed=number) for number in range(3))
+    reached, goes_on = threading.Event(), threading.Event()
+    async with opened(tmp_path / "s", manifest_capacity=1) as node:
+        read, content = node._manifest, node.holdings.content
+        await known(node, here)
+        await node.manifests._store(gone.digest, gone.raw)  # as one that is fetched
+
+        def held(digest):
+            reached.set()
+            assert goes_on.wait(20)
+            return read(digest)
+
+        monkeypatch.setattr(node, "_manifest", held)
+        reloading = asyncio.create_task(
+            node.reload(replace(node.config, policy="sharing:objective=hits"))
+        )
+        assert await asyncio.to_thread(reached.wait, 20)
+        before = content.policy
+        await node.manifests.put(late.digest, late.raw)
+        await node.manifests._shrink(late.digest)
+        goes_on.set()
+        await reloading
+        assert content.policy is not before
+        told = [content.requested(each.digest, node.clock()) for each in (here, gone, late)]
+        assert told == [True, False, True]
 
 
 @asynccontextmanager
