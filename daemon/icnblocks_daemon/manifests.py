@@ -84,6 +84,7 @@ class Manifests:
         self._bytes = 0
         self._own: set[Digest] = set()
         self._held: frozenset[Digest] = frozenset()
+        self._shrinking = asyncio.Lock()
         for digest, size in catalog.manifests():
             self._count(digest, size)
         self._fetches: Coalesced[tuple[Digest, Name | None, bool], bytes] = Coalesced()
@@ -183,8 +184,9 @@ class Manifests:
         await shielded(self._put(digest, data))
 
     async def _put(self, digest: Digest, data: bytes) -> None:
-        named = await self._store(digest, data, own=True)
-        self._own.add(digest)
+        async with self._shrinking:  # it may be one that was fetched, and that is just removed
+            named = await self._store(digest, data, own=True)
+            self._own.add(digest)
         self._uploads.named(named)
         if self._holdings.evicts:
             self._holdings.content.pin(digest, named)
@@ -264,14 +266,12 @@ class Manifests:
 
     async def _shrink(self, spared: Digest) -> None:
         """Let the longest unused go until the budget holds."""
-        for digest in list(self._sizes):
-            if self._bytes <= self._capacity:
-                return
-            if digest == spared or digest in self._own or digest in self._held:
-                continue
-            size = self._sizes.pop(digest, None)
-            if size is None:  # another fetch that ended at this time let it go
-                continue
-            self._bytes -= size
-            self._holdings.content.forget(digest)
-            await asyncio.to_thread(self._catalog.remove_manifest, digest)
+        async with self._shrinking:
+            for digest in list(self._sizes):
+                if self._bytes <= self._capacity:
+                    return
+                if digest == spared or digest in self._own or digest in self._held:
+                    continue
+                self._bytes -= self._sizes.pop(digest)
+                self._holdings.content.forget(digest)
+                await asyncio.to_thread(self._catalog.remove_manifest, digest)

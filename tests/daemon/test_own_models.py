@@ -1,8 +1,10 @@
 """What was published at a daemon stays there, whatever else it fetches, forgets or cannot read."""
 
+import asyncio
 import http.client
 import os
 import sqlite3
+import threading
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,47 @@ from icnblocks.testing.exchange import bundle, call, make_model, missing, publis
 from icnblocks.testing.processes import launch_edge, poll_until, start_edge
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
+from icnblocks_daemon.config import Config
+from icnblocks_daemon.node import Node
+
+
+async def test_a_manifest_that_is_published_while_it_leaves_as_a_fetched_one_stays(
+    tmp_path, monkeypatch
+):
+    """Catches: what was just stored was removed, and the record that named it was refused."""
+    model, other = make_model("mine/m", seed=5), make_model("mine/other", seed=6)
+    upstream = (("acme", "http://127.0.0.1:9"),)
+    node = Node(Config(tmp_path / "s", upstream=upstream, manifest_capacity=1))
+    reached, goes_on = threading.Event(), threading.Event()
+    remove, store, begun = node.catalog.remove_manifest, node.manifests._store, []
+
+    def held(digest):
+        reached.set()
+        assert goes_on.wait(20)
+        return remove(digest)
+
+    def told(*what, **more):
+        begun.append(what)
+        return store(*what, **more)
+
+    monkeypatch.setattr(node.catalog, "remove_manifest", held)
+    try:
+        await store(model.digest, model.raw)  # as one that is fetched
+        leaving = asyncio.create_task(node.manifests._shrink(other.digest))
+        assert await asyncio.to_thread(reached.wait, 20)
+        monkeypatch.setattr(node.manifests, "_store", told)
+        coming = asyncio.create_task(node.manifests.put(model.digest, model.raw))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        if begun:  # else it waits until the other is done
+            await coming
+        goes_on.set()
+        await asyncio.gather(leaving, coming)
+        assert model.digest in node.manifests
+        assert node.catalog.manifest(model.digest) == model.raw
+    finally:
+        goes_on.set()
+        await node.close()
 
 
 @pytest.fixture
