@@ -11,10 +11,11 @@ from icnblocks.errors import NotFoundError
 from icnblocks.manifest.codec import decode
 from icnblocks.naming import Digest
 from icnblocks.wire.havemap import HaveMap, encode_have
+from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.http.names import MANIFEST_PATH, hint_of, via_of
 
 if TYPE_CHECKING:
-    from icnblocks.naming import Name
+    from icnblocks_daemon.manifests import Shared
     from icnblocks_daemon.node import Node
 
 HAVE_PATH: Final = f"{MANIFEST_PATH}/have"
@@ -25,6 +26,7 @@ class Have:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._maps: Coalesced[tuple[Digest, bool], bytes] = Coalesced()
 
     def routes(self) -> list[web.RouteDef]:
         """The endpoints of this module."""
@@ -36,13 +38,19 @@ class Have:
         known_only = "only-if-cached" in request.headers.get("Cache-Control", "").lower()
         if known_only and digest not in self._node.manifests:
             raise NotFoundError(f"no manifest {digest} here")
-        raw = await self._node.manifests.get(digest, name, via_of(request))
-        body = await asyncio.to_thread(self._map, raw, name)
+        manifest = await self._node.manifests.shared(digest, name, via_of(request))
+        fetches = bool(self._node.fib.route(name))
+        body = await self._maps.do((digest, fetches), lambda: self._map(manifest, fetches=fetches))
         return web.Response(
             body=body,
             content_type="application/octet-stream",
         )
 
-    def _map(self, manifest: bytes, name: Name | None) -> bytes:
-        flags = self._node.holdings.held(decode(manifest).lengths())
-        return encode_have(HaveMap(flags, bool(self._node.fib.route(name))))
+    async def _map(self, manifest: Shared, *, fetches: bool) -> bytes:
+        """Made once for all who ask meanwhile: that of a large model takes a second of a core."""
+
+        def made() -> bytes:
+            flags = self._node.holdings.held(decode(manifest.data).lengths())
+            return encode_have(HaveMap(flags, fetches))
+
+        return await asyncio.to_thread(made)
