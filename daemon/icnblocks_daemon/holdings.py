@@ -266,6 +266,18 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.shield(_task(work))
 
 
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; a caller that is cancelled stays until it ends, with whatever it holds.
+
+    For what runs on a thread, which does not stop: else who leaves and comes again has many run.
+    """
+    task = _task(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
+
+
 def _task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """A task whose error is read even if everyone who waited for it has left."""
     task = asyncio.create_task(work)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import IcnError, StorageError
 from icnblocks.manifest.codec import decode
 from icnblocks.wire.upload import Parts, unpack_parts
-from icnblocks_daemon.bodies import Bodies
+from icnblocks_daemon.fair_turns import FairTurns
 from icnblocks_daemon.holdings import shielded
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Uploads:
         self._clock = clock
         self._parts = Parts()
         self._unnamed: dict[Digest, float] = {}  # when it came
-        self.bodies = Bodies(AT_ONCE)
+        self.bodies = FairTurns(AT_ONCE)
         """A turn of it is to be held while a writer's body is in memory."""
 
     @property

@@ -1,8 +1,8 @@
-"""Bodies of writers that are in memory at once: a bound, of which each client has a fair share.
+"""A bound of what is in work at once, of which each client has a fair share.
 
-A place is held until its body has come, and that takes a slow line a minute. So a client takes no
-more places than it leaves free: there is one for whoever comes next, and those who are here share
-alike. On the event loop. This module must not read anything.
+A turn may last: the body of a request takes a slow line a minute. So a client takes no more turns
+than it leaves free: there is one for whoever comes next, and those who are here share alike. On
+the event loop. This module must not know what is done in a turn.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-class Bodies:
-    """Who has a body in memory, and who waits for a place.
+class FairTurns:
+    """Who has a turn, and who waits for one.
 
     Args:
-        most: places.
+        most: turns at once.
     """
 
     def __init__(self, most: int) -> None:
@@ -29,7 +29,7 @@ class Bodies:
 
     @asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
-        """To be held while a body of `client` is in memory."""
+        """To be held while something is done for `client`."""
         given = asyncio.get_running_loop().create_future()
         self._waiting[given] = client
         self._give()
@@ -41,7 +41,7 @@ class Bodies:
                 self._take_back(client)
 
     def _give(self) -> None:
-        """A place to each who may have one, in the order of their coming."""
+        """A turn to each who may have one, in the order of their coming."""
         for given, client in list(self._waiting.items()):
             held = self._held.get(client, 0)
             if held < self._free and not given.done():  # else whoever waited is just leaving
