@@ -37,11 +37,12 @@ class Refusals(Generic[K, A]):
         """How many are remembered; some of them may be over."""
         return len(self._answers)
 
-    def note(self, key: K, answer: A, now: float) -> None:
-        """The question for `key` ended with this now."""
-        if self._for_s <= 0:
+    def note(self, key: K, answer: A, now: float, for_s: float = 0.0) -> None:
+        """The question for `key` ended with this now; remembered for `for_s`, if that is longer."""
+        for_s = max(for_s, self._for_s)
+        if for_s <= 0:
             return
-        self._answers[key] = (now + self._for_s, answer)
+        self._answers[key] = (now + for_s, answer)
         self._answers.move_to_end(key)
         while len(self._answers) > self._most or self._first() <= now:
             self._answers.popitem(last=False)
@@ -64,9 +65,9 @@ class Failures(Refusals[K, "IcnError"]):
 
     __slots__ = ()
 
-    def note(self, key: K, answer: IcnError, now: float) -> None:
+    def note(self, key: K, answer: IcnError, now: float, for_s: float = 0.0) -> None:
         """See Refusals."""
-        super().note(key, _bare(answer), now)
+        super().note(key, _bare(answer), now, for_s)
 
     def check(self, key: K, now: float) -> None:
         """Return if the question may be asked.

@@ -39,7 +39,10 @@ from icnblocks_daemon.couriers import Courier
 from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.questions import NoTurnError, Questions, Race
 from icnblocks_daemon.reasons import failure_of
+from icnblocks_daemon.records import MISSING
+from icnblocks_daemon.refusals import Failures
 from icnblocks_daemon.strategies import Failure
+from icnblocks_daemon.strategies.standing import MOST_REST_S
 from icnblocks_daemon.via import format_via
 
 if TYPE_CHECKING:
@@ -63,6 +66,9 @@ _CONTROL_THREADS: Final = 8
 """For each upstream."""
 _TURN_STALLS: Final = 4
 """A question waits for its turn as many `upstream_timeout` as for the answer (client.source)."""
+BUSY_S: Final = 1.0
+"""A question that a busy upstream was asked is not asked again for so long, or for as long as it
+asked for: not everything there need be busy, so others are."""
 _PULL_IDLE_S: Final = 30.0
 """After so long without a miss of a model, the next one counts upstream as another request."""
 _PULLS: Final = 1024
@@ -119,6 +125,7 @@ class Upstreams:
         self._couriers: dict[str, Courier] = {}
         self._errors: dict[str, str] = {}
         self._pulls: OrderedDict[tuple[Name | None, Digest], tuple[bytes, float]] = OrderedDict()
+        self._busy: Failures[tuple[Route, str]] = Failures(BUSY_S, MISSING)
         self._questions = Questions(
             {url: self._sources[url] for url in fib.upstreams},
             at_once=_CONTROL_THREADS,
@@ -296,9 +303,11 @@ class Upstreams:
     ) -> T:
         """Ask the upstreams of a route in turn until one gives an answer that may be kept.
 
-        While one is slow the next one is asked as well; who was slow and overtaken rests.
+        While one is slow the next one is asked as well; who was slow and overtaken rests. What a
+        busy one was asked for in vain is not asked for again before it said.
         """
         worst: IcnError | None = None
+        self._busy.check((route, what), self._clock())
         async with Race[S]() as race:
             while (told := await self._next(route, race, question)) is not None:
                 url, answer = told
@@ -319,6 +328,9 @@ class Upstreams:
                     for overtaken in race.slow:
                         self.strategy.failed(overtaken, Failure.SLOW, self._clock())
                     return kept
+        if isinstance(worst, ThrottledError):
+            for_s = min(worst.after_s, MOST_REST_S)
+            self._busy.note((route, what), worst, self._clock(), for_s)
         raise worst or SourceError("there is no upstream to ask")
 
     async def _next(

@@ -70,6 +70,39 @@ async def test_a_busy_upstream_is_left_alone_as_long_as_it_asked_for(error, why,
     await upstreams.close()
 
 
+@pytest.mark.parametrize(("after_s", "again_s"), [(0.0, 1.0), (30.0, 30.0), (3600.0, 60.0)])
+async def test_what_a_busy_upstream_was_asked_for_is_not_asked_before_it_said(
+    tmp_path, after_s, again_s
+):
+    """Catches: devices come back every second, and each had the edge ask an upstream that wants to
+    be left alone for half a minute, as there was no other one."""
+    route, now, asked = (("", US),), [5.0], []
+    upstreams = Upstreams(
+        Config(store=tmp_path, upstream=route), Fib(route), make_strategy("fail-over"), Metrics(),
+        node_id="0" * 16, clock=lambda: now[0],
+    )  # fmt: skip
+
+    def refuse(source):
+        asked.append(now[0])
+        raise ThrottledError("later", after_s=after_s)
+
+    async def ask(what):
+        with pytest.raises(ThrottledError) as caught:
+            await upstreams._ask((US,), what, refuse, None)
+        assert caught.value.after_s == after_s
+
+    await ask("record")
+    now[0] += again_s - 0.5
+    await ask("record")
+    assert asked == [5.0]
+    await ask("another record")
+    assert asked == [5.0, now[0]], "of that it has not said anything"
+    now[0] += 0.5
+    await ask("record")
+    assert asked[2:] == [now[0]]
+    await upstreams.close()
+
+
 @pytest.mark.parametrize("error", [UntrustedError, ForeignError, FormatError, RefusedError])
 async def test_what_an_upstream_does_wrong_is_no_mistake_of_who_asked_here(tmp_path, error):
     """Catches: a device is told which of its settings to change, for those of the edge."""
