@@ -10,6 +10,7 @@ fetch anything.
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from icnblocks.store.base import Verified
 
 _KEPT_OPEN = 256
+"""Partial files at most; and a quarter of the files that the system allows this process."""
 _JOINED_BYTES = 256 * KIB
 """Blocks that follow one another are written together up to here."""
 
@@ -52,6 +54,7 @@ class _Partials:
         self._doubt = doubt
         self._paths = {file: manifest.files[file].path + PARTIAL for file in files}
         self._open: dict[int, int] = {}
+        self._most = min(_KEPT_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self.youngest = 0
         self.fresh: set[int] = set()
         try:
@@ -64,7 +67,7 @@ class _Partials:
 
     def _make(self, file: int, size: int) -> None:
         fd = self._directory.open(self._paths[file], os.O_RDWR | os.O_CREAT)
-        kept = len(self._open) < _KEPT_OPEN
+        kept = len(self._open) < self._most
         if kept:
             self._open[file] = fd
         try:

@@ -1,6 +1,7 @@
 """Pulls on one machine, without a network: what is published in place there is pulled."""
 
 import os
+import resource
 import sqlite3
 from dataclasses import replace
 
@@ -262,3 +263,16 @@ def test_where_the_kernel_names_no_boot_a_pull_that_was_not_flushed_is_hashed_ea
     pulled = pull("acme/a").path
     rot(settings, pulled / "file")
     assert contents(pull("acme/a").path) == contents(root)
+
+
+def test_a_model_of_more_files_than_may_be_open_is_pulled(put, pull, tmp_path):
+    """Catches: 256 partial files kept open, where the system allows no more to a process."""
+    files = {f"f{number}": os.urandom(100) for number in range(300)}
+    root = put("acme/many", **files)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        pull("acme/many", tmp_path / "to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert contents(tmp_path / "to") == contents(root)
