@@ -49,7 +49,8 @@ def parse_rate(text: str) -> float:
     """Bytes a second from `200Mbit`, `1Gbit/s` or `200Mbps` (bits), or `25MB/s` (bytes).
 
     Raises:
-        ValueError: for anything else, also for a number without a unit and for 0.
+        ValueError: for anything else, also for a number without a unit and below a byte a second:
+            who waits at such a rate would wait longer than clocks can say.
     """
     match = _RATE.match(text.strip())
     value = 0.0
@@ -61,7 +62,7 @@ def parse_rate(text: str) -> float:
             value = amount * _BITS[unit[:-1]] / 8
         elif unit.endswith("b") and unit in _SIZE:
             value = amount * _SIZE[unit]
-    if not value:
+    if value < 1:
         raise ValueError(f"{text!r} is not a rate such as 200Mbit, 1Gbit or 25MB/s")
     return value
 

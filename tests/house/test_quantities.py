@@ -52,8 +52,11 @@ def test_rates(text, rate):
     assert parse_rate(text) == rate
 
 
-@pytest.mark.parametrize("text", ["200", "0Mbit", "200M", "1/s", "1 Mbits per s"])
+@pytest.mark.parametrize(
+    "text", ["200", "0Mbit", "200M", "1/s", "1 Mbits per s", "7bit", "0.000001bit"]
+)
 def test_a_rate_without_a_unit_or_of_nothing_is_refused(text):
+    """Catches: a traceback of who waits for what such a rate would let through."""
     with pytest.raises(ValueError):
         parse_rate(text)
 
