@@ -47,3 +47,14 @@ def test_the_names_of_tensors_do_nothing_to_a_terminal(tmp_path):
         assert r"w\x1b[2J\x1b]0;t\x07\r\n  manifest 00\x9b31m\u202e\u2028x" in text, words
         assert text.replace("\n", "").isprintable(), words
         assert not any(line.startswith("  manifest 00") for line in text.splitlines()), words
+
+
+def test_what_standard_output_cannot_say_is_spelled_out(tmp_path):
+    """Catches: a traceback in the middle of what a command was run for."""
+    device = Device(tmp_path / "device", PYTHONIOENCODING="latin-1")
+    (tmp_path / "м").mkdir()
+    (tmp_path / "м" / "файл").write_bytes(b"bytes")
+    device.run("publish", tmp_path / "м", "acme/m", "--store", tmp_path / "store").done()
+    text = said(device, "show", "acme/m", "--store", tmp_path / "store", "--trust-first-use")
+    assert f"{tmp_path}/\\u043c" in text
+    assert "  \\u0444\\u0430\\u0439\\u043b  5 B" in text

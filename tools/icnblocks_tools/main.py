@@ -6,6 +6,7 @@ into one line and a stable exit code; it must not do any command's work.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import json
@@ -70,7 +71,9 @@ def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command as a program and exit with its stable code."""
     as_json = "--json" in sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="surrogateescape")  # paths that are no text, as they are
+        # Paths that are no text go out as they are; what an encoding lacks is spelled out.
+        whole = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if whole else "backslashreplace")
     try:
         version = click.version_option(package_name="icnblocks", message="%(prog)s %(version)s")
         _run(version(command), name, as_json=as_json)
