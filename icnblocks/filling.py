@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from icnblocks.assembly.reuse import LocalReuse
 from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from icnblocks.store.inplace import InPlaceStore
     from icnblocks.wire.bundle import Want
 
+_QUIET_S: Final = 5.0
+"""Where no block comes for so long, and sources said why, the user hears of it."""
+
 
 class Progress(Protocol):
     """Hears how it goes; its methods are called on several threads."""
@@ -42,6 +45,10 @@ class Progress(Protocol):
 
     def reused(self, count: int) -> None:
         """`count` more bytes were taken from another model on this machine."""
+        ...
+
+    def warned(self, text: str) -> None:
+        """Something odd that did not stop the pull."""
         ...
 
 
@@ -213,11 +220,25 @@ class Filling:
                 self._fetching(engine.close)
             for number, part in enumerate(parts):
                 engine.add(part, hint, None if number else self._blocks, part=number)
-            engine.wait()
+            self._wait(engine)
             wasted = sum(engine.counters().wasted.values())
             others = engine.status()[len(self._sources) :]
         sink.settle(self._resolved.name)
         return Moved(sink.received, wasted, sum(each.received_bytes for each in others))
+
+    def _wait(self, engine: Engine) -> None:
+        """Wait for the end, and say once what is waited for: that may take minutes."""
+        told, before = False, 0
+        while not engine.wait(None if told else _QUIET_S):
+            status, came = engine.status()[: len(self._sources)], engine.counters().blocks
+            whys = [each.last_error for each in status if each.wait_s and each.last_error]
+            told = bool(whys) and came == before
+            before = came
+            if told:
+                self._progress.warned(
+                    f"{self._resolved.name}: no block has come for {_QUIET_S:.0f} s:"
+                    f" {'; '.join(whys)}; asking again"
+                )
 
     def _blocks(self) -> list[Digest]:
         return list(self._resolved.manifest.lengths())

@@ -66,10 +66,6 @@ class Listener(Progress, Protocol):
         """A model's blocks are about to be gathered: `total` bytes, `done` are there."""
         ...
 
-    def warned(self, text: str) -> None:
-        """Something odd that did not stop the pull."""
-        ...
-
 
 class _Logged:
     """Where nobody listens, what is odd goes to the log."""

@@ -1,15 +1,19 @@
 """Filling from this machine and from a source, with a real daemon as the source."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
+import icnblocks.filling as filling_module
 from icnblocks.client.settings import load_settings
 from icnblocks.client.trust import KnownPublishers, Trust
 from icnblocks.naming import Name
 from icnblocks.puller import Puller
 from icnblocks.testing.device import Device
+from icnblocks.testing.lying import Lie
 from icnblocks.testing.processes import start_edge
+from tests.tools.test_fetch_sources import serving
 
 HALF = 3 << 20
 
@@ -67,3 +71,37 @@ def test_what_is_not_here_after_all_is_fetched_too(origin, device):
     pulled = pull("acme/two")
     assert right(origin[0] / "two", pulled)
     assert HALF < pulled.bytes_network <= 2 * HALF
+
+
+class Hearer:
+    """Keeps what it was warned of."""
+
+    def __init__(self):
+        self.told = []
+
+    def begun(self, *_):
+        pass
+
+    def moved(self, count):
+        pass
+
+    def reused(self, count):
+        pass
+
+    def warned(self, text):
+        self.told.append(text)
+
+
+def test_while_all_sources_are_busy_the_user_hears_once_what_is_waited_for(tmp_path, monkeypatch):
+    """Catches: up to ten minutes without a word."""
+    monkeypatch.setattr(filling_module, "_QUIET_S", 0.1)
+    keys = ("models", "store", "keys", "known_publishers")
+    settings = load_settings({f"ICN_{key.upper()}": str(tmp_path / key) for key in keys})
+    hearer = Hearer()
+    with serving("acme/m", Lie.STATUS_429, times=2) as server:
+        trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
+        with Puller(replace(settings, sources=(server.url,)), trust, hearer) as puller:
+            puller.pull(Name.parse("acme/m"))
+    (told,) = hearer.told
+    assert told.startswith("acme/m: no block has come for 0 s: ")
+    assert f"blocks from {server.url}: " in told

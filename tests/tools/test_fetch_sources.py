@@ -14,7 +14,7 @@ import pytest
 from icnblocks.limits import DEFAULT_PRIORITY, KIB, MAX_BASES
 from icnblocks.testing.device import Device
 from icnblocks.testing.exchange import make_model, record_path
-from icnblocks.testing.lying import LyingServer, Reply
+from icnblocks.testing.lying import Lie, LyingServer, Reply
 from icnblocks.testing.models import lora, write_llama
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.testing.relay import Relay
@@ -36,8 +36,8 @@ def device(tmp_path):
     return Device(tmp_path / "device")
 
 
-def serving(name: str) -> LyingServer:
-    """A server of this one model, that keeps what it is asked."""
+def serving(name: str, lie: Lie = Lie.NONE, times: int | None = None) -> LyingServer:
+    """A server of this one model, that keeps what it is asked; of blocks it may lie."""
     model = make_model(name)
     told = {record_path(model.name): model.record(), f"/v1/manifests/{model.digest}": model.raw}
 
@@ -45,7 +45,7 @@ def serving(name: str) -> LyingServer:
         path = request.path.partition("?")[0]
         return Reply(200, told[path]) if path in told else None
 
-    return LyingServer(model.blocks, respond=respond)
+    return LyingServer(model.blocks, lie, times=times, respond=respond)
 
 
 def chain(tmp_path, publisher, origin, length: int) -> list[str]:
