@@ -33,7 +33,7 @@ class IcnError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
     fault: ClassVar[Fault] = Fault.PROGRAM
-    retry: ClassVar[bool] = False
+    retry: bool = False  # of a class; an error may know better
     advice: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _QUIET_S: Final = 5.0
 """Where no block comes for so long, and sources said why, the user hears of it."""
 
+_ELSEWHERE: Final = "name another source with --from (sources=); what came is kept"
+
 
 class Progress(Protocol):
     """Hears how it goes; its methods are called on several threads."""
@@ -124,11 +126,14 @@ class _Sink:
         first = self._refused[0]
         if isinstance(first, StorageError):
             raise first
+        passes = any(error.retry for error in self._refused)
         # That of another class is about what was asked for by itself.
-        hint = first.hint if isinstance(first, SourceError) else ""
-        raise IncompleteError(
+        hint = first.hint if isinstance(first, SourceError) else "" if passes else _ELSEWHERE
+        failure = IncompleteError(
             f"{len(self._refused)} blocks of {name} could not be had; the first: {first}", hint=hint
         )
+        failure.retry = passes
+        raise failure
 
 
 class Filling:

@@ -8,6 +8,7 @@ import pytest
 import icnblocks.filling as filling_module
 from icnblocks.client.settings import load_settings
 from icnblocks.client.trust import KnownPublishers, Trust
+from icnblocks.errors import IncompleteError
 from icnblocks.naming import Name
 from icnblocks.puller import Puller
 from icnblocks.testing.device import Device
@@ -92,16 +93,36 @@ class Hearer:
         self.told.append(text)
 
 
-def test_while_all_sources_are_busy_the_user_hears_once_what_is_waited_for(tmp_path, monkeypatch):
-    """Catches: up to ten minutes without a word."""
-    monkeypatch.setattr(filling_module, "_QUIET_S", 0.1)
+@pytest.fixture
+def pull_from(tmp_path):
+    """Pulls acme/m from a server, into a machine of its own."""
     keys = ("models", "store", "keys", "known_publishers")
     settings = load_settings({f"ICN_{key.upper()}": str(tmp_path / key) for key in keys})
+
+    def pull(server, hearer=None):
+        asked = replace(settings, sources=(server.url,), retry_s=0.2)
+        trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
+        with Puller(asked, trust, hearer) as puller:
+            puller.pull(Name.parse("acme/m"))
+
+    return pull
+
+
+def test_while_all_sources_are_busy_the_user_hears_once_what_is_waited_for(pull_from, monkeypatch):
+    """Catches: up to ten minutes without a word."""
+    monkeypatch.setattr(filling_module, "_QUIET_S", 0.1)
     hearer = Hearer()
     with serving("acme/m", Lie.STATUS_429, times=2) as server:
-        trust = Trust(KnownPublishers(settings.known_publishers), first_use=True)
-        with Puller(replace(settings, sources=(server.url,)), trust, hearer) as puller:
-            puller.pull(Name.parse("acme/m"))
+        pull_from(server, hearer)
     (told,) = hearer.told
     assert told.startswith("acme/m: no block has come for 0 s: ")
     assert f"blocks from {server.url}: " in told
+
+
+@pytest.mark.parametrize(("lie", "passes"), [(Lie.NOT_FOUND, False), (Lie.STATUS_500, True)])
+def test_what_no_source_has_is_not_worth_another_try(pull_from, lie, passes):
+    """Catches: scripts that try again and again what the only source lacks for good."""
+    with serving("acme/m", lie) as server, pytest.raises(IncompleteError) as caught:
+        pull_from(server)
+    assert caught.value.retry is passes
+    assert ("run it again" in caught.value.hint) is passes
