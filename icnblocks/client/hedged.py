@@ -10,9 +10,11 @@ import threading
 import time
 from collections import deque
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 
 from icnblocks.errors import SourceError
+from icnblocks.limits import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SLOW_S: Final = 1.0
-"""Who has not answered after so many seconds is not waited for before the next one is asked."""
+"""Who has not answered after so many seconds is not waited for before the next one is asked..."""
+FLOW_BYTES: Final = 256 * KIB
+"""...unless so much of an answer came in them: a long one is not to come from all at once."""
 
 
 def answers(
@@ -30,6 +34,7 @@ def answers(
     *,
     slow_s: float = SLOW_S,
     within_s: float | None = None,
+    coming: Callable[[Source], int] = lambda _: 0,
 ) -> Iterator[Callable[[], T]]:
     """Ask sources until the caller has enough.
 
@@ -39,6 +44,7 @@ def answers(
         ask: asks one; called on threads of its own where there are several.
         slow_s: seconds after which one is slow.
         within_s: seconds after which none is waited for any more; None waits for all.
+        coming: how many bytes came of a source that is at work.
 
     Yields:
         For each source, in the order in which they answered: a call that returns what `ask`
@@ -50,14 +56,17 @@ def answers(
         yield lambda: ask(sources[0])
         return
     asked = _Asked(ask)
-    left, waiting = list(reversed(sources)), 0
+    begun = waiting = came = 0
     until = None if within_s is None else time.monotonic() + within_s
-    while left or waiting:
-        if left:
-            asked.begin(left.pop())
+    while begun < len(sources) or waiting:
+        before, came = came, sum(map(coming, sources[:begun]))
+        if begun < len(sources) and not (waiting and came - before >= FLOW_BYTES):
+            asked.begin(sources[begun])
+            begun += 1
             waiting += 1
-        rest = None if until is None else max(0.0, until - time.monotonic())
-        answer = asked.next(rest if not left else slow_s if rest is None else min(slow_s, rest))
+        rest = inf if until is None else max(0.0, until - time.monotonic())
+        wait_s = min(rest, slow_s if begun < len(sources) else inf)
+        answer = asked.next(None if wait_s == inf else wait_s)
         if answer is not None:
             waiting -= 1
             yield answer

@@ -241,6 +241,12 @@ class Connection:
         """Whether a socket is held."""
         return self._timed is not None
 
+    @property
+    def received(self) -> int:
+        """Bytes that came over the socket that is held."""
+        timed = self._timed
+        return 0 if timed is None else timed.received
+
     def request(
         self,
         method: str,
@@ -269,8 +275,7 @@ class Connection:
         if self._unread:
             self.drop()
         while True:
-            kept = self._timed
-            before = 0 if kept is None else kept.received
+            kept, before = self._timed, self.received
             try:
                 return self._exchange(method, path, body, head, wait)
             except _FAILURES as error:

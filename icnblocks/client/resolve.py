@@ -300,7 +300,7 @@ class Resolver:
         call = partial(rounds.ask, lambda source: _manifest_of(source, name, digest))
         while True:
             due, failures = rounds.begin(self._sources)
-            for answer in answers(due, call):
+            for answer in answers(due, call, coming=lambda source: source.coming()):
                 try:
                     data = answer()
                 except IcnError as error:

@@ -350,6 +350,11 @@ class Source:
         """
         self._ask("PUT", _record_path(name), f"{name} to {self}", raw, writes=True)
 
+    def coming(self) -> int:
+        """Bytes that came on the connections of control requests that are under way."""
+        with self._lock:
+            return sum(connection.received for connection in self._busy)
+
     def close(self) -> None:
         """Close idle connections and cut off requests under way. Idempotent."""
         with self._lock:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from icnblocks.client.hedged import answers
+from icnblocks.client.hedged import FLOW_BYTES, answers
 from icnblocks.errors import NotFoundError, SourceError
 
 
@@ -52,6 +52,24 @@ def test_one_that_stalls_is_not_waited_for_and_not_forgotten():
     go.set()
     assert next(came)() == "stalled"
     assert next(came, None) is None
+
+
+@pytest.mark.parametrize(("flows", "asked"), [(1000, ["long"]), (3, ["long", "next"])])
+def test_of_whom_a_long_answer_comes_the_next_is_asked_only_when_that_ends(flows, asked):
+    """Catches: a manifest of megabytes over a thin link, from each of its sources at once."""
+    go, looks = threading.Event(), []
+
+    def coming(name):
+        looks.append(name)
+        if len(looks) == 6:
+            go.set()
+        return FLOW_BYTES * min(len(looks), flows)
+
+    sources = Sources(long=go, next="next")
+    came = answers(sources.names, sources.ask, slow_s=0.02, coming=coming)
+    assert next(came)() == asked[-1]
+    assert sources.asked == asked
+    go.set()
 
 
 def test_nobody_is_waited_for_beyond_the_time_that_there_is():

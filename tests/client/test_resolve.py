@@ -65,6 +65,9 @@ class Origin:
     def manifest(self, digest, **_):
         return MANIFESTS[digest]
 
+    def coming(self):
+        return 0
+
 
 @pytest.fixture
 def catalog(tmp_path):
@@ -329,14 +332,14 @@ def test_a_remembered_record_that_has_rotted_is_asked_for_anew(follow, catalog, 
 def test_nobody_says_not_found_while_somebody_could_not_be_asked(catalog, tmp_path, what, other):
     """Catches: exit code 4, which no script tries again, of a name that a busy source may know."""
 
-    class Lacks:
+    class Lacks(Origin):
         def record(self, name):
             raise NotFoundError("no such name")
 
         def manifest(self, digest, **_):
             raise NotFoundError("no such manifest")
 
-    class Away:
+    class Away(Origin):
         def record(self, name):
             raise other
 
