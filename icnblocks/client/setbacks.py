@@ -67,6 +67,7 @@ class Setbacks:
             missing = IncompleteError(
                 f"block {digest} could not be had: {told}", hint="" if passes else failed[0].hint
             )
+            missing.retry = passes
             missing.__cause__ = failed[0]
             return missing
         for _, error in whys:

@@ -47,7 +47,7 @@ def test_what_may_pass_at_one_is_worth_another_try_whatever_the_others_say() -> 
     scheduler.finished(bundle, 0, 0)
     _, refusals = fail_until_refused(scheduler, 1)
     assert {type(refusal.error) for refusal in refusals} == {IncompleteError}
-    assert refusals[0].error.hint == IncompleteError.advice
+    assert (refusals[0].error.hint, refusals[0].error.retry) == (IncompleteError.advice, True)
     assert "no; down" in str(refusals[0].error)
 
 
@@ -85,4 +85,4 @@ def test_a_pull_says_what_helps_where_running_it_again_does_not(
             icnblocks.pull(
                 str(model.name), sources=server.url, to=tmp_path / "model", trust_first_use=True
             )
-    assert caught.value.hint == VersionError.advice
+    assert (caught.value.hint, caught.value.retry) == (VersionError.advice, False)
