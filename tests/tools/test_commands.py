@@ -57,7 +57,7 @@ def test_every_program_tells_its_version_alike(words):
     assert re.fullmatch(r"icn(-edge)? \d+\.\d+\.\d+\n", told)
 
 
-@pytest.mark.parametrize("early", ["click", "icnblocks_tools.fetch"])
+@pytest.mark.parametrize("early", ["typing", "click", "icnblocks_tools.fetch"])
 def test_an_interrupt_while_a_command_is_imported_ends_it_without_a_word(early):
     """Catches: a traceback for who presses Ctrl-C in the first tenth of a second."""
     code = (

@@ -5,10 +5,9 @@ line, it ends the program as it ends any other, without a traceback. This module
 """
 
 import signal
-from typing import NoReturn
 
 
-def _begin(name: str) -> NoReturn:
+def _begin(name: str) -> None:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -20,31 +19,31 @@ def _begin(name: str) -> NoReturn:
     run(found, name)
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Entry point of `icn`."""
     _begin("icn")
 
 
-def fetch() -> NoReturn:
+def fetch() -> None:
     """Entry point of `icn-fetch`."""
     _begin("icn-fetch")
 
 
-def publish() -> NoReturn:
+def publish() -> None:
     """Entry point of `icn-publish`."""
     _begin("icn-publish")
 
 
-def show() -> NoReturn:
+def show() -> None:
     """Entry point of `icn-show`."""
     _begin("icn-show")
 
 
-def verify() -> NoReturn:
+def verify() -> None:
     """Entry point of `icn-verify`."""
     _begin("icn-verify")
 
 
-def sim() -> NoReturn:
+def sim() -> None:
     """Entry point of `icn-sim`."""
     _begin("icn-sim")
