@@ -91,7 +91,9 @@ def check_answer(answer: Answer, what: str) -> Answer:
         raise ThrottledError(text, after_s=after_s)  # its hint is to whoever runs it
     if 300 <= answer.status < 400:
         place = one_line(answer.headers.get("location")) or "another place"
-        raise SourceError(f"{what}: redirected to {place}; name that as the source instead")
+        base, ours, _ = place.partition("/v1/")  # what follows is what was asked for
+        place = base if ours and "?" not in base else place
+        raise SourceError(f"{what}: redirected to {place}", hint="name that as the source instead")
     kind = _by_code().get(str(told.get("error"))) or _BY_STATUS.get(answer.status, SourceError)
     kind = _THEIRS.get(kind, kind)
     if kind is NotFoundError and not speaks_icn:

@@ -237,12 +237,21 @@ def test_errors_of_servers(reply: Reply, kind: type[IcnError]) -> None:
         source.close()
 
 
-def test_a_redirect_says_where_to() -> None:
-    """Catches: "name the place it redirects to", and not which one that is."""
-    reply = Reply(301, b"", {"Location": "https://edge.example/v1/x\x1b[2J"})
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("https://edge.example/icn/v1/records/acme/minilm/v1", "https://edge.example/icn"),
+        ("https://login.example/?for=/v1/x\x1b[2J", "https://login.example/?for=/v1/x?[2J"),
+    ],
+)
+def test_a_redirect_says_which_source_to_name(location: str, told: str) -> None:
+    """Catches: "name that as the source" of the URL of a record; "try again" beside it."""
+    reply = Reply(301, b"", {"Location": location})
     with serving(lambda _: reply) as server, Source(server.url) as source:
-        with pytest.raises(SourceError, match=r"redirected to https://edge.example/v1/x\?\[2J;"):
+        with pytest.raises(SourceError) as caught:
             source.record(NAME)
+    assert str(caught.value).endswith(f": redirected to {told}")
+    assert caught.value.hint == "name that as the source instead"
 
 
 @pytest.mark.parametrize("status", [429, 503])
