@@ -57,23 +57,35 @@ def test_every_program_tells_its_version_alike(words):
     assert re.fullmatch(r"icn(-edge)? \d+\.\d+\.\d+\n", told)
 
 
-@pytest.mark.parametrize("early", ["typing", "click", "icnblocks_tools.fetch"])
-def test_an_interrupt_while_a_command_is_imported_ends_it_without_a_word(early):
-    """Catches: a traceback for who presses Ctrl-C in the first tenth of a second."""
+def interrupted_at(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What `icn-fetch` does if Ctrl-C is pressed when it begins to import a module."""
     code = (
         "import os, signal, sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == '{early}': os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        if name == '{module}': os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupt())\n"
-        "sys.argv = ['icn-fetch', '--help']\n"
+        f"sys.argv = {['icn-fetch', *words]}\n"
         "from icnblocks_tools.entry import fetch\n"
         "fetch()\n"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
+
+
+@pytest.mark.parametrize("early", ["typing", "click", "icnblocks_tools.fetch"])
+def test_an_interrupt_while_a_command_is_imported_ends_it_without_a_word(early):
+    """Catches: a traceback for who presses Ctrl-C in the first tenth of a second."""
+    done = interrupted_at(early, "--help")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_scripts_are_told_of_an_interrupt_before_there_is_anything_else_to_tell():
+    """Catches: code 130 and not a line, while what a pull needs was imported."""
+    done = interrupted_at("icnblocks.puller", "a/b", "--json")
+    assert (done.returncode, done.stderr.strip()) == (130, "")
+    assert json.loads(done.stdout)["error"] == "interrupted"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 import click
 
-from icnblocks.errors import IcnError, StorageError, UsageError
+from icnblocks.errors import Fault, IcnError, StorageError, UsageError
 from icnblocks_tools.lazy import LazyGroup, load
 
 COMMANDS: Final = {
@@ -35,8 +35,14 @@ COMMANDS: Final = {
     "sim": ("icnblocks_tools.sim:sim", "Replay access traces: which policy, how much disk?"),
     "edge": ("icnblocks_daemon.cli:icn_edge", "Run the edge cache daemon (icn-edge)."),
 }
-INTERRUPTED: Final = 130
 _WRITING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+
+class Interrupted(IcnError):
+    """Ctrl-C."""
+
+    code, exit_code, fault, retry = "interrupted", 130, Fault.USER, True
+    advice = "run it again to go on"
 
 
 @click.group(cls=LazyGroup, table=COMMANDS)
@@ -108,8 +114,7 @@ def _run(command: click.Command, name: str, *, as_json: bool) -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what arrived is kept, run it again to go on", err=True)
-        sys.exit(INTERRUPTED)
+        _fail(Interrupted("interrupted; what arrived is kept"), as_json=as_json)
     except RuntimeError as error:  # after click's, which are of this kind
         if "can't start new thread" not in str(error):
             raise

@@ -97,7 +97,7 @@ class _Plain:
 
 
 class _Json(_Plain):
-    """One JSON object a line on standard output, an interrupt as the failure that it is."""
+    """One JSON object a line on standard output."""
 
     def say(self, event: str, text: str, **facts: object) -> None:
         fields: dict[str, Any] = {"event": event, **facts}
@@ -109,19 +109,6 @@ class _Json(_Plain):
         self.say(
             "progress", "", what=self._what, bytes=self._done, total=self._total, seconds=seconds
         )
-
-    def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)
-        if isinstance(exc[1], KeyboardInterrupt):
-            self.say(
-                "error",
-                "interrupted; what arrived is kept",
-                error="interrupted",
-                hint="run it again to go on",
-                fault="user",
-                retry=True,
-                exit_code=130,
-            )
 
 
 class _Bar(_Plain):

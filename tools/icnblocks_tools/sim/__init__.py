@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import click
 
-from icnblocks.errors import Fault, IcnError
 from icnblocks_tools.lazy import LazyGroup
 
 COMMANDS: Final = {
@@ -28,19 +27,15 @@ COMMANDS: Final = {
 }
 
 
-class Interrupted(IcnError):
-    """Ctrl-C. Unlike pulls, what these commands did by then is of no use to the next run."""
-
-    code, exit_code, fault, retry = "interrupted", 130, Fault.USER, True
-
-
 class _Simulations(LazyGroup):
-    """Says what an interrupt means here."""
+    """Says what an interrupt means: unlike pulls, what was done by then is of no use later."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
+            from icnblocks_tools.main import Interrupted
+
             hint = "nothing is kept for another run"
             raise Interrupted("interrupted", hint=hint) from None
 
