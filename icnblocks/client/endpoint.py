@@ -165,14 +165,15 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
 
     proxies = getproxies()
     url = proxies.get("https" if endpoint.secure else "http") or proxies.get("all")
-    if not url or proxy_bypass(f"{endpoint.bare_host}:{endpoint.port}"):
+    hosts = {endpoint.bare_host, _in_url(endpoint.bare_host)}  # some write brackets there
+    if not url or any(proxy_bypass(f"{host}:{endpoint.port}") for host in hosts):
         return None
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        port, host = parts.port, parts.hostname
+        port, name = parts.port, parts.hostname
     except ValueError:
-        host = None
-    if not host or parts.scheme != "http":
+        name = None
+    if not name or parts.scheme != "http":
         raise UsageError(
             "the proxy named by the environment is not an http:// URL",
             hint="set HTTPS_PROXY, HTTP_PROXY or NO_PROXY",
@@ -181,7 +182,7 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Proxy-Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
-    return Proxy(host, port or 80, headers)
+    return Proxy(name, port or 80, headers)
 
 
 @lru_cache(maxsize=4096)  # an edge asks for each block that it sends

@@ -179,12 +179,15 @@ def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     far, near = Endpoint.parse("https://far.example"), Endpoint.parse("https://a.near.example")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
-    monkeypatch.setenv("NO_PROXY", "near.example")
+    monkeypatch.setenv("NO_PROXY", "near.example,fd00::1,[fd00::2],[fd00::3]:4260")
     proxy = proxy_for(far)
     assert proxy is not None
     assert (proxy.host, proxy.port) == ("proxy", 3128)
     assert proxy_for(near) is None
     assert proxy_for(Endpoint.parse("https://a.near.example.")) is None
+    for literal in ("[fd00::1]", "[fd00::2]", "[fd00::3]:4260"):
+        assert proxy_for(Endpoint.parse(f"https://{literal}")) is None
+    assert proxy_for(Endpoint.parse("https://[fd00::3]")) is not None
     assert proxy_for(Endpoint.parse("http://far.example")) is None
     assert proxy_for(Endpoint.parse("https://127.0.0.1")) is None
     assert proxy_for(Endpoint.parse("https://localhost")) is None
