@@ -350,7 +350,8 @@ class DiskStore:
             self.flush()
             with self._commit_lock:
                 reached = address(self._segment, self._page * PAGE)
-                clean = not self._commits.left_over
+                with self._lock:  # what was being sent until now is freed by nobody any more
+                    clean = not (self._commits.left_over or self._doomed or self._changes.dead)
                 self._notes.set_state(State(self._boot, clean=clean, flushed_to=reached))
         finally:
             with self._commit_lock, self._lock:

@@ -173,3 +173,36 @@ def test_a_store_opens_where_nothing_can_be_punched(tmp_path, refusing, monkeypa
     monkeypatch.setattr(recovery, "punch", commits.punch)
     with DiskStore(tmp_path / "brought") as store:
         assert fetch(store, digests[3]) == block(3, 1 << 20)
+
+
+def test_what_was_erased_while_it_was_sent_until_the_end_is_freed_at_the_next_start(tmp_path):
+    """Catches: the end called itself clean, and the bytes of a block whose lease outlived the
+    store stayed on the disk beside those that count.
+    """
+    store = DiskStore(tmp_path)
+    digests = [put(store, block(n, 65_536)) for n in range(3)]
+    lease = store.open(digests[1])
+    store.erase(digests[1])
+    store.close()
+    assert lease.read() == block(1, 65_536)
+    lease.close()
+    with DiskStore(tmp_path) as again:
+        assert taken(tmp_path) == again.used_bytes == 2 * 65_536
+        assert [fetch(again, digests[n]) for n in (0, 2)] == [block(n, 65_536) for n in (0, 2)]
+
+
+def test_a_lease_that_ends_during_a_close_is_freed_at_the_next_start(tmp_path):
+    """Catches: a lease closed after the last commit of a close, and before the end was noted."""
+    store = DiskStore(tmp_path)
+    digests = [put(store, block(n, 65_536)) for n in range(3)]
+    lease, sync = store.open(digests[1]), store._commits.sync
+    store.erase(digests[1])
+
+    def meanwhile():
+        lease.close()
+        sync()
+
+    store._commits.sync = meanwhile
+    store.close()
+    with DiskStore(tmp_path) as again:
+        assert taken(tmp_path) == again.used_bytes == 2 * 65_536
