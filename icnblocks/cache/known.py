@@ -6,7 +6,7 @@ This module must not know any policy.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from icnblocks.cache.policy import Policy
     from icnblocks.manifest.model import Manifest
     from icnblocks.naming import Digest
+
+_LEAST: Final = 8
+"""As so many blocks each model counts at least: a policy keeps more of it than its blocks."""
 
 
 class Known:
@@ -58,8 +61,8 @@ class Known:
         sizes = {length: self._footprint(length) for length in set(lengths.values())}
         blocks = {digest: sizes[length] for digest, length in lengths.items()}
         self.policy.learn(manifest, blocks, base)
-        self._models[manifest] = len(blocks)
-        self._blocks += len(blocks)
+        self._models[manifest] = counted = max(len(blocks), _LEAST)
+        self._blocks += counted
         while self._blocks > self._limit:
             self.forget(next(iter(self._models)))
 

@@ -438,11 +438,11 @@ def test_an_unknown_model_must_be_learnt_before_it_is_counted():
 def test_known_models_are_bounded_and_the_idle_one_is_forgotten(monkeypatch):
     """A daemon that runs for years must not know every manifest it ever saw."""
     assert MAX_KNOWN_BLOCKS >= 1_000_000
-    monkeypatch.setattr("icnblocks.cache.content_store.MAX_KNOWN_BLOCKS", 10)
+    monkeypatch.setattr("icnblocks.cache.content_store.MAX_KNOWN_BLOCKS", 20)
     store = MemoryStore()
     content = ContentStore(store, make_policy("sharing"), 10 * BLOCK)
     for name in ("a", "b"):
-        content.learn(manifest_digest(name), manifest([f"{name}.{n}" for n in range(5)]))
+        content.learn(manifest_digest(name), manifest([f"{name}.{n}" for n in range(10)]))
     content.requested(manifest_digest("a"), 0.0)
     content.learn(manifest_digest("c"), manifest(["c.0"]))
     known = [content.requested(manifest_digest(name), 1.0) for name in ("a", "b", "c")]
@@ -450,13 +450,24 @@ def test_known_models_are_bounded_and_the_idle_one_is_forgotten(monkeypatch):
     store.close()
 
 
+def test_many_models_of_one_block_each_are_bounded_too(monkeypatch):
+    """Catches: only blocks were counted, and a model takes eight times the memory of one."""
+    monkeypatch.setattr("icnblocks.cache.content_store.MAX_KNOWN_BLOCKS", 20)
+    content = ContentStore(MemoryStore(), make_policy("sharing"), 10 * BLOCK)
+    for name in "abcd":
+        content.learn(manifest_digest(name), manifest([f"{name}.0"]))
+    known = [content.requested(manifest_digest(name), 0.0) for name in "abcd"]
+    assert known == [False, False, True, True]
+    content.store.close()
+
+
 def test_a_model_larger_than_all_that_may_be_known_pushes_no_other_out(monkeypatch):
     """Catches: every other model was forgotten for it, then itself, and so with each pull of it."""
-    monkeypatch.setattr("icnblocks.cache.content_store.MAX_KNOWN_BLOCKS", 10)
+    monkeypatch.setattr("icnblocks.cache.content_store.MAX_KNOWN_BLOCKS", 20)
     content = ContentStore(MemoryStore(), make_policy("sharing"), 10 * BLOCK)
-    content.learn(manifest_digest("a"), manifest([f"a.{n}" for n in range(10)]))
+    content.learn(manifest_digest("a"), manifest([f"a.{n}" for n in range(12)]))
     for time in (0.0, 1.0):
-        content.learn(manifest_digest("b"), manifest([f"b.{n}" for n in range(11)]))
+        content.learn(manifest_digest("b"), manifest([f"b.{n}" for n in range(21)]))
         known = [content.requested(manifest_digest(name), time) for name in ("a", "b")]
         assert known == [True, True]
     content.store.close()
