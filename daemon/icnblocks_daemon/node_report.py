@@ -105,7 +105,7 @@ def figures(node: Node) -> Iterator[tuple[str, str, float]]:
     yield "icn_plan_bytes", "Bytes that it keeps", plans.kept_bytes
     yield "icn_trace_failing", "1: the trace cannot be written", bool(trace and trace.failing)
     dropped = trace.dropped if trace is not None else 0
-    yield "icn_trace_dropped_total", "Lines that the trace lacks for it", dropped
+    yield "icn_trace_dropped_total", "Lines that the trace lacks", dropped
     yield "icn_sending_waits_total", "Blocks that waited for a turn", node.sending.waits
     yield "icn_storage_failing", "1: blocks cannot be stored", node.forwarder.storage_failing
     yield "icn_overflow_bytes", "Memory of passed blocks", node.holdings.overflow.used_bytes

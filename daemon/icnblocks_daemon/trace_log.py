@@ -161,7 +161,7 @@ class TraceLog:
 
     def _append_notes(self, file: _File) -> None:
         """Write the notes, oldest first; each is taken out once its line is in the file."""
-        lines, taken, last = bytearray(), 0, file.last
+        lines, taken, untold, last = bytearray(), 0, 0, file.last
         fresh: set[Digest] = set()
         notes = list(self._notes)
         for number, (t, digest) in enumerate(notes, 1):
@@ -173,12 +173,15 @@ class TraceLog:
             if t is not None and (digest in fresh or digest in self._told):
                 last = max(last, round(t, 6))  # the file may come from a clock that was ahead
                 lines += get_line(last, str(digest)).encode()
+            elif t is not None:
+                untold += 1
             if len(lines) >= _PIECE_BYTES or number == len(notes):
                 file.append(lines, last)
                 self._told |= fresh
                 for _ in range(number - taken):
                     self._notes.popleft()
-                taken = number
+                self.dropped += untold  # models that left the catalog before they were told
+                taken, untold = number, 0
                 lines.clear()
                 fresh.clear()
 

@@ -198,6 +198,22 @@ def test_a_full_disk_costs_lines_and_never_leaves_half_of_one(tmp_path, monkeypa
     assert asked == [TWO.digest, *[ONE.digest] * 3, TWO.digest]
 
 
+def test_a_request_for_a_model_that_nobody_knows_any_more_is_counted(tmp_path):
+    """Catches: a manifest left the catalog before the line was written, and the trace lacked the
+    request without a word; or the count rose with each try while the disk refused.
+    """
+    log = open_log(tmp_path / "t")
+    log.learnt(Digest.of(b"gone"))
+    with room_for(0):
+        for digest in (Digest.of(b"gone"), ONE.digest):
+            log.requested(digest)
+            log.write_now()
+        assert (log.failing, log.dropped) == (True, 1)
+    log.close()
+    assert log.dropped == 1
+    assert len(read_trace(str(tmp_path / "t"))) == 1
+
+
 def test_lines_that_got_onto_a_disk_that_filled_up_are_not_there_twice(tmp_path):
     """Those before the torn one stayed, and were written again with it."""
     path = tmp_path / "t"
