@@ -42,7 +42,8 @@ BAD = {
     "NaN": ('{"t":NaN,"get":"m"}\n', "the time must be from 0"),
     "NaN as a size": ('{"model":"n","blocks":[["x",NaN]]}\n', "must have 1 to"),
     "cut off": ('{"t":2,"ge', "is cut off"),
-    "not JSON": ("hello\n", "is not JSON"),
+    "not JSON": ("hello\n", "is not JSON: Expecting value at character 1"),
+    "digits without end": (f'{{"t":2,"get":{"7" * 5000}}}\n', "number of thousands of digits"),
     "not an object": ("[1]\n", "is not a JSON object"),
     "nested too deeply": ("[" * 100_000 + "\n", "nested too deeply"),
     "not UTF-8": (b'{"t":2,"get":"\xff"}\n', "is not UTF-8"),
@@ -81,6 +82,7 @@ def test_a_bad_line_is_told_with_its_number_in_one_sentence(what):
     text = str(caught.value)
     assert text.startswith("t.jsonl, line 3: ")
     assert words in text
+    assert "line 1" not in text, "a line has one number"
     assert "\n" not in text
 
 

@@ -133,11 +133,13 @@ def _fields(line: bytes) -> dict[str, Any] | None:
         raise FormatError("the line is not UTF-8 text") from None
     except RecursionError:
         raise FormatError("the line is nested too deeply") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         if not line.strip():
             return None
         what = "is not JSON" if line.endswith(b"\n") else "is cut off, or not JSON"
-        raise FormatError(f"the line {what}: {error}") from None
+        raise FormatError(f"the line {what}: {error.msg} at character {error.pos + 1}") from None
+    except ValueError:  # what else Python refuses to read
+        raise FormatError("the line has a whole number of thousands of digits") from None
     if not isinstance(fields, dict):
         raise FormatError("the line is not a JSON object")
     return fields
