@@ -34,7 +34,10 @@ class DamagedError(StorageError):
     """A database file is not what SQLite wrote: bits have rotted, or it is another file."""
 
     retry = False
-    advice = "move the file away; what it lists can be published, pulled or cached again"
+    advice = (
+        "bring back a copy, or move the file away, and its `-wal` with it: what it lists can be"
+        " published, pulled or cached again"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ def storage_error(error: Exception, what: str) -> IcnError:
     if isinstance(error, UnicodeDecodeError):  # SQLite names a table that rotted
         return DamagedError(f"{what}: what it names is not text")
     code = getattr(error, "sqlite_errorcode", 0)
+    if not code and isinstance(error, sqlite3.OperationalError):  # Python's own: rotten text
+        return DamagedError(f"{what}: {error}")
     if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # of a file that it makes even to read
         return StorageError.of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), what)
     code &= 0xFF

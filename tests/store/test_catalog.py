@@ -179,5 +179,17 @@ def test_a_catalog_is_never_started_empty_by_itself(tmp_path):
     """It holds the sequence numbers that guard against roll-back."""
     path = tmp_path / "catalog.sqlite"
     path.write_bytes(b"x" * 5000)
-    with pytest.raises(DamagedError):
+    with pytest.raises(DamagedError) as refused:
         Catalog(path)
+    assert "bring back a copy" in refused.value.hint
+
+
+def test_a_catalog_in_which_text_rotted_is_damaged(tmp_path):
+    """Catches: the disk refused, it said, and that space is to be freed."""
+    path = tmp_path / "catalog.sqlite"
+    with Catalog(path) as catalog:
+        catalog.set_publisher_key("acme", "k" * 64)
+        with catalog._writing() as db:
+            db.execute("UPDATE publishers SET key = CAST(x'ff' AS TEXT)")
+        with pytest.raises(DamagedError):
+            catalog.publisher_key("acme")
