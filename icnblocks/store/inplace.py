@@ -14,18 +14,12 @@ import sqlite3
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from icnblocks.errors import ChangedError, UsageError
 from icnblocks.naming import Digest
 from icnblocks.store import inplace_index as index
-from icnblocks.store.database import (
-    DamagedError,
-    Session,
-    connect,
-    storage_errors,
-    transaction,
-)
+from icnblocks.store.database import Session, connect, storage_errors, transaction
 from icnblocks.store.facts import (
     FileFacts,
     differs,
@@ -54,28 +48,19 @@ class InPlaceStore:
 
     Args:
         path: the index, a SQLite file; made if it is missing, its directory too.
-        on_damage: what to do when the index is unreadable: "refuse" raises; "empty" renames it to
-            `*.damaged`, warns, and begins a new one, since publishing or pulling fills it again.
 
     Raises:
         VersionError: if a newer program wrote the index.
-        DamagedError: if it is unreadable and `on_damage` is "refuse".
+        DamagedError: if it is unreadable.
         StorageError: if the disk refuses.
         BusyError: if another process keeps it locked.
     """
 
-    def __init__(self, path: Path, *, on_damage: Literal["refuse", "empty"] = "refuse") -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._writer = connect(path, index.SCHEMA, durable=True)
-        except DamagedError as error:
-            if on_damage != "empty":
-                raise
-            log(__name__).warning("the index of model directories starts empty: %s", error)
-            _set_aside(path)
-            self._writer = connect(path, index.SCHEMA, durable=True)
+        self._writer = connect(path, index.SCHEMA, durable=True)
         try:
             self._reader = connect(path, index.SCHEMA, cache_kib=32_768)
         except BaseException:
@@ -488,10 +473,3 @@ def _root(root: Path) -> bytes:
 
 def _changed(path: bytes, why: str = "it is not what it was when it was indexed") -> ChangedError:
     return ChangedError(f"{os.fsdecode(path)} cannot be served: {why}")
-
-
-def _set_aside(path: Path) -> None:
-    with storage_errors(path):
-        path.rename(path.with_name(path.name + ".damaged"))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -411,16 +411,11 @@ def test_a_writer_that_waits_too_long_says_so(store, tmp_path, monkeypatch):
             other.remove_directory(tmp_path)
 
 
-def test_a_damaged_index(tmp_path, caplog):
+def test_a_damaged_index(tmp_path):
     path = tmp_path / "places.sqlite"
     path.write_bytes(b"not a database" * 500)
     with pytest.raises(DamagedError):
         InPlaceStore(path)
-    with InPlaceStore(path, on_damage="empty") as store:
-        add(store, tmp_path / "m", FILES)
-        assert fetch(store, ONE)
-    assert "starts empty" in caplog.text
-    assert (tmp_path / "places.sqlite.damaged").exists()
 
 
 def test_an_index_in_a_place_that_cannot_be(tmp_path):
