@@ -98,7 +98,7 @@ def publish(
         from icnblocks.publish.ways import Wish, in_place, publisher_key, to_origin
 
         if kind is None:
-            kind = Kind.BASE if any(directory.rglob("*.safetensors")) else Kind.PACK
+            kind = Kind.BASE if scanning.has_tensors else Kind.PACK
         settings = settings or load_settings()
         if to is not None:
             Endpoint.parse(to)  # before a key is made for nothing

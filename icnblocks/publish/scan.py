@@ -237,6 +237,11 @@ class Scanning:
         self._left.set()
         self._driver.shutdown(wait=True)
 
+    @property
+    def has_tensors(self) -> bool:
+        """Whether a safetensors file is among what is scanned."""
+        return any(map(is_safetensors, self._paths))
+
     def end(self, kind: Kind, base: BaseRef | None = None) -> Scan:
         """Wait until all is hashed, and make the manifest.
 

@@ -126,3 +126,17 @@ def test_a_url_that_is_none_is_said_before_a_key_is_made(settings, tmp_path):
     with pytest.raises(UsageError, match="URL"):
         publish(tmp_path / "model", "acme/m", to="edge:4260", settings=settings)
     assert not (settings.keys / "acme.pem").exists()
+
+
+def test_a_copy_that_is_left_out_says_nothing_of_the_kind(settings, tmp_path):
+    """Catches: the same files were another manifest, beside what a download left in `.cache`."""
+    for name in ("plain", "downloaded"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").write_text("x")
+    (tmp_path / "downloaded" / ".cache").mkdir()
+    (tmp_path / "downloaded" / ".cache" / "old.safetensors").touch()
+    plain, downloaded = (
+        publish(tmp_path / name, f"acme/{name}", store=tmp_path / "origin", settings=settings)
+        for name in ("plain", "downloaded")
+    )
+    assert plain.manifest == downloaded.manifest
