@@ -74,7 +74,7 @@ class InPlaceStore:
         self._told: dict[int, FileFacts] = {}  # changed files that were said to be so
         self._known: dict[int, IndexedFile] = {}
         """Files of the index that were unchanged when last read; what another process has changed
-        in their entries is seen when they do not look as they should."""
+        in their entries is seen when they do not look as they should, or by `look_again`."""
         self._counted: tuple[int, int] | None = None
         self._closed = False
 
@@ -258,7 +258,11 @@ class InPlaceStore:
         return wrong
 
     def look_again(self) -> None:
-        """Check the directories of changed files: what is back as it was is believed again."""
+        """Check the directories of changed files: what is back as it was is believed again.
+
+        What another process has found wrong since is refused from here on.
+        """
+        self._forget_known()
         self.close_idle()
         for root in {file.root for file in self.changed()}:
             self.check(root)

@@ -202,3 +202,17 @@ def test_looking_again_believes_what_is_back_and_nothing_else(store, root, found
     assert store.recheck(root, lambda path, fd: False) == ["one", "two"]
     store.look_again()
     assert [file.path for file in store.changed()] == ["one", "two"]
+
+
+def test_what_another_process_finds_rotten_is_refused_after_the_next_look(store, root, found):
+    """Catches: `icn-verify` finds a file wrong under times that did not change, and a daemon that
+    had served it goes on until it is started again.
+    """
+    block = Digest.of(ONE[: 1 << 20])
+    store.open(block).close()
+    with InPlaceStore(store._path) as other:
+        assert other.recheck(root, lambda path, fd: path != "one") == ["one"]
+    store.look_again()
+    assert block not in store
+    with pytest.raises(ChangedError):
+        store.open(block)
