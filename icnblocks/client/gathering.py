@@ -167,7 +167,8 @@ class Gathering(Scheduler[HintT]):
         if not self._lines.waiting_bytes or self.swarm.has_dealt(source):
             return False
         self._dealing.add(source)
-        return Deal(self.swarm.had(), self._blocks(self._portion(source, now)))
+        had = self.swarm.had()
+        return Deal(had, self.swarm.worth(self._portion(source, now), had))
 
     def _portion(self, source: int, now: float) -> float:
         """Bytes to ask a source for at a time."""
@@ -235,17 +236,12 @@ class Gathering(Scheduler[HintT]):
         if state.lane_rate is not None:
             share = self._lines.waiting_bytes / (_PORTIONS * len(self.swarm))
             wished = min(state.lane_rate * _SECONDS, share, _MOST_BYTES)
-        picked = self.swarm.pick(source, self._blocks(wished))
+        picked = self.swarm.pick(source, wished)
         wants = tuple(self._open[digest] for digest in picked)
         if wants:
             self._lines.waiting_bytes -= sum(want.length for want in wants)
             return self._begin(source, Queue(self._hint), wants, now)
         return None if self._lines.waiting_bytes or not self._bundles else self._steal(source, now)
-
-    def _blocks(self, size: float) -> int:
-        """About how many of the blocks that wait that is, within what a bundle may ask for."""
-        count = size * self.swarm.waiting() / max(self._lines.waiting_bytes, 1)
-        return min(max(round(count), 1), MAX_WANTS)
 
     def _draw(self, queue: Queue[HintT], source: int) -> tuple[Want, ...]:
         self._dealt_nothing.discard(source)
@@ -298,7 +294,7 @@ class Gathering(Scheduler[HintT]):
 
     def _wait(self, want: Want, queue: Queue[HintT], *, first: bool = False) -> None:
         super()._wait(want, queue, first=first)
-        self.swarm.waits(want.digest)
+        self.swarm.waits(want.digest, want.length)
 
     # What happened.
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from itertools import compress
 from typing import TYPE_CHECKING, Final
+
+from icnblocks.limits import MAX_WANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 _SAMPLE: Final = 48
 """The rarest are sought among so many, drawn at random: that costs the same in large models."""
+_OTHERS: Final = bytes.maketrans(b"\0\1", b"\1\0")
 
 
 class Swarm:
@@ -34,6 +38,7 @@ class Swarm:
         self.blocks = blocks
         self._random = random
         self._index = {digest: index for index, digest in enumerate(blocks)}
+        self._lengths = array("I", bytes(4 * len(blocks)))  # of those that have waited
         self._gone = bytearray(b"\1" * len(blocks))  # 0: it waits for somebody to ask
         self._holders = array("H", bytes(2 * len(blocks)))
         self._held = bytearray(len(blocks))  # 1: some neighbour holds it
@@ -43,12 +48,13 @@ class Swarm:
 
     # What waits.
 
-    def waits(self, digest: Digest) -> None:
+    def waits(self, digest: Digest, length: int = 1) -> None:
         """A block waits to be asked for (again)."""
         index = self._index.get(digest)
         if index is None or not self._gone[index]:
             return
         self._gone[index] = 0
+        self._lengths[index] = length
         if self._held[index]:
             for source, flags in self._flags.items():
                 if flags[index]:
@@ -59,10 +65,6 @@ class Swarm:
         index = self._index.get(digest)
         if index is not None:
             self._gone[index] = 1
-
-    def waiting(self) -> int:
-        """How many blocks wait."""
-        return self._gone.count(0)
 
     # What neighbours hold.
 
@@ -126,26 +128,37 @@ class Swarm:
         index = self._index.get(digest)
         return index is not None and bool(self._held[index])
 
-    def pick(self, source: int, most: int) -> list[Digest]:
-        """Take what to ask a neighbour for: at most `most` blocks that wait and that it holds.
+    def pick(self, source: int, size: float) -> list[Digest]:
+        """Take what to ask a neighbour for: blocks that wait and that it holds.
 
-        They wait no more, until `waits` says so. The rarest of a random sample, at random among
-        equals, so that neighbours who ask the same device at the same moment ask for different
-        blocks and can give them on.
+        At most `size` bytes of them, but for the first. They wait no more, until `waits` says so.
+        The rarest of a random sample, at random among equals, so that neighbours who ask the same
+        device at the same moment ask for different blocks and can give them on.
         """
         pool, flags, gone = self._pools[source], self._flags[source], self._gone
         found: dict[int, None] = {}
-        while pool and len(found) < max(_SAMPLE, most):
+        drawn = 0
+        while pool and len(found) < MAX_WANTS and (len(found) < _SAMPLE or drawn < size):
             at = self._random.randrange(len(pool))
             index, pool[at] = pool[at], pool[-1]
             pool.pop()
-            if flags[index] and not gone[index]:
+            if flags[index] and not gone[index] and index not in found:
                 found[index] = None
+                drawn += self._lengths[index]
         ranked = sorted(found, key=self._holders.__getitem__)
+        most = self._within(ranked, size)
         pool.extend(ranked[most:])
         for index in ranked[:most]:
             gone[index] = 1
         return [self.blocks[index] for index in ranked[:most]]
+
+    def _within(self, indexes: Sequence[int], size: float) -> int:
+        """How many of the first have at most so many bytes together; one at least."""
+        for number, index in enumerate(indexes):
+            size -= self._lengths[index]
+            if size < 0:
+                return max(number, 1)
+        return len(indexes)
 
     # What sources deal.
 
@@ -161,6 +174,15 @@ class Swarm:
         """
         flags = _or(self._gone, self._held)
         return flags if self._any_zero(flags) else bytes(self._gone)
+
+    def worth(self, size: float, had: bytes) -> int:
+        """About how many blocks of a deal have so many bytes together, by the mean of the others.
+
+        Not by that of all which wait: what is rare may be large where what neighbours hold is
+        small.
+        """
+        together = sum(compress(self._lengths, had.translate(_OTHERS)))
+        return min(max(round(size * had.count(0) / max(together, 1)), 1), MAX_WANTS)
 
     def lot(self) -> Iterator[int]:
         """The others, from one at random on."""

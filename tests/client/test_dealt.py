@@ -103,6 +103,30 @@ def test_what_is_dealt_is_as_much_as_was_wished_for(lengths: list[int]) -> None:
     assert len(portions) <= 1.5 * sum(lengths) / (4 * MIB)
 
 
+@pytest.mark.parametrize("held", [(0, 1000), (1000, 1200)], ids=["small ones", "large ones"])
+def test_portions_follow_from_what_is_asked_for_and_not_from_all_that_waits(held) -> None:
+    """Counts bytes of who comes late: neighbours hold all blocks of one kind and none of the other.
+
+    Catches: the mean of all that wait made the first portion ten times too large where only large
+    blocks are rare, and that of a neighbour which holds these; and either one a few small blocks.
+    """
+    lengths, (first, end) = MODELS["small ones first"], held
+    blocks = [Digest(number.to_bytes(32, "big")) for number in range(len(lengths))]
+    deals = Deals(Random(1))
+    deals.learn(blocks[0], len(blocks))
+    scheduler = Gathering([("edge", 2)], Random(1), RetryOptions(), blocks=blocks, hint="h")
+    scheduler.add([Want(*each) for each in zip(blocks, lengths, strict=True)], "h", 0.0)
+    neighbour = scheduler.join("neighbour")
+    scheduler.heard(neighbour, bytes(first <= index < end for index in range(len(blocks))))
+    due = scheduler.deal(0, 0.0)
+    assert isinstance(due, Deal)
+    scheduler.dealt(0, deals.deal(blocks[0], due.had, due.most))
+    dealt = sum(want.length for want in asked(scheduler, 0, 0.0).wants)
+    assert 1.9 * MIB <= dealt <= 2 * MIB
+    given = sum(want.length for want in asked(scheduler, neighbour, 0.0).wants)
+    assert 0.9 * MIB <= given <= MIB
+
+
 def test_devices_that_were_put_off_come_back_for_different_blocks() -> None:
     """Catches: an edge that is busy with a crowd sends all of it the same first blocks."""
     probes = set()
