@@ -100,7 +100,8 @@ def inspect(
     former = former_pulls(directory, digest, listed if is_there else None, begun)
     paths = {file.path for file in manifest.files}
     seen = _stale(directory, paths, known, former)
-    stale = frozenset(seen)
+    spelt = {facts: path for path, facts in seen.items()}
+    stale = set(seen)
     blocked = _in_the_way(paths, stale)
     whole: set[int] = set()
     spoilt: list[int] = []
@@ -113,6 +114,9 @@ def inspect(
             with storage_errors(directory.root / file.path):
                 facts = seen[file.path] = FileFacts.of(os.fstat(fd))
                 unchanged = known.get(file.path) == facts
+                # The same file where the file system ignores case, as an earlier pull spelt it.
+                former_path = spelt.get(facts, file.path)
+                stale.discard(former_path)
                 if (believed and unchanged) or file_is_right(fd, file, manifest, directory.check):
                     if anew:
                         spoilt.append(number)
@@ -122,7 +126,7 @@ def inspect(
                 spoilt.append(number)
                 # What is listed was pulled, or published in place: then it is the user's.
                 ours = unchanged and (listed == digest or former.name is not None)
-                if not ours and not former.put(directory, file.path, fd):
+                if not ours and not former.put(directory, former_path, fd):
                     foreign.append(file.path)
         finally:
             os.close(fd)
@@ -134,7 +138,13 @@ def inspect(
         and all(known.get(file.path) == _facts(directory, file.path) for file in manifest.files)
     )
     return Inspection(
-        frozenset(whole), tuple(foreign), tuple(spoilt), stale, former.name, indexed, seen
+        frozenset(whole),
+        tuple(foreign),
+        tuple(spoilt),
+        frozenset(stale),
+        former.name,
+        indexed,
+        seen,
     )
 
 

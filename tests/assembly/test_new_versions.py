@@ -193,3 +193,22 @@ def test_directories_that_are_empty_afterwards_do_not_stay(put, pull, tmp_path):
     put("acme/m", "2", c=b"3")
     pull("acme/m", at)
     assert {path.name for path in at.iterdir()} == {".icnblocks", "c"}
+
+
+@pytest.mark.parametrize("text", [b"one", b"two"], ids=["as it was", "changed"])
+def test_a_file_of_which_only_the_case_changes_stays_where_case_does_not_count(
+    put, pull, tmp_path, text
+):
+    """Two names of one file stand for a file system that ignores case: there both find it.
+
+    Catches: the old spelling was removed as a file that the version has no more, and with it the
+    new one; a file that was changed besides was taken for somebody else's.
+    """
+    put("acme/m", Readme=b"one", shard=os.urandom(MIB))
+    at = pull("acme/m", tmp_path / "to").path
+    (at / "readme").hardlink_to(at / "Readme")
+    put("acme/m", "2", readme=text, shard=os.urandom(MIB))
+    pull("acme/m", at)
+    assert (at / "Readme").read_bytes() == b"one", "the same file there"
+    assert (at / "readme").read_bytes() == text
+    assert pull("acme/m", at).bytes_network == 0
