@@ -105,6 +105,18 @@ class NeighbourlyEngine(Engine):
             self._lanes.append(Lane(index, neighbour))
             self._start()
 
+    def let_go(self, url: str) -> None:
+        """Do not ask a neighbour any more. From any thread; returns at once."""
+        error = SourceError(f"{url} has given nothing for long")
+        with self._lock:
+            for index in range(self._sources, len(self._scheduler.sources)):
+                if self._scheduler.sources[index].name != url or self._scheduler.dropped(index):
+                    continue
+                refusals = self._scheduler.drop(index, error, self._clock())
+                if refusals:
+                    self._refusals.append(refusals)  # a lane delivers them
+                self._note(refusals)
+
     def dropped(self) -> dict[str, IcnError]:
         """Neighbours that are not asked any more, by URL, and why; not those that came back."""
         found: dict[str, IcnError] = {}

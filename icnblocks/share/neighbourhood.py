@@ -42,6 +42,8 @@ _RETRY_S: Final = 10.0
 _AGAIN_S: Final = 15.0
 """A neighbour that failed is tried again after so long, then after twice that: those behind a NAT
 are named again and again, and would be all that a long pull tries."""
+_IDLE_S: Final = 30.0
+"""Who gave nothing for so long loses its place to another that is named, if all are taken."""
 _VISITORS: Final = 4
 """Neighbours beyond those we looked for, from among those who found us."""
 _OF_ONE_ADDRESS: Final = 2
@@ -77,6 +79,7 @@ class _Model:
     away: dict[str, float] = field(default_factory=dict)  # when they may be tried again
     rests: dict[str, float] = field(default_factory=dict)  # for how long they were away last
     joined: Counter[str] = field(default_factory=Counter)  # by host, in the pull under way
+    gave: dict[str, tuple[int, float]] = field(default_factory=dict)  # bytes; since when no more
     given: bool = True
 
 
@@ -147,7 +150,7 @@ class Neighbourhood:
         """Bring neighbours into this pull, until `part`."""
         with self._lock:
             model = self._models[manifest]
-            model.engine, model.joined = engine, Counter()
+            model.engine, model.joined, model.gave = engine, Counter(), {}
             for edge in model.edges:
                 edge.due, edge.step_s = 0.0, _FIRST_S
             self._start([edge.source for edge in model.edges])
@@ -267,9 +270,13 @@ class Neighbourhood:
 
     def _let_go(self, model: _Model) -> None:
         """Make room in the place of neighbours that the engine has dropped."""
-        dropped = {} if model.engine is None else model.engine.dropped()
+        if model.engine is None:
+            return
         now = time.monotonic()
-        for url, error in dropped.items():
+        for each in model.engine.status():
+            if model.gave.get(each.url, (-1,))[0] != each.received_bytes:
+                model.gave[each.url] = each.received_bytes, now
+        for url, error in model.engine.dropped().items():
             if model.met.pop(url, None) is None:
                 continue
             if isinstance(error, _WRONG):
@@ -285,7 +292,7 @@ class Neighbourhood:
         now = time.monotonic()
         for url in urls:
             known = url in model.met or url in self._banned or model.away.get(url, 0.0) > now
-            if known or len(model.met) >= most or model.joined.total() >= _MOST_MET:
+            if known or model.joined.total() >= _MOST_MET:
                 continue
             source = neighbour_source(url)
             host = source.endpoint.host
@@ -293,9 +300,21 @@ class Neighbourhood:
             many = same >= _OF_ONE_ADDRESS or model.joined[host] >= _MOST_MET_THERE
             if many and not is_loopback(host):
                 continue
+            if len(model.met) >= most and not self._has_replaced(model, engine, now):
+                return
             model.met[url] = source
+            model.gave[url] = 0, now
             model.joined[host] += 1
             try:
                 engine.join(source)
             except RuntimeError:
                 continue  # out of threads: the engine starts it with the next one
+
+    def _has_replaced(self, model: _Model, engine: NeighbourlyEngine, now: float) -> bool:
+        """Let one go that gives nothing, so that some who hold nothing do not keep all places."""
+        for url in model.met:
+            if now - model.gave[url][1] >= _IDLE_S:
+                engine.let_go(url)
+                self._let_go(model)
+                return url not in model.met
+        return False

@@ -10,19 +10,21 @@ from contextlib import contextmanager
 import pytest
 
 from icnblocks.client.engine import EngineOptions
+from icnblocks.client.events import Received
 from icnblocks.client.holders import Catalogued
 from icnblocks.client.neighbourly import NeighbourlyEngine
 from icnblocks.client.source import Source
 from icnblocks.client.terms import Hint
 from icnblocks.errors import ChangedError
 from icnblocks.naming import Name
-from icnblocks.share.neighbourhood import Neighbourhood
+from icnblocks.share.neighbourhood import _IDLE_S, Neighbourhood
 from icnblocks.share.offers import Offer
 from icnblocks.share.options import ShareOptions
 from icnblocks.share.server import ShareServer
 from icnblocks.testing.lying import Lie, LyingServer, Reply
 from icnblocks.testing.processes import poll_until
 from icnblocks.wire.bundle import Want
+from icnblocks.wire.havemap import HaveMap, encode_have
 from tests.share.blocks import MANIFEST, blocks_of
 from tests.share.test_neighbours import Keep, holds_all
 from tests.share.test_server import Shelf
@@ -118,4 +120,49 @@ def test_a_device_that_does_not_know_the_model_yet_is_tried_again(tmp_path) -> N
     made.close()
     server.close()
     os.close(shelf.fd)
+    assert sink.accepted == BLOCKS
+
+
+def holds_nothing(request):
+    if request.path.partition("?")[0].endswith("/have"):
+        return Reply(200, encode_have(HaveMap(bytes(len(BLOCKS)), fetches=False)))
+    return None
+
+
+def test_who_gives_nothing_for_long_makes_room_for_another() -> None:
+    """Catches: a few devices that answer and hold nothing had all places until the pull ended."""
+    about, hint, gave = Catalogued(MANIFEST, None, list(BLOCKS)), Hint(manifest=MANIFEST), set()
+    heard = threading.Event()
+
+    def listener(event):
+        if isinstance(event, Received) and event.source != edge.url:
+            gave.add(event.source)
+            heard.set()
+
+    made, sink, options = Neighbourhood(4261, 1, pytest.fail), Keep(), EngineOptions(connections=1)
+    with (
+        LyingServer(BLOCKS, waits_for=heard) as edge,
+        LyingServer(BLOCKS, respond=holds_nothing) as idle,
+        LyingServer(BLOCKS, respond=holds_all(len(BLOCKS))) as other,
+        Source(edge.url) as source,
+        NeighbourlyEngine([source], sink, about, hint, 4261, options, listener) as engine,
+    ):
+        made.add(MANIFEST, Name.parse("acme/x"), [])
+        made.join(MANIFEST, engine)
+        model = made._models[MANIFEST]
+        engine.add([Want(*each) for each in LENGTHS.items()], hint)
+        made._bring(model, [idle.url], 1)
+        made._bring(model, [other.url], 1)
+        assert list(model.met) == [idle.url], "it may have something soon"
+        model.gave[idle.url] = 0, model.gave[idle.url][1] - _IDLE_S
+        made._bring(model, [other.url], 1)
+        assert list(model.met) == [other.url]
+        assert engine.wait(60)
+        model.gave[other.url] = 0, model.gave[other.url][1] - _IDLE_S
+        made._bring(model, ["http://127.0.0.1:9"], 1)
+        assert list(model.met) == [other.url], "it has given something since it was looked at"
+        assert list(engine.dropped()) == [idle.url]
+    made.part(MANIFEST)
+    made.close()
+    assert gave == {other.url}
     assert sink.accepted == BLOCKS

@@ -111,6 +111,9 @@ def test_one_address_cannot_take_the_places_of_all_neighbours(monkeypatch) -> No
             if len(self.urls) == 8:
                 self.full.set()
 
+        def status(self):
+            return ()
+
         def dropped(self):
             return {}
 

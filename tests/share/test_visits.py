@@ -32,6 +32,9 @@ TOLD = Reply(200, b'{"neighbours": [], "ttl": 60}')
 class Lonely:
     """The engine of a pull that finds nobody."""
 
+    def status(self):
+        return ()
+
     def dropped(self):
         return {}
 
@@ -127,6 +130,9 @@ class Company:
     def join(self, source) -> None:
         self.joined.append(source.url)
 
+    def status(self):
+        return ()
+
     def dropped(self):
         return {url: SourceError("out of reach") for url in self.joined if "//10.0.0." in url}
 
@@ -161,6 +167,9 @@ def test_who_has_neighbours_enough_is_not_announced_more_often_for_it(monkeypatc
         return near, 60.0
 
     class Full(Company):
+        def status(self):
+            return ()
+
         def dropped(self):
             looked.release()
             return {}

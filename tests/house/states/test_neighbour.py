@@ -11,7 +11,7 @@ from icnblocks.client.stealing import Bundle
 from icnblocks.errors import FormatError, SourceError
 from icnblocks.limits import BLOCK_BYTES
 from icnblocks.naming import Digest, Name
-from icnblocks.share.neighbourhood import Neighbourhood, _Model
+from icnblocks.share.neighbourhood import _IDLE_S, Neighbourhood, _Model
 from icnblocks.share.options import ShareOptions
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
@@ -34,6 +34,12 @@ class Pull:
 
     def join(self, source):
         self.joined[source.url] = self.scheduler.join(source.url)
+
+    def status(self):
+        return ()
+
+    def let_go(self, url):
+        self.scheduler.drop(self.joined[url], SourceError("gave nothing"), 0.0)
 
     def dropped(self):
         states = [self.scheduler.sources[index] for index in self.joined.values()]
@@ -160,6 +166,16 @@ class Scene:
         bundle = self.draw()
         self.scheduler.corrupt(bundle, bundle.wants[0].digest, 0.0)
         self.note_drop()
+
+    def on_other_named(self):
+        others = [f"http://198.51.100.{number}:1" for number in range(1, 9)]
+        self.name(*others[:7])
+        if self.condition == "idle":
+            gave, since = self.model.gave[US]
+            self.model.gave[US] = gave, since - _IDLE_S
+        self.name(others[7])
+        self.done += ["drop"] * self.scheduler.dropped(self.us)
+        self.done += ["join"] * (others[7] in self.model.met)
 
     def on_leaves(self):
         assert self.model.away[US] - self.began >= AWAY_S  # however long it took to come here
