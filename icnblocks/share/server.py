@@ -449,7 +449,11 @@ def _listen(options: ShareOptions) -> socket.socket:
         return socket.create_server((options.host, options.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         where = f"{options.host or '*'}:{options.port}"
-        raise UsageError(f"cannot share at {where}: {error.strerror or error}") from None
+        why = (error.strerror or str(error)).partition(" (while ")[0]  # what Python says besides
+        raise UsageError(
+            f"cannot share at {where}: {why}",
+            hint="name another address or port with --share-listen (ShareOptions)",
+        ) from None
 
 
 def _set_up(sock: socket.socket) -> None:
