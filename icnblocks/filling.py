@@ -12,7 +12,7 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.assembly.reuse import LocalReuse, can_share
 from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
 from icnblocks.client.resolve import NO_SOURCE
 from icnblocks.errors import IcnError, IncompleteError, NotFoundError, SourceError, StorageError
@@ -177,11 +177,18 @@ class Filling:
         Raises:
             StorageError: if the disk refuses.
         """
-        if self._places is not None:
-            reuse = LocalReuse(self._assembler, self._places, self._progress.reused)
-            if self._fetching is not None:
-                self._fetching(reuse.stop)
-            reuse.take(self._assembler.missing())
+        if self._places is None:
+            return
+        missing = self._assembler.missing()
+        try:
+            self._refuse_full_disk(missing)
+        except StorageError:  # what files share takes no room
+            if not can_share(self._assembler.directory):
+                raise
+        reuse = LocalReuse(self._assembler, self._places, self._progress.reused)
+        if self._fetching is not None:
+            self._fetching(reuse.stop)
+        reuse.take(missing)
 
     def share(self, sharer: Sharer, offer: Offer) -> None:
         """Get blocks from neighbours too, and offer what comes to them."""

@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.assembly.directory import STATE
 from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all, write_all
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from icnblocks.assembly.assembler import Assembler
+    from icnblocks.assembly.directory import ModelDirectory
     from icnblocks.store.base import Lease, ReadableStore
     from icnblocks.wire.bundle import Want
 
@@ -39,6 +41,22 @@ _ENDS_S: Final = 60.0
 """For a thread to end its block when all are to stop."""
 _THREADS: Final = 4
 """At most: each holds a block in memory."""
+
+
+def can_share(directory: ModelDirectory) -> bool:
+    """Whether files of a locked directory can share room, by trying it with a hole."""
+    path, size = f"{STATE}/sharing", 16 * PAGE  # as large as blocks of file systems are
+    try:
+        fd = directory.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            os.ftruncate(fd, 2 * size)
+            fcntl.ioctl(fd, FICLONERANGE, _RANGE.pack(fd, 0, size, size))
+        finally:
+            os.close(fd)
+            directory.remove(path)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import pytest
 import icnblocks.assembly.reuse as reuse_module
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import ModelDirectory
-from icnblocks.assembly.reuse import LocalReuse
+from icnblocks.assembly.reuse import LocalReuse, can_share
 from icnblocks.errors import StorageError
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
@@ -281,6 +281,15 @@ def used(point: Path) -> int:
     os.sync()
     facts = os.statvfs(point)
     return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+
+def test_whether_files_can_share_is_found_out_and_leaves_nothing(reflink_disk, monkeypatch):
+    directory = ModelDirectory(reflink_disk)
+    assert can_share(directory)
+    monkeypatch.setattr("icnblocks.assembly.reuse.fcntl.ioctl", refuses_to_share)
+    assert not can_share(directory)
+    assert not list((reflink_disk / ".icnblocks").iterdir())
+    directory.close()
 
 
 def test_a_variant_takes_only_its_changed_bytes_where_files_can_share(

@@ -72,3 +72,19 @@ def test_a_disk_that_cannot_hold_a_model_is_told_before_it_comes(pull, put, free
     free(SIZE - 1)
     with pytest.raises(StorageError, match=f"{SIZE} bytes are needed and {SIZE - 1} are free"):
         pull("acme/m", tmp_path / "to")
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_room_for_what_is_taken_from_this_machine_is_looked_for_where_it_is_copied(
+    pull, put, free, monkeypatch, tmp_path, shares
+):
+    """Catches: a pull that copied until the disk was full, for everybody, and failed then."""
+    put("acme/m", file=os.urandom(SIZE))
+    monkeypatch.setattr(filling_module, "can_share", lambda _: shares)
+    free(SIZE - 1)
+    if shares:
+        assert pull("acme/m", tmp_path / "to").bytes_reused == SIZE
+        return
+    with pytest.raises(StorageError, match=f"{SIZE} bytes are needed and {SIZE - 1} are free"):
+        pull("acme/m", tmp_path / "to")
+    assert not (tmp_path / "to" / "file.partial").stat().st_blocks
