@@ -150,6 +150,32 @@ def test_what_cannot_be_meant_is_one_line_and_a_stable_code(tmp_path, args, code
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("publish", "", "a/b", "--store", "s"), "DIR"),
+        (("publish", ".", "a/b", "--store", ""), "--store"),
+        (("publish", ".", "a/b", "--store", "s", "--key", ""), "--key"),
+        (("fetch", "a/b", "--to", ""), "--to"),
+        (("show", "a/b", "--store", ""), "--store"),
+        (("verify", ""), "DIR|STORE"),
+        (("rotate-key", "a", "--key", ""), "--key"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_not_the_current_directory(tmp_path, words, named):
+    """Catches: `icn-publish "$MODEL" a/b`, which gave everybody what lay in the home directory."""
+    device, here = Device(tmp_path / "d"), tmp_path / "here"
+    here.mkdir()
+    (here / "secret").write_text("x")
+    done = subprocess.run(
+        [sys.executable, "-m", "icnblocks_tools", *words], env=device.environ, cwd=here,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {named} is empty")
+    assert os.listdir(here) == ["secret"]
+
+
 def test_a_directory_that_cannot_be_written_is_an_error_and_no_traceback(tmp_path):
     (tmp_path / "file").write_text("")
     done = icn("fetch", "a/b", ICN_STORE=str(tmp_path / "file" / "store"), ICN_CONFIG="/dev/null")

@@ -11,6 +11,7 @@ import click
 
 from icnblocks.limits import MAX_PRIORITY
 from icnblocks.quantities import human_bytes
+from icnblocks_tools.options import PathType, read_option
 from icnblocks_tools.output import is_terminal, make_output
 
 if TYPE_CHECKING:
@@ -121,7 +122,6 @@ def _share(
             raise UsageError("--share-for, --share-rate and --share-listen go with --share")
         return None, None
     from icnblocks.share.options import ShareOptions, parse_listen
-    from icnblocks_tools.options import read_option
 
     seconds = read_option("--share-for", share_for, parse_duration)
     limit = read_option("--share-rate", rate, parse_rate)
@@ -168,7 +168,7 @@ def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
 )
 @click.option(
     "--to",
-    type=click.Path(file_okay=False),
+    type=PathType(file_okay=False),
     metavar="DIR",
     help="The directory to make. Default: NAME under the models directory.",
 )
@@ -257,12 +257,7 @@ def fetch(
     from icnblocks.naming import Name
     from icnblocks.puller import Puller, make_trust
 
-    if to == "":  # an unset variable in a script, not the current directory
-        raise UsageError("--to names no directory", hint="leave it out, or give a directory")
-    try:
-        limit = None if limit_rate is None else read_limit(limit_rate)
-    except ValueError as error:
-        raise UsageError(f"--limit-rate: {error}") from None
+    limit = read_option("--limit-rate", limit_rate, read_limit)
     share, share_s = _share(shares, share_for, share_rate, share_listen)
     if offline and share is not None:
         raise UsageError("--offline asks no edge, so nobody would hear of what --share offers")

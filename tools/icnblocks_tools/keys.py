@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from icnblocks_tools.options import PathType
 from icnblocks_tools.output import make_output
 
 
@@ -15,7 +16,7 @@ from icnblocks_tools.output import make_output
 @click.option("--to", "url", metavar="URL", required=True, help="The origin it is published at.")
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="The publisher's key. Default: PUBLISHER.pem in the keys directory.",
 )
@@ -48,7 +49,7 @@ def withdraw(name: str, url: str, key: Path | None, as_json: bool) -> None:
 @click.argument("publisher")
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="The key to replace. Default: PUBLISHER.pem in the keys directory.",
 )

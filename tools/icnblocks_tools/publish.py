@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from icnblocks.quantities import human_bytes
+from icnblocks_tools.options import PathType, read_option
 from icnblocks_tools.output import make_output
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.argument("directory", type=PathType(path_type=Path, file_okay=False), metavar="DIR")
 @click.argument("name", metavar="NAME[@TAG]")
 @click.option("--to", "url", metavar="URL", help="The origin to publish to.")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Publish in place: a daemon that runs with this store serves the files where they are.",
 )
@@ -79,7 +80,7 @@ def _warn_of_config(root: Path, base: str | None, output: Output) -> None:
 )
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="The publisher's key. Default: PUBLISHER.pem in the keys directory, made on first use.",
 )
@@ -118,7 +119,6 @@ def publish(
     from icnblocks.naming import Name
     from icnblocks.publish.facade import publish as publish_model
     from icnblocks.quantities import parse_duration
-    from icnblocks_tools.options import read_option
 
     seconds = read_option("--lifetime", lifetime, parse_duration)
     wanted = Name.parse(name)  # what cannot be meant is said before anything is looked at

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from icnblocks.quantities import human_bytes
+from icnblocks_tools.options import PathType
 from icnblocks_tools.output import make_output, printable
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _places(puller: Puller, output: Output, resolved: Resolved) -> None:
 @click.option("--from", "sources", multiple=True, metavar="URL", help="An edge or origin to ask.")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Look into this store (a daemon's) instead of the user's own.",
 )

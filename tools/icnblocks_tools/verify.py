@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from icnblocks.quantities import human_bytes
+from icnblocks_tools.options import PathType
 from icnblocks_tools.output import make_output, printable
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _was_pulled(entry: Directory) -> bool:
 
 @click.command()
 @click.argument(
-    "path", metavar="DIR|STORE", type=click.Path(path_type=Path, exists=True, file_okay=False)
+    "path", metavar="DIR|STORE", type=PathType(path_type=Path, exists=True, file_okay=False)
 )
 @click.option(
     "--repair", is_flag=True, help="Fetch again just what is wrong (or drop it from a cache)."
