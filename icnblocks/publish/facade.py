@@ -6,6 +6,7 @@ imported here. This module must not talk to people; the listener does.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from icnblocks.errors import UsageError
@@ -15,8 +16,6 @@ from icnblocks.naming import Name
 from icnblocks.publish.scan import Scanning, size_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from icnblocks.client.settings import Settings
     from icnblocks.publish.deliver import Published
 
@@ -49,15 +48,15 @@ class _Deaf:
 
 
 def publish(
-    directory: Path,
+    directory: str | Path,
     name: str | Name,
     *,
     to: str | None = None,
-    store: Path | None = None,
+    store: str | Path | None = None,
     base: str | Name | None = None,
     kind: Kind | None = None,
     lifetime: int | None = None,
-    key: Path | None = None,
+    key: str | Path | None = None,
     settings: Settings | None = None,
     listener: Listener | None = None,
 ) -> Published:
@@ -86,13 +85,16 @@ def publish(
         )
     if lifetime is not None and not 1 <= lifetime <= MAX_LIFETIME_S:
         raise UsageError(f"a name's lifetime is 1 s to {MAX_LIFETIME_S // 86_400} days")
+    root = _path("directory", directory)
+    place = None if store is None else _path("store", store)
+    key_file = None if key is None else _path("key", key)
     wanted = name if isinstance(name, Name) else Name.parse(name)
     base_name = Name.parse(base) if isinstance(base, str) else base
     heard: Listener = listener or _Deaf()
     if base_name is not None:
         kind = Kind.ADAPTER
-    heard.begun("hashing", size_of(directory))
-    with Scanning(directory, progress=heard.moved) as scanning:
+    heard.begun("hashing", size_of(root))
+    with Scanning(root, progress=heard.moved) as scanning:
         from icnblocks.client.endpoint import Endpoint
         from icnblocks.client.settings import load_settings
         from icnblocks.publish.ways import Wish, in_place, publisher_key, to_origin
@@ -102,9 +104,15 @@ def publish(
         settings = settings or load_settings()
         if to is not None:
             Endpoint.parse(to)  # before a key is made for nothing
-        signer = publisher_key(settings, wanted.publisher, key, heard)
+        signer = publisher_key(settings, wanted.publisher, key_file, heard)
         wish = Wish(wanted, base_name, kind, lifetime)
         if to is not None:
             return to_origin(scanning, to, wish, signer, settings, heard)
-        assert store is not None
-        return in_place(scanning, store, wish, signer)
+        assert place is not None
+        return in_place(scanning, place, wish, signer)
+
+
+def _path(what: str, given: str | Path) -> Path:
+    if given == "":  # an unset variable, not the current directory
+        raise UsageError(f"`{what}` is empty and names nothing", hint="is a variable not set?")
+    return Path(given)

@@ -140,3 +140,19 @@ def test_a_copy_that_is_left_out_says_nothing_of_the_kind(settings, tmp_path):
         for name in ("plain", "downloaded")
     )
     assert plain.manifest == downloaded.manifest
+
+
+def test_paths_may_be_strings_and_an_empty_one_is_none(settings, tmp_path, monkeypatch):
+    """Catches: a traceback for who writes as for `pull`; the current directory for an empty one."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes").write_text("x")
+    words = {"store": str(tmp_path / "store"), "key": str(tmp_path / "key.pem")}
+    done = publish(str(tmp_path / "model"), "acme/m", settings=settings, **words)
+    assert done.seq == 1
+    assert (tmp_path / "key.pem").exists()
+    monkeypatch.chdir(tmp_path / "model")
+    for wrong in ({"store": ""}, {"key": ""}):
+        with pytest.raises(UsageError, match="is empty"):
+            publish(".", "acme/m", settings=settings, **words | wrong)
+    with pytest.raises(UsageError, match="`directory` is empty"):
+        publish("", "acme/m", settings=settings, **words)
