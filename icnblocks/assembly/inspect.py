@@ -246,7 +246,8 @@ def pulled_into(root: Path) -> Resolved:
         if not root.exists():
             raise NotFoundError(f"there is no directory {root}", hint="check the path") from error
         raise NotFoundError(
-            f"{root} was not made by a pull", hint="give a pulled directory or a store"
+            f"{root} was not made by a pull",
+            hint="give a pulled directory; of a store: icn-show NAME --store DIR",
         ) from error
     try:
         return Resolved(Name.parse(name), digest_of(data), decode(data), 0, data)

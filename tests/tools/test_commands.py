@@ -268,6 +268,21 @@ def test_what_is_gone_is_forgotten_by_a_repair(tmp_path, leave):
     assert device.run("verify", store).code == 0
 
 
+def test_a_model_that_was_removed_is_not_shown_as_one_with_changed_files(tmp_path):
+    """Catches: every file's name, as changed, for a model that its user removed."""
+    device, model, store = Device(tmp_path / "d"), tmp_path / "model", tmp_path / "store"
+    model.mkdir()
+    (model / "file").write_bytes(b"bytes")
+    device.run("publish", model, "a/b", "--store", store).done()
+    show = ("show", "a/b", "--store", store, "--trust-first-use")
+    (model / "file").unlink()
+    assert "changed since it was indexed" in device.run(*show).last["message"]
+    model.rmdir()
+    gone = device.run(*show).last
+    assert (gone["event"], gone["files"]) == ("changed", ["file"])
+    assert gone["message"] == f"  lay in {model}, which is gone or out of reach now"
+
+
 def test_what_a_daemon_serves_in_place_and_is_gone_counts_as_wrong(tmp_path):
     """Nobody removes it as a model that was pulled, and those who ask for it are refused."""
     device, model, store = Device(tmp_path / "d"), tmp_path / "model", tmp_path / "store"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,13 +126,13 @@ def _places(puller: Puller, output: Output, resolved: Resolved) -> None:
     for root in puller.places.roots_of(resolved.digest):
         changed = puller.places.check(root)
         if changed:
-            output.say(
-                "changed",
-                f"  changed since it was indexed, and not served, or out of reach now: {root}:"
-                f" {', '.join(changed)}",
-                path=str(root),
-                files=changed,
-            )
+            text = f"  lay in {root}, which is gone or out of reach now"
+            if os.path.lexists(root):
+                text = (
+                    "  changed since it was indexed, and not served, or out of reach now:"
+                    f" {root}: {', '.join(changed)}"
+                )
+            output.say("changed", text, path=str(root), files=changed)
         else:
             output.say("place", f"  lies in {root}", path=str(root))
 
