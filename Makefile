@@ -31,7 +31,7 @@ PEERS := huggingface_hub==2.4.0 libtorrent==2.1.1 iroh==0.35.0 fastsafetensors==
 	runai-model-streamer==0.17.0 tensorizer==2.12.1
 
 help:
-	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 # torch comes first, so that nothing installed later can bring another build of it.
 $(BASE_STAMP): Makefile

@@ -88,7 +88,9 @@ class Endpoint:
         if not (url.isprintable() and url.isascii()) or " " in url:
             raise UsageError(f"not a URL: {shown}", hint="write it in ASCII, host in punycode")
         if parts.scheme not in {"http", "https"} or not host:
-            raise UsageError(f"not an http:// or https:// URL: {shown}")
+            raise UsageError(
+                f"not an http:// or https:// URL: {shown}", hint="such as http://edge:4260"
+            )
         if parts.query or parts.fragment:
             raise UsageError(f"the URL of a server has no ? or #: {shown}")
         secure = parts.scheme == "https"

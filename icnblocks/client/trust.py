@@ -188,7 +188,7 @@ class Trust:
             raise TrustError(
                 f"{publisher} is not known yet; its key has the fingerprint {key}",
                 hint=f"if that is right: --trust {key} (trust=), or --trust-first-use"
-                " (trust_first_use=True)",
+                " (trust_first_use=True, ICN_TRUST_FIRST_USE=1)",
             )
         self._remember(publisher, key)
 

@@ -242,7 +242,10 @@ class Stream:
             with reading(path):
                 return path.read_bytes()
         if name not in pulling.parts:
-            raise NotFoundError(f"{self._name} has no file {name[:100]!r}")
+            raise NotFoundError(
+                f"{self._name} has no file {name[:100]!r}",
+                hint="`icn-show` lists the files of a model",
+            )
         return pulling.read(pulling.parts[name])
 
     def wait(self) -> Path:

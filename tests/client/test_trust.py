@@ -32,6 +32,7 @@ def test_an_unknown_publisher_is_refused_with_the_fingerprint_to_compare(known):
     with pytest.raises(TrustError, match=print_of(OLD)) as error:
         Trust(known).judge(record())
     assert "--trust" in error.value.hint
+    assert "ICN_TRUST_FIRST_USE" in error.value.hint, "`load` and scripts have no such argument"
     assert known.get("acme") is None
 
 

@@ -409,7 +409,8 @@ def test_wrong_uses_are_errors_of_one_line(origin, stream):
         list(tensors)
         with pytest.raises(UsageError, match="once"):
             iter(tensors)
-        with pytest.raises(NotFoundError):
+        with pytest.raises(NotFoundError) as error:
             tensors.read("nothing.json")
+        assert "icn-show" in error.value.hint, "the name and the source are right"
     with pytest.raises(UsageError, match="once"), tensors:
         pass
