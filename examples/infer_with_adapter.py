@@ -2,8 +2,9 @@
 
     python examples/infer_with_adapter.py demo/minilm demo/minilm-medicine "my chest hurts"
 
-ICN_FROM says where to ask. What was pulled before is not pulled again, so the second run needs
-no network at all. Beside icnblocks it needs torch, transformers and peft.
+ICN_FROM says where to ask; with ICN_TRUST_FIRST_USE=1 the key of a publisher never met before is
+accepted. What was pulled before is not pulled again, so the second run needs no network at all.
+Beside icnblocks it needs torch, transformers and peft.
 """
 
 from __future__ import annotations

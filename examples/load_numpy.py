@@ -2,6 +2,8 @@
 
 python examples/load_numpy.py acme/minilm        (a name; ICN_FROM says where to ask)
 python examples/load_numpy.py ./minilm           (a directory)
+
+With ICN_TRUST_FIRST_USE=1 the key of a publisher never met before is accepted.
 """
 
 from __future__ import annotations
