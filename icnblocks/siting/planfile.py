@@ -58,7 +58,7 @@ class PlanFile:
             UsageError: if the plan says nothing of it.
         """
         if edge not in self.edges:
-            some = ", ".join(sorted(self.edges)[:5])
+            some = ", ".join(sorted(self.edges)[:5]) + (" …" if len(self.edges) > 5 else "")
             raise UsageError(f"the plan has no edge {edge!r}", hint=f"its edges: {some}")
         return self.edges[edge]
 

@@ -90,3 +90,11 @@ def test_an_edge_that_the_plan_does_not_name_is_told_which_it_names():
     with pytest.raises(UsageError, match="no edge 'c'") as caught:
         parse_plan(_plan([])).of("c")
     assert "a" in caught.value.hint
+
+
+def test_not_all_edges_of_a_large_plan_are_told_and_that_is_said():
+    """Catches: an operator who believes that a plan of ten edges has five."""
+    edges = ", ".join(f'"e{number}": {{"models": []}}' for number in range(6))
+    with pytest.raises(UsageError) as caught:
+        parse_plan(f'{{"version": 1, "edges": {{{edges}}}}}').of("c")
+    assert caught.value.hint == "its edges: e0, e1, e2, e3, e4 …"
