@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icnblocks.testing.models import half_frozen, write_llama
+from icnblocks.testing.models import half_frozen, lora, write_llama
 from icnblocks.testing.processes import start_edge
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -65,6 +65,11 @@ def test_publish_from_python_then_load_with_numpy(tmp_path, home):
     with start_edge(tmp_path / "origin") as origin:
         said = _run("publish_from_python.py", model, "acme/llama", origin.url, environ=home)
         assert f"icn-fetch acme/llama --from {origin.url} --trust " in said
+        words = (lora(tmp_path / "lora"), "acme/lora", origin.url, "acme/llama")
+        _run("publish_from_python.py", *words, environ=home)
+        places = home | {"ICN_FROM": origin.url, "ICN_MODELS": str(tmp_path / "both")}
+        _run("load_numpy.py", "acme/lora", environ=places)
+        assert (tmp_path / "both" / "acme" / "llama").is_dir(), "the adapter brought its base"
         listed = _run("load_numpy.py", "acme/llama", environ=home | {"ICN_FROM": origin.url})
         there = {"ICN_MODELS": str(tmp_path / "there"), "ICN_STORE": str(tmp_path / "index")}
         asks = home | {"ICN_FROM": origin.url} | there
