@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import BusyError, ConflictError
@@ -215,6 +216,10 @@ class ModelDirectory:
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
+        if self._lock >= 0:
+            # Closing is not enough: a process that was forked meanwhile has the descriptor, too.
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
         for fd in (self._lock, self._fd):
             if fd >= 0:
                 os.close(fd)

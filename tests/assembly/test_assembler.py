@@ -293,6 +293,20 @@ def test_two_pulls_do_not_share_a_directory(model, tmp_path):
     Pull(model, tmp_path / "out").close()
 
 
+def test_a_process_that_was_forked_during_a_pull_holds_up_no_later_one(model, tmp_path):
+    """Catches: a training's workers, for whose end the next pull waits."""
+    before = set(os.listdir("/proc/self/fd"))
+    first = Pull(model, tmp_path / "out")
+    mine = [fd for fd in os.listdir("/proc/self/fd") if fd not in before]
+    inherited = [os.dup(int(fd)) for fd in mine if os.path.exists(f"/proc/self/fd/{fd}")]
+    first.close()
+    try:
+        Pull(model, tmp_path / "out").close()
+    finally:
+        for fd in inherited:
+            os.close(fd)
+
+
 def open_files():
     return len(os.listdir("/proc/self/fd"))
 
