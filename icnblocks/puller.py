@@ -23,7 +23,9 @@ from icnblocks.assembly.inspect import (
     Inspection,
     has_state,
     inspect,
+    is_cut_off,
     is_for_models,
+    is_left,
     is_unchanged,
     make_way,
     pulled_into,
@@ -203,7 +205,8 @@ class Puller:
         base: Pulled | None = None
         for one, place in reversed(self._place_bases(resolved, path, beside=to is not None)):
             base = self._pull_one(one, place, base)
-        return self._pull_one(resolved, path, base, follower)
+        # What was begun of another version is of no use any more; beside a base it may be.
+        return self._pull_one(resolved, path, base, follower, tidy=True)
 
     def _hang_up(self) -> None:
         self._left.set()
@@ -268,12 +271,13 @@ class Puller:
         follower: Follower | None = None,
         *,
         thorough: bool = False,
+        tidy: bool = False,
     ) -> Pulled:
         began = time.monotonic()
         moved = Moved()
-        settled = not thorough and self._is_settled(resolved, path)
+        settled = not thorough and self._is_settled(resolved, path, tidy=tidy)
         if not settled:
-            moved = self._assemble(resolved, path, follower, thorough=thorough)
+            moved = self._assemble(resolved, path, follower, thorough=thorough, tidy=tidy)
         if self.sharer is not None:
             if settled or is_unchanged(path, resolved.manifest, self.places):
                 self.sharer.whole(resolved, self.sources)
@@ -294,7 +298,7 @@ class Puller:
             moved.neighbours,
         )
 
-    def _is_settled(self, resolved: Resolved, path: Path) -> bool:
+    def _is_settled(self, resolved: Resolved, path: Path, *, tidy: bool) -> bool:
         """Whether a model lies there, and nothing is to be done; seen without writing anything."""
         return not (
             self.places.manifest_at(path) != resolved.digest
@@ -302,10 +306,17 @@ class Puller:
             or not has_state(path, resolved.digest)
             or (self._settings.durable and flushed.is_marked(path))
             or not is_unchanged(path, resolved.manifest, self.places)
+            or (tidy and is_left(path, resolved.digest))
         )
 
     def _assemble(
-        self, resolved: Resolved, path: Path, follower: Follower | None, *, thorough: bool
+        self,
+        resolved: Resolved,
+        path: Path,
+        follower: Follower | None,
+        *,
+        thorough: bool,
+        tidy: bool,
     ) -> Moved:
         """Make the directory what it shall be."""
         directory = ModelDirectory(path, self._go_on)
@@ -328,7 +339,7 @@ class Puller:
                 anew=anew,
             )
             self._refuse_conflicts(found, resolved, directory)
-            if not found.indexed:
+            if not found.indexed or (tidy and is_cut_off(directory, resolved.digest)):
                 moved = self._gather(resolved, directory, found, follower)
             if anew:
                 flushed.written_anew(directory)

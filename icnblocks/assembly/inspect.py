@@ -10,11 +10,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from icnblocks.assembly import blockmap
 from icnblocks.assembly.contents import file_is_right, right_blocks
-from icnblocks.assembly.directory import MANIFEST, NAME, PARTIAL, STATE
+from icnblocks.assembly.directory import MANIFEST, NAME, PARTIAL, STATE, ModelDirectory
 from icnblocks.assembly.former import Former, former_pulls
 from icnblocks.client.resolve import Resolved
-from icnblocks.errors import ConflictError, FormatError, NotFoundError, UsageError
+from icnblocks.errors import ConflictError, FormatError, IcnError, NotFoundError, UsageError
 from icnblocks.manifest.codec import decode, digest_of
 from icnblocks.naming import Digest, Name
 from icnblocks.store.database import storage_errors
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from icnblocks.assembly.assembler import Assembler
-    from icnblocks.assembly.directory import ModelDirectory
     from icnblocks.manifest.model import Manifest
     from icnblocks.store.inplace import InPlaceStore
 
@@ -266,6 +266,29 @@ def has_state(root: Path, digest: Digest) -> bool:
         return Digest.of((root / STATE / MANIFEST).read_bytes()) == digest
     except (OSError, UnicodeDecodeError, UsageError):
         return False
+
+
+def is_left(root: Path, digest: Digest) -> bool:
+    """Whether a pull of another manifest was cut off there, and nobody is at work on it.
+
+    False where that cannot be told.
+    """
+    if not (root / blockmap.PATH).exists():
+        return False
+    try:
+        directory = ModelDirectory(root)
+        try:
+            directory.lock(wait=False)
+            return is_cut_off(directory, digest)
+        finally:
+            directory.close()
+    except IcnError:  # another process pulls, or we may not write there
+        return False
+
+
+def is_cut_off(directory: ModelDirectory, digest: Digest) -> bool:
+    """The same, of a locked directory."""
+    return blockmap.manifest_of(directory) not in {None, digest}
 
 
 def _facts(directory: ModelDirectory, path: str) -> FileFacts | None:

@@ -3,14 +3,16 @@
 The index cannot tell them apart after `chmod`, a move or a kill; the bytes can.
 """
 
+import fcntl
 import os
 import shutil
 
 import pytest
 
 import icnblocks.puller as puller_module
-from icnblocks.errors import ConflictError
+from icnblocks.errors import ConflictError, NotFoundError
 from icnblocks.limits import MIB
+from icnblocks.publish.facade import publish
 from tests.assembly.test_puller import pull, puller, put, settings
 from tests.assembly.test_puller_states import Killed
 
@@ -212,3 +214,48 @@ def test_a_file_of_which_only_the_case_changes_stays_where_case_does_not_count(
     assert (at / "Readme").read_bytes() == b"one", "the same file there"
     assert (at / "readme").read_bytes() == text
     assert pull("acme/m", at).bytes_network == 0
+
+
+@pytest.fixture
+def cut_off(put, pull, pulled):
+    """Puts a next version, of which the pull cannot end; what lies there then."""
+
+    def run():
+        root = put("acme/m", "2", config=b"two", shard=os.urandom(2 * MIB), new=b"new")
+        (root / "shard").unlink()
+        with pytest.raises(NotFoundError):
+            pull("acme/m", pulled)
+        return tree(pulled)
+
+    return run
+
+
+def test_back_to_what_is_there_leaves_nothing_of_the_version_that_was_begun(
+    put, pull, pulled, cut_off, monkeypatch
+):
+    """Catches: a second copy of the model on the disk for ever."""
+    first = tree(pulled)
+    assert {"config.partial", "shard.partial", "new.partial"} < cut_off().keys()
+    put("acme/m", "1", **first)
+    with monkeypatch.context() as patch, (pulled / ".icnblocks" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # somebody is at work on it after all
+        patch.delattr("icnblocks.puller.ModelDirectory")
+        pull("acme/m", pulled)
+    assert tree(pulled).keys() > first.keys()
+    pull("acme/m", pulled)
+    assert tree(pulled) == first
+    assert not (pulled / ".icnblocks" / "map").exists()
+
+
+def test_a_base_that_is_there_keeps_what_was_begun_of_its_next_version(
+    pull, pulled, cut_off, settings, tmp_path
+):
+    """Catches: a pull of an adapter that throws away what came of a large model."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "delta").write_bytes(b"delta")
+    publish(
+        tmp_path / "adapter", "acme/lora", store=settings.store, base="acme/m", settings=settings
+    )
+    begun = cut_off()
+    assert pull("acme/lora", tmp_path / "lora").base.path == pulled
+    assert tree(pulled) == begun

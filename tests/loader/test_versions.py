@@ -186,6 +186,17 @@ def test_a_pull_that_was_killed_after_it_was_noted_is_whole(version, pull, root,
         icnblocks.load(root)
 
 
+def test_back_to_the_version_that_is_still_whole_it_is_given(version, pull, root):
+    """Catches: an error that no further pull clears, since nothing had been renamed."""
+    version(2)
+    cut_off(pull, root, 0)
+    with pytest.raises(ChangedError):
+        icnblocks.load(root)
+    version(1)
+    pull("acme/m", root)
+    assert loaded(root) == ({1}, SHARDS)
+
+
 def test_two_pulls_cut_off_one_after_the_other_are_refused(version, pull, root):
     """Catches: what the state says of the first version taken for a word on the mixture."""
     version(2)
