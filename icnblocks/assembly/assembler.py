@@ -66,7 +66,14 @@ class _Partials:
             raise
 
     def _make(self, file: int, size: int) -> None:
-        fd = self._directory.open(self._paths[file], os.O_RDWR | os.O_CREAT)
+        path = self._paths[file]
+        fd = self._directory.open(path, os.O_RDWR | os.O_CREAT)
+        if os.fstat(fd).st_size not in {0, size}:
+            # Nothing of it will be believed, but who streamed another version may have it mapped:
+            # the kernel ends a process that touches what was cut off.
+            os.close(fd)
+            self._directory.remove(path)
+            fd = self._directory.open(path, os.O_RDWR | os.O_CREAT)
         kept = len(self._open) < self._most
         if kept:
             self._open[file] = fd

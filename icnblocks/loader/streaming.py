@@ -189,7 +189,8 @@ class Stream:
 
     Inside its `with` block it can be iterated once, over (name, tensor), in the order of the files
     and of the tensors in them. Tensors are as those of `icnblocks.load`, and stay valid
-    afterwards. Leaving the block early ends the pull; what arrived is kept.
+    afterwards; those of a pull that did not end, until another version is pulled there.
+    Leaving the block early ends the pull; what arrived is kept.
 
     Args:
         name: what to pull.

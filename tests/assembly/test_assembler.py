@@ -219,6 +219,20 @@ def test_a_partial_file_that_was_removed_is_fetched_again(model, tmp_path):
     )
 
 
+def test_a_partial_file_of_another_size_is_not_cut_off_under_who_has_it_mapped(model, tmp_path):
+    """Catches: SIGBUS in a process that streamed a larger version, and was left with a part."""
+    Pull(model, tmp_path / "out").close()
+    partial = tmp_path / "out" / "a.bin.partial"
+    partial.write_bytes(bytes(10 * BLOCK))
+    with partial.open("rb") as mapped:
+        pull = Pull(model, tmp_path / "out")
+        assert os.fstat(mapped.fileno()).st_size == 10 * BLOCK
+    pull.bring(pull.assembler.missing())
+    pull.assembler.finish()
+    pull.close()
+    assert same(model, tmp_path / "out")
+
+
 def test_a_torn_note_is_cut_off(model, tmp_path):
     def tear(out: Path) -> None:
         path = out / ".icnblocks" / "map"
