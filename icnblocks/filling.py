@@ -189,6 +189,7 @@ class Filling:
         if self._fetching is not None:
             self._fetching(reuse.stop)
         reuse.take(missing)
+        self._places.close_idle()  # who follows needs descriptors
 
     def share(self, sharer: Sharer, offer: Offer) -> None:
         """Get blocks from neighbours too, and offer what comes to them."""

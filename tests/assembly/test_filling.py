@@ -1,6 +1,7 @@
 """Filling from this machine and from a source, with a real daemon as the source."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import icnblocks.filling as filling_module
 from icnblocks.client.settings import load_settings
 from icnblocks.client.trust import KnownPublishers, Trust
 from icnblocks.errors import IncompleteError
+from icnblocks.filling import Filling
 from icnblocks.naming import Name
 from icnblocks.puller import Puller
 from icnblocks.testing.device import Device
@@ -126,3 +128,20 @@ def test_what_no_source_has_is_not_worth_another_try(pull_from, lie, passes):
         pull_from(server)
     assert caught.value.retry is passes
     assert ("run it again" in caught.value.hint) is passes
+
+
+def test_files_that_blocks_were_taken_from_do_not_stay_open(origin, device, monkeypatch):
+    """Catches: a stream of 500 files that runs out of descriptors, where loading them does not."""
+    pull, one = device
+    opened = []
+
+    def run(self, _run=Filling.run):
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):
+                opened.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return _run(self)
+
+    monkeypatch.setattr(Filling, "run", run)
+    assert pull("acme/two").bytes_reused == HALF
+    assert opened
+    assert not [path for path in opened if path.startswith(f"{one}/")]
