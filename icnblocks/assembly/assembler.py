@@ -328,8 +328,9 @@ class Assembler:
         finals = {file: self.manifest.files[file].path for file in self._todo}
         for path in finals.values():
             check(path)
-        renaming.mark(self.directory, self._digest)
         flushed.mark(self.directory)  # also of what was there: who copied it need not have waited
+        renaming.mark(self.directory, self._digest)
+        flushed.keep_mark(self.directory)
         for file, path in finals.items():
             check(path)
             self.directory.rename(self._partials.path(file), path)

@@ -67,11 +67,14 @@ def _read(root: Path) -> bytes | None:
 def mark(directory: ModelDirectory) -> None:
     """Files are about to get their names that may be in the page cache only.
 
-    That a flush of others failed stays noted: until all have their names some are of then. The
-    block map is flushed too: after a power cut it says whose files these are.
+    That a flush of others failed stays noted: until all have their names some are of then.
     """
     failed = has_failed(directory.root)
     directory.write_state(_MARK, boot_id().encode() + (_BEGUN if failed else b""))
+
+
+def keep_mark(directory: ModelDirectory) -> None:
+    """Flush the mark, and the block map: after a power cut it says whose files these are."""
     directory.sync([f"{STATE}/{_MARK}", MAP])
 
 

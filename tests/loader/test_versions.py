@@ -11,7 +11,7 @@ import pytest
 import icnblocks
 import icnblocks.puller as puller_module
 from icnblocks.assembly.directory import ModelDirectory
-from icnblocks.errors import BusyError, ChangedError
+from icnblocks.errors import BusyError, ChangedError, StorageError
 from icnblocks.loader import opened, steady
 from icnblocks.manifest.model import Tensor
 from icnblocks.testing.models import Part, write_safetensors
@@ -184,6 +184,27 @@ def test_a_pull_that_was_killed_after_it_was_noted_is_whole(version, pull, root,
     cut_off(pull, root)
     with pytest.raises(ChangedError):
         icnblocks.load(root)
+
+
+@pytest.mark.parametrize("mark", ["renaming", "unflushed"])
+def test_a_disk_that_refuses_before_the_first_rename_leaves_the_old_version(
+    version, pull, root, monkeypatch, mark
+):
+    """Catches: a whole model that cannot be loaded, since its next version found the disk full."""
+
+    def open_(directory, path, flags, _open=ModelDirectory.open):
+        if path == f".icnblocks/{mark}.new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return _open(directory, path, flags)
+
+    version(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelDirectory, "open", open_)
+        with pytest.raises(StorageError, match="No space"):
+            pull("acme/m", root)
+    assert loaded(root) == ({1}, SHARDS)
+    pull("acme/m", root)
+    assert loaded(root) == ({2}, SHARDS)
 
 
 def test_back_to_the_version_that_is_still_whole_it_is_given(version, pull, root):
