@@ -27,6 +27,7 @@ _ADAPTER: Final = "adapter_model.safetensors"
 _SUFFIX: Final = ".safetensors"
 _LOOKED_FOR: Final = (_WHOLE, INDEX, _ADAPTER)
 """What is no file under one of these names does not count as such."""
+ONLY: Final = "only safetensors can be loaded; other files of a pulled model are used in place"
 
 
 def tensor_files(model: Path) -> dict[Path, list[str]]:
@@ -41,7 +42,7 @@ def tensor_files(model: Path) -> dict[Path, list[str]]:
         For each file the tensors that an index promises in it.
 
     Raises:
-        NotFoundError: if there is none.
+        NotFoundError: if there is none, or one that the index names is not there.
         FormatError: if the index is broken or names files elsewhere.
         StorageError: if something cannot be read.
     """
@@ -58,7 +59,7 @@ def tensor_files(model: Path) -> dict[Path, list[str]]:
     if not chosen:
         raise NotFoundError(
             f"{model} holds no safetensors files" + ("" if pulled is None else " that were pulled"),
-            hint="only safetensors can be loaded; other files of a pulled model are used in place",
+            hint=ONLY,
         )
     return {model / name: promised for name, promised in chosen.items()}
 
@@ -77,12 +78,19 @@ def choose(
         As `tensor_files`, by name; empty if there is none.
 
     Raises:
+        NotFoundError: if the index names a file that is not among them.
         FormatError: if the index is broken or names files elsewhere.
     """
     if _WHOLE in names:
         return {_WHOLE: []}
     if INDEX in names:
-        return _indexed(index(), index_path)
+        chosen = _indexed(index(), index_path)
+        if absent := chosen.keys() - set(names):
+            raise NotFoundError(
+                f"there is no file {min(absent)!r:.100}, which {index_path} names",
+                hint="pull it again; if it was published so, its index is of another model",
+            )
+        return chosen
     if _ADAPTER in names:
         return {_ADAPTER: []}
     return {name: [] for name in sorted(names) if name.endswith(_SUFFIX)}

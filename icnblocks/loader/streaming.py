@@ -15,8 +15,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self, TypedDict
 
 from icnblocks.assembly.directory import PARTIAL
-from icnblocks.errors import NotFoundError, SourceError, UsageError
-from icnblocks.loader.files import INDEX, choose
+from icnblocks.errors import FormatError, NotFoundError, SourceError, UsageError
+from icnblocks.loader.files import INDEX, ONLY, choose
 from icnblocks.loader.frameworks import framework_of
 from icnblocks.loader.mapped import tensor_infos
 from icnblocks.loader.model import Model
@@ -245,7 +245,7 @@ class Stream:
         if name not in pulling.parts:
             raise NotFoundError(
                 f"{self._name} has no file {name[:100]!r}",
-                hint="`icn-show` lists the files of a model",
+                hint=f"`icn-show {self._name} --all` lists its files",
             )
         return pulling.read(pulling.parts[name])
 
@@ -277,13 +277,13 @@ class Stream:
         names = {name for name in parts if "/" not in name}
         chosen = choose(names, lambda: pulling.read(parts[INDEX]), INDEX)
         if not chosen:
-            raise NotFoundError(f"{self._name} holds no safetensors files")
+            raise NotFoundError(f"{self._name} holds no safetensors files", hint=ONLY)
         step = sum(part.reach.size for part in parts.values()) // _STEPS
         known: dict[str, TensorInfo] = {}
         for name, promised in chosen.items():
-            part = parts.get(name)
-            if part is None or part.fd is None:
-                raise NotFoundError(f"{self._name} has no tensors in {name}, which its index names")
+            part = parts[name]
+            if part.fd is None:
+                raise FormatError(f"{part.path}: not a safetensors file, though the index names it")
             infos = tensor_infos(part.path, part.reach.size, partial(pulling.read, part))
             enter(known, infos, promised, part.path)
             yield from self._tensors_of(pulling, part, part.fd, infos, step)

@@ -76,10 +76,21 @@ def test_an_index_that_promises_what_a_shard_lacks_is_refused(tmp_path):
 
 def test_a_missing_shard_is_a_matter_of_the_file_not_of_a_source(tmp_path):
     index(tmp_path, a="one")
-    with pytest.raises(NotFoundError, match=r"no file .*one\.safetensors") as caught:
+    with pytest.raises(NotFoundError, match=r"no file .*one\.safetensors.* names") as caught:
         icnblocks.load(tmp_path)
     assert "source" not in caught.value.hint
     assert "pull it again" in caught.value.hint
+
+
+def test_a_shard_that_was_not_published_is_a_matter_of_the_index(put, pull, tmp_path):
+    """Catches: the advice to pull what can be pulled for ever; and another model's shard."""
+    index(tmp_path, a="one")
+    put("acme/m", **{INDEX: (tmp_path / INDEX).read_bytes()})
+    at = pull("acme/m").path
+    write(at / "one.safetensors", "a")
+    with pytest.raises(NotFoundError) as caught:
+        icnblocks.load(at)
+    assert "its index is of another model" in caught.value.hint
 
 
 def test_a_truncated_file_says_how_to_mend_it(tmp_path):

@@ -381,9 +381,25 @@ def test_what_is_no_model_of_tensors_says_so(origin, stream, tmp_path):
     for _ in range(2):  # while it comes, and when it is there
         with stream("acme/pack", origin.url) as tensors:
             assert tensors.read("a.txt") == b"text"
-            with pytest.raises(NotFoundError, match="safetensors"):
+            with pytest.raises(NotFoundError, match="safetensors") as caught:
                 next(iter(tensors))
+            assert "only safetensors" in caught.value.hint
             tensors.wait()
+
+
+@pytest.mark.parametrize(
+    ("named", "error"), [("absent.safetensors", NotFoundError), ("config.json", FormatError)]
+)
+def test_an_index_that_names_what_is_no_file_of_tensors(origin, stream, tmp_path, named, error):
+    """Catches: the advice to look for another source, which would have the same index."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_bytes(b"{}")
+    index = {"weight_map": {"w": named}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    origin.publish(tmp_path / "m", "acme/lacks", kind=Kind.PACK)
+    with stream("acme/lacks", origin.url) as tensors, pytest.raises(error, match="index") as caught:
+        list(tensors)
+    assert "source" not in caught.value.hint
 
 
 def test_an_index_of_other_files_is_an_error(origin, stream, tmp_path):
@@ -409,8 +425,8 @@ def test_wrong_uses_are_errors_of_one_line(origin, stream):
         list(tensors)
         with pytest.raises(UsageError, match="once"):
             iter(tensors)
-        with pytest.raises(NotFoundError) as error:
+        with pytest.raises(NotFoundError) as caught:
             tensors.read("nothing.json")
-        assert "icn-show" in error.value.hint, "the name and the source are right"
+        assert "--all" in caught.value.hint
     with pytest.raises(UsageError, match="once"), tensors:
         pass
