@@ -59,8 +59,10 @@ class _Partials:
         self.fresh: set[int] = set()
         try:
             for file in files:
-                with storage_errors(directory.root / self._paths[file]):
+                path = directory.root / self._paths[file]
+                with storage_errors(path):
                     self._make(file, manifest.files[file].size)
+                    os.stat(path)  # the index and loaders reach it so: it may be too long
         except BaseException:
             self.close()
             raise

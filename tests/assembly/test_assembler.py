@@ -345,6 +345,16 @@ def test_a_full_disk_leaves_no_file_open(model, tmp_path, monkeypatch):
     assert open_files() == before
 
 
+def test_a_path_that_is_too_long_as_a_whole_is_said_before_anything_comes(model, tmp_path):
+    """Catches: a whole model that is "not what it was" to the index, which cannot reach it."""
+    (model / ("n" * 200)).write_bytes(b"x")
+    deep = tmp_path
+    while len(str(deep)) < 3950:
+        deep /= "d" * 99
+    with pytest.raises(StorageError, match="too long"):
+        Pull(model, deep)
+
+
 def test_a_directory_that_cannot_hold_our_state_is_not_left_open(tmp_path):
     (tmp_path / ".icnblocks").write_text("a file")
     before = open_files()
