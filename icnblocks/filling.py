@@ -16,6 +16,7 @@ from icnblocks.assembly.reuse import LocalReuse, can_share
 from icnblocks.client.engine import Catalogued, Engine, EngineOptions, Hint
 from icnblocks.client.resolve import NO_SOURCE
 from icnblocks.errors import IcnError, IncompleteError, NotFoundError, SourceError, StorageError
+from icnblocks.store.database import storage_errors
 from icnblocks.wire.bundle import PULL_BYTES, Order
 
 if TYPE_CHECKING:
@@ -276,7 +277,10 @@ class Filling:
     def _refuse_full_disk(self, missing: Sequence[Want]) -> None:
         """Say so before the work, not after it, where the disk cannot hold what is wanted."""
         root, wanted = self._assembler.directory.root, self._assembler.room(missing)
-        free = shutil.disk_usage(root).free
+        with storage_errors(root):
+            total, _, free = shutil.disk_usage(root)
+        if not total:  # a file system that does not tell, such as ramfs
+            return
         if wanted > free:  # much of it may be there, of another version
             wanted = min(wanted, self._assembler.unallocated())
         if wanted > free:

@@ -35,12 +35,9 @@ def to(put, pull, monkeypatch, tmp_path):
 def free(monkeypatch):
     """So many bytes of the disk are free."""
 
-    def run(count):
-        monkeypatch.setattr(
-            filling_module,
-            "shutil",
-            SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=count)),
-        )
+    def run(count, total=1 << 40):
+        usage = (total, 0, count)
+        monkeypatch.setattr(filling_module, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
 
     return run
 
@@ -88,3 +85,10 @@ def test_room_for_what_is_taken_from_this_machine_is_looked_for_where_it_is_copi
     with pytest.raises(StorageError, match=f"{SIZE} bytes are needed and {SIZE - 1} are free"):
         pull("acme/m", tmp_path / "to")
     assert not (tmp_path / "to" / "file.partial").stat().st_blocks
+
+
+def test_a_disk_that_does_not_tell_how_much_it_holds_is_tried(pull, to, free):
+    """Catches: no pull into a ramfs, or a FUSE file system, where "0 are free"."""
+    free(0, total=0)
+    with pytest.raises(NotFoundError):  # nobody was asked for the rest
+        pull("acme/m", to)
