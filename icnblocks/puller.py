@@ -339,7 +339,8 @@ class Puller:
                 anew=anew,
             )
             self._refuse_conflicts(found, resolved, directory)
-            if not found.indexed or (tidy and is_cut_off(directory, resolved.digest)):
+            left = tidy and is_cut_off(directory, resolved.digest)
+            if thorough or left or not found.indexed:
                 moved = self._gather(resolved, directory, found, follower)
             if anew:
                 flushed.written_anew(directory)

@@ -132,7 +132,7 @@ def inspect(
             os.close(fd)
     # One that is missing may be noted as changed: then neither has facts, and they would agree.
     indexed = (
-        believed
+        listed == digest
         and len(whole) == len(manifest.files)
         and has_state(directory.root, digest)
         and all(known.get(file.path) == _facts(directory, file.path) for file in manifest.files)
