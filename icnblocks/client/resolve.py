@@ -336,8 +336,8 @@ def record_of(source: Source, name: Name) -> tuple[bytes, Record]:
         SourceError: if it cannot be reached, or what it gives is no record.
         VersionError: if it is one of a newer version.
     """
-    raw = source.record(name).raw
     try:
+        raw = source.record(name).raw
         return raw, open_record(raw)
     except VersionError:
         raise

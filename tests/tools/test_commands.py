@@ -237,12 +237,16 @@ def test_scripts_are_told_of_mistakes_in_the_command_line_too(tmp_path, words):
     assert (ran.code, ran.last["event"], ran.last["error"]) == (2, "error", "usage")
 
 
-def test_a_server_that_is_none_of_ours_is_named(tmp_path):
-    """Catches: \"14 bytes follow the value\", without a word of whose they are."""
+@pytest.mark.parametrize("length", [1, 10_000])
+def test_a_server_that_is_none_of_ours_is_named(tmp_path, length):
+    """Catches: \"14 bytes follow the value\", without a word of whose they are.
+
+    A page that is longer than any record was the publisher's mistake.
+    """
     model = tmp_path / "model"
     model.mkdir()
     (model / "file").write_bytes(b"bytes")
-    page = Reply(200, b"<html>hello</html>")
+    page = Reply(200, b"<html>%b</html>" % (length * b"hello"))
     with LyingServer({}, respond=lambda _: page) as server:
         ran = Device(tmp_path / "d").run("publish", model, "a/b", "--to", server.url)
     assert ran.last["error"] == "source"
