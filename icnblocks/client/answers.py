@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks import errors
+from icnblocks.client.endpoint import Proxy
 from icnblocks.errors import (
     BusyError,
     ChangedError,
@@ -41,6 +42,7 @@ _BY_STATUS: Final[dict[int, type[IcnError]]] = {
     413: RefusedError,
     507: errors.StorageError,
 }
+_PROXY_ASKS: Final = 407
 _LATER: Final = frozenset({429, 503})
 _MAX_AFTER_S: Final = 3600.0
 
@@ -94,6 +96,8 @@ def check_answer(answer: Answer, what: str) -> Answer:
         base, ours, _ = place.partition("/v1/")  # what follows is what was asked for
         place = base if ours and "?" not in base else place
         raise SourceError(f"{what}: redirected to {place}", hint="name that as the source instead")
+    if answer.status == _PROXY_ASKS:
+        raise SourceError(f"{text}, by a proxy that wants to know who asks", hint=Proxy.advice)
     kind = _by_code().get(str(told.get("error"))) or _BY_STATUS.get(answer.status, SourceError)
     kind = _THEIRS.get(kind, kind)
     if kind is NotFoundError and not speaks_icn:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from icnblocks.client.endpoint import Proxy
 from icnblocks.client.source import Source, SourceOptions
 from icnblocks.errors import SourceError
 from icnblocks.naming import Name
+from icnblocks.testing.lying import LyingServer, Reply
 
 NAME = Name("acme", "minilm", "v1")
 QUICK = SourceOptions(connect_s=0.3, stall_s=0.3)
@@ -104,3 +106,12 @@ def test_a_proxy_that_makes_no_tunnel_is_named(words, monkeypatch) -> None:
         error = failure("https://far.example")
     assert f"through the proxy 127.0.0.1:{port}: " in str(error)
     assert "NO_PROXY" in error.hint
+
+
+def test_a_proxy_that_wants_to_know_who_asks_is_what_is_to_be_looked_at(monkeypatch) -> None:
+    """Catches: "check the source's URL" for who gave no password to the proxy."""
+    with LyingServer({}, respond=lambda _: Reply(407)) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        error = failure("http://far.example")
+    assert "proxy" in str(error)
+    assert error.hint == Proxy.advice
