@@ -58,3 +58,22 @@ def test_what_standard_output_cannot_say_is_spelled_out(tmp_path):
     text = said(device, "show", "acme/m", "--store", tmp_path / "store", "--trust-first-use")
     assert f"{tmp_path}/\\u043c" in text
     assert "  \\u0444\\u0430\\u0439\\u043b  5 B" in text
+
+
+def test_beside_a_bar_a_line_is_said_as_it_is():
+    """Catches: `:100:` in a path that became a picture, and a URL in two lines."""
+    line = f"warning: /data/:100:/{'x' * 100} {'y' * 100}"
+    code = (
+        "from icnblocks_tools.output import make_output\n"
+        "with make_output(as_json=False) as output:\n"
+        "    output.begin('acme/m', 1000)\n"
+        f"    output.say('warning', '{line}')\n"
+    )
+    ours, theirs = os.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
+        shown = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert line in shown

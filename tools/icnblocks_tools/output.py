@@ -121,7 +121,8 @@ class _Bar(_Plain):
 
     def say(self, event: str, text: str, **facts: object) -> None:
         if self._progress is not None:
-            self._progress.console.print(text, highlight=False, markup=False)
+            console = self._progress.console
+            console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
         else:
             super().say(event, text, **facts)
 
