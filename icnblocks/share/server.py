@@ -85,6 +85,7 @@ class ShareServer:
         port: where it listens.
         sent_bytes: block payload that was sent.
         refused: requests that were asked to come back later.
+        connections: how many came.
         visited: told of a manifest, and where whoever asked about it serves it in turn.
         deserted: told that the last peer has left.
 
@@ -98,6 +99,7 @@ class ShareServer:
         self.port: int = self._listener.getsockname()[1]
         self.sent_bytes = 0
         self.refused = 0
+        self.connections = 0
         self.visited: Callable[[Digest, str], None] = _nobody
         self.deserted: Callable[[], None] = lambda: None
         self._pacer = None if options.rate is None else SharedPacer(options.rate, time.monotonic)
@@ -141,6 +143,7 @@ class ShareServer:
                 time.sleep(0.1)  # out of descriptors, as a rule: that passes
                 continue
             with self._lock:
+                self.connections += 1
                 many = len(self._open)
                 if self._closed or many >= self._options.peers + _REFUSED or self._has_enough(host):
                     sock.close()

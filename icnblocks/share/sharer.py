@@ -34,12 +34,14 @@ class Shared:
         models: how many models are offered.
         bytes_sent: block payload that was sent to neighbours.
         refused: requests that were asked to come back later.
+        connections: how many came; none where nobody could, or wanted to.
     """
 
     port: int
     models: int
     bytes_sent: int
     refused: int
+    connections: int
 
 
 class Sharer:
@@ -132,7 +134,9 @@ class Sharer:
     def shared(self) -> Shared:
         """What was shared so far."""
         server = self._server
-        return Shared(self.port, len(self._offers), server.sent_bytes, server.refused)
+        return Shared(
+            self.port, len(self._offers), server.sent_bytes, server.refused, server.connections
+        )
 
     def close(self) -> None:
         """Take leave of the edges and cut off everybody. Idempotent."""

@@ -133,6 +133,10 @@ def test_four_devices_take_little_more_than_one_from_the_edge(
         each.wait_for("sharing")  # from then on a signal ends it well
     assert [each.stop() for each in sharing] == [0] * 4
     assert sum(each.events["shared"]["bytes_sent"] for each in sharing) >= given
+    for each in sharing:
+        shared = each.events["shared"]
+        assert shared["connections"] or not shared["bytes_sent"]
+        assert bool(shared["connections"]) != ("nobody connected" in shared["message"])
     poll_until(lambda: not neighbours(thin), what="they took leave")
 
 
@@ -178,6 +182,8 @@ def test_an_edge_that_tells_of_nobody_is_no_obstacle(tmp_path, origin, publisher
         )
         assert ran.code == 0
         assert ran.events[-1]["event"] == "shared"
+        assert ran.events[-1]["connections"] == 0
+        assert "nobody connected" in ran.events[-1]["message"], "as where nobody can"
         assert any("not made known" in str(event.get("message")) for event in ran.events)
 
 

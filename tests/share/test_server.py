@@ -323,6 +323,7 @@ def test_beyond_so_many_peers_others_are_told_to_come_back(tmp_path) -> None:
             connection.drop()
         assert caught.value.after_s >= 1
         assert server.refused == 1
+        assert server.connections == 2, "those that were refused, too"
         first.close()
 
 

@@ -10,7 +10,7 @@ import signal, sys
 from types import SimpleNamespace
 from icnblocks_tools.fetch import _stay
 
-told = SimpleNamespace(port=1, bytes_sent=0, refused=0)
+told = SimpleNamespace(port=1, bytes_sent=0, refused=0, connections=0)
 sharer = SimpleNamespace(shared=lambda: told)
 output = SimpleNamespace(say=lambda event, text, **facts: None)
 line, sent = 0, True

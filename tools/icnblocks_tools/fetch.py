@@ -149,11 +149,13 @@ def _stay(output: Output, sharer: Sharer, seconds: float | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
     shared = sharer.shared()
+    nobody = "" if shared.connections else f"; nobody connected to port {shared.port}"
     output.say(
         "shared",
-        f"sent {human_bytes(shared.bytes_sent)} to neighbours",
+        f"sent {human_bytes(shared.bytes_sent)} to neighbours{nobody}",
         bytes_sent=shared.bytes_sent,
         refused=shared.refused,
+        connections=shared.connections,
     )
 
 
