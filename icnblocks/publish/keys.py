@@ -130,6 +130,20 @@ def load_key(path: Path) -> PublisherKey | None:
     return PublisherKey(key, _leading_to(public_bytes(key), _load_chain(_chain_path(path))))
 
 
+def existing_key(path: Path) -> PublisherKey:
+    """The key in a file.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    found = load_key(path)
+    if found is None:
+        raise UsageError(
+            f"there is no key in {path}", hint="name the publisher's key file with --key"
+        )
+    return found
+
+
 def _load_chain(path: Path) -> tuple[Rotation, ...]:
     data = _read(path)
     return () if data is None else unpack_rotations(data)
@@ -163,9 +177,7 @@ def rotate_key(path: Path, publisher: str, now: int) -> PublisherKey:
     Raises:
         UsageError: if there is no key there.
     """
-    old = load_key(path)
-    if old is None:
-        raise UsageError(f"no key at {path}")
+    old = existing_key(path)
     fresh = Ed25519PrivateKey.generate()
     chain = (*old.rotations, rotate(old.private, public_bytes(fresh), publisher, now))
     _write_private(path.with_name(f"{path.name}.old-{old.fingerprint[:16]}"), _pem(old.private))

@@ -220,6 +220,25 @@ def test_what_is_asked_about_a_store_that_is_none_makes_none(tmp_path):
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (("withdraw", "acme/m", "--to", "http://127.0.0.1:9"), "--key"),
+        (("rotate-key", "acme"), "--key"),
+        (("verify", "here"), "icn-fetch"),
+    ],
+)
+def test_who_names_what_is_not_there_is_told_what_to_name(tmp_path, words, advice):
+    """Catches: an error that says what is wrong, and not what would be right."""
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "icnblocks_tools", *words, "--json"], cwd=tmp_path,
+        env=Device(tmp_path / "d").environ, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    assert (said["exit_code"], advice in said["hint"]) == (2, True)
+
+
 def test_a_model_is_not_taken_for_a_store(tmp_path):
     """Catches: an index that lies in a model directory, and is published as a part of it."""
     model = tmp_path / "model"

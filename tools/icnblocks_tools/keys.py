@@ -28,17 +28,13 @@ def withdraw(name: str, url: str, key: Path | None, as_json: bool) -> None:
     that were pulled stay where they are.
     """
     from icnblocks.client.settings import load_settings
-    from icnblocks.errors import UsageError
     from icnblocks.naming import Name
     from icnblocks.publish.deliver import withdraw as withdraw_name
-    from icnblocks.publish.keys import load_key
+    from icnblocks.publish.keys import existing_key
     from icnblocks.publish.ways import open_origin
 
     wanted, settings = Name.parse(name), load_settings()
-    path = key or settings.keys / f"{wanted.publisher}.pem"
-    signer = load_key(path)
-    if signer is None:
-        raise UsageError(f"no key at {path}")
+    signer = existing_key(key or settings.keys / f"{wanted.publisher}.pem")
     with make_output(as_json=as_json) as output:
         with open_origin(settings, url, wanted.publisher, signer) as origin:
             seq = withdraw_name(origin, wanted, signer, int(time.time()))

@@ -267,7 +267,10 @@ def verify(
         settings = replace(settings, sources=sources)
     is_ours = is_store(path)
     if not is_ours and not (path / ".icnblocks").is_dir():
-        raise UsageError(f"{path} is neither a pulled directory nor a store")
+        raise UsageError(
+            f"{path} is neither a pulled directory nor a store",
+            hint="it checks what `icn-fetch` made, and stores of daemons",
+        )
     if is_ours:
         settings = replace(settings, store=path)
     with (
