@@ -7,14 +7,17 @@ from pathlib import Path
 import click
 import pytest
 
+from icnblocks.client.settings import _READERS, _SPELLED
 from icnblocks.errors import IcnError
 from icnblocks.limits import DEFAULT_LIFETIME_S
+from icnblocks_daemon.cli import icn_edge
 from icnblocks_tools.lazy import load
-from icnblocks_tools.main import COMMANDS
+from icnblocks_tools.main import COMMANDS, icn
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCES = ("icnblocks", "daemon", "tools", "benchmarks", "docs", "examples", "tests")
+_EVERYWHERE = {"--help", "--version"}
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
@@ -67,6 +70,74 @@ def test_every_option_of_a_command_is_told_of(name):
     options = [each for each in params if isinstance(each, click.Option)]
     told = set(re.findall(r"--[a-z-]+", text))
     assert [each.opts[0] for each in options if told.isdisjoint(each.opts)] == []
+
+
+def _commands(name):
+    """A program's command, and all below it."""
+    if name == "icn-edge":
+        yield icn_edge
+        yield from icn_edge.commands.values()
+        return
+    command = icn if name == "icn" else load(COMMANDS[name.removeprefix("icn-")][0])
+    yield command
+    for below in command.list_commands(None) if isinstance(command, click.Group) else ():
+        yield command.get_command(None, below)
+
+
+def _lines_with_commands():
+    """(program, the rest of its line) wherever a text writes one as it is typed."""
+    pattern = r"(?:^|[`$(/\"' ])(icn(?:-edge|-fetch|-publish|-show|-verify|-sim)?) ([^`|;&\n]+)"
+    for file in [*DOCUMENTS, *(ROOT / "examples").iterdir()]:
+        if file.is_file() and file.name != "CHANGELOG.md":  # it tells of what is gone, too
+            text = file.read_text().replace("\\\n", " ")
+            for program, rest in re.findall(pattern, text, re.MULTILINE):
+                yield program, rest.partition(" #")[0]
+
+
+def test_options_of_commands_as_they_are_written_exist():
+    """Catches: a line to copy that ends with `No such option`, since the option was renamed."""
+    known = {
+        name: {
+            word
+            for each in _commands(name)
+            for param in each.params
+            for word in (*param.opts, *param.secondary_opts)
+        }
+        for name in PROJECT["scripts"]
+    }
+    known["icn"] = set().union(*known.values())
+    written = {
+        (program, option)
+        for program, rest in _lines_with_commands()
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", rest)
+    }
+    wrong = [pair for pair in sorted(written) if pair[1] not in known[pair[0]] | _EVERYWHERE]
+    assert wrong == []
+    assert len(written) > 30
+
+
+def test_every_setting_of_the_client_stands_in_its_table_and_no_other():
+    """Catches: a setting that nobody hears of, and one to be refused as unknown."""
+    table = (ROOT / "docs" / "client.md").read_text().partition("## What a pull does")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `ICN_(\w+)`", table, re.MULTILINE)
+    assert [(key, variable.lower()) for key, variable in rows] == [(key, key) for key, _ in rows]
+    assert {key for key, _ in rows} == {_SPELLED.get(key, key) for key in _READERS}
+
+
+def test_targets_and_modules_that_are_named_are_there():
+    """Catches: `make NAME` and `python -m NAME` of what has another name now."""
+    text = "\n".join(file.read_text() for file in DOCUMENTS if file.name != "CHANGELOG.md")
+    made = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?:`|^    (?:sudo )?)make ([a-z-]+)", text, re.MULTILINE))
+    assert [each for each in targets if not re.search(rf"^{each}:", made, re.MULTILINE)] == []
+    modules = set(re.findall(r"python -m ([a-z_]+(?:\.[a-z_]+)*)", text)) - {"pytest"}
+    files = {each: ROOT / each.replace(".", "/") for each in modules}
+    lost = [
+        each for each, at in files.items() if not (at.is_dir() or at.with_suffix(".py").exists())
+    ]
+    assert lost == []
+    assert len(targets) > 4
+    assert len(modules) > 8
 
 
 def test_documents_that_are_named_are_there():
