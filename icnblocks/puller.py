@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from icnblocks.assembly import flushed
+from icnblocks.assembly import flushed, renaming
 from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.directory import PARTIAL, ModelDirectory
 from icnblocks.assembly.inspect import (
@@ -431,8 +431,8 @@ class Puller:
                     assembler.finish(lambda path: refuse_changed(directory, path, found))
                 listed = self.places.manifest_at(directory.root)
                 remember(directory, resolved, self.places, found)
+            former = (listed, assembler.former, *renaming.manifests(directory))
             assembler.forget_map()
-            former = (listed, assembler.former)
             forget_unused(self._settings.store, self.catalog, self.places, former)
         finally:
             assembler.close()

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly import blockmap, flushed
+from icnblocks.assembly import blockmap, flushed, renaming
 from icnblocks.assembly.contents import file_is_right
 from icnblocks.assembly.directory import MANIFEST, NAME
 from icnblocks.errors import FormatError, UsageError
@@ -89,15 +89,15 @@ def former_pulls(
     if listed not in {None, finished} and (finished is None or finished != begun):
         return Former()  # it was published in place since: then it is the user's
     name = _name(directory)
-    manifests = [] if name is None or finished in {None, digest} else [data]
-    if begun is not None and begun not in {finished, digest}:
-        manifests.append(known(begun))
+    # Without its name the state is one that a pull was about to write: the mark says of which.
+    put = {begun, *renaming.manifests(directory), None if name is None else finished} - {digest}
+    manifests = [data if one == finished else known(one) for one in put if one is not None]
     files: dict[str, list[tuple[File, Manifest]]] = {}
     for manifest in filter(None, map(_decoded, manifests)):
         for file in manifest.files:
             files.setdefault(file.path, []).append((file, manifest))
-    cut_off = _cut_off(directory, begun, known)
-    return Former(name if finished != digest else None, files, cut_off)
+    name = name if finished != digest else None
+    return Former(name, files, _cut_off(directory, begun, known))
 
 
 def _cut_off(

@@ -2,8 +2,9 @@
 
 A pull renames one file after another. From before the first until the pull is noted,
 `.icnblocks/renaming` holds the digest of its manifest; what is cut off in between is of two
-versions. A pull is noted once the state names its manifest, so a mark that was left behind by a
-kill right after that is harmless. This module must not read model files.
+versions, or of more: before it stand those of pulls that were cut off so earlier. A pull is noted
+once the state names its manifest, so a mark that was left behind by a kill right after that is
+harmless. This module must not read model files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly.directory import MANIFEST, NAME, STATE
-from icnblocks.naming import Digest
+from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.database import storage_errors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from icnblocks.assembly.directory import ModelDirectory
 
 _MARK: Final = "renaming"
+_MOST: Final = 1000 * DIGEST_BYTES
 
 
 def mark(directory: ModelDirectory, digest: Digest) -> None:
@@ -34,7 +36,19 @@ def mark(directory: ModelDirectory, digest: Digest) -> None:
             # Back to what was there before a pull that was cut off: what the state says of then
             # must not vouch for the mixture.
             directory.remove(f"{STATE}/{NAME}")
-    directory.write_state(_MARK, digest)
+    earlier = [one for one in manifests(directory) if one != digest]
+    directory.write_state(_MARK, b"".join([*earlier, digest]))
+
+
+def manifests(directory: ModelDirectory) -> list[Digest]:
+    """Those whose pulls may have put files there since the last one that was noted.
+
+    Raises:
+        StorageError: if the disk refuses.
+    """
+    data = directory.read_state(_MARK, _MOST) or b""
+    ends = range(DIGEST_BYTES, len(data) + 1, DIGEST_BYTES)
+    return [Digest(data[end - DIGEST_BYTES : end]) for end in ends]
 
 
 def unmark(directory: ModelDirectory) -> None:
@@ -58,7 +72,9 @@ def is_mixed(root: Path) -> bool:
     # one and what the other noted.
     noted = _noted(root)
     marked = _read(root / STATE / _MARK)
-    return marked is not None and (marked != noted or not (root / STATE / NAME).exists())
+    if marked is None:
+        return False
+    return marked[-DIGEST_BYTES:] != noted or not (root / STATE / NAME).exists()
 
 
 def _noted(root: Path) -> Digest | None:

@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 import icnblocks.puller as puller_module
+from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.errors import ConflictError, NotFoundError
 from icnblocks.limits import MIB
 from icnblocks.publish.facade import publish
@@ -214,6 +215,44 @@ def test_a_file_of_which_only_the_case_changes_stays_where_case_does_not_count(
     assert (at / "Readme").read_bytes() == b"one", "the same file there"
     assert (at / "readme").read_bytes() == text
     assert pull("acme/m", at).bytes_network == 0
+
+
+def test_what_a_pull_put_there_is_known_after_two_others_were_cut_off(
+    put, pull, pulled, cut_off, monkeypatch
+):
+    """Catches: files that no user touched, which stand in the way of each further version."""
+
+    def die(*_):
+        raise Killed
+
+    put("acme/m", "killed", config=b"renamed", shard=b"renamed", gone=b"renamed")
+    with monkeypatch.context() as patch:
+        patch.setattr(puller_module, "remember", die)
+        with pytest.raises(Killed):
+            pull("acme/m", pulled)
+    cut_off()
+    third = put("acme/m", "3", config=b"three")
+    pull("acme/m", pulled)
+    assert tree(pulled) == tree(third)
+
+
+@pytest.mark.parametrize("written", ["manifest", "name"])
+def test_what_a_pull_put_there_is_known_if_it_was_killed_while_it_noted_it(
+    put, pull, pulled, monkeypatch, written
+):
+    def write_state(directory, name, data, _write=ModelDirectory.write_state):
+        if name == written:
+            raise Killed
+        _write(directory, name, data)
+
+    put("acme/m", "killed", config=b"renamed", shard=b"renamed", gone=b"renamed")
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelDirectory, "write_state", write_state)
+        with pytest.raises(Killed):
+            pull("acme/m", pulled)
+    third = put("acme/m", "3", config=b"three")
+    pull("acme/m", pulled)
+    assert tree(pulled) == tree(third)
 
 
 @pytest.fixture

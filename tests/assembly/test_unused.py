@@ -45,14 +45,18 @@ def test_a_device_that_follows_a_tag_keeps_one_manifest(version, pull, known):
     assert known() == 1
 
 
-def test_a_version_that_did_not_come_is_forgotten_too(version, pull, known, monkeypatch, tmp_path):
+@pytest.mark.parametrize("times", [1, 2])
+def test_versions_that_did_not_come_are_forgotten_too(
+    version, pull, known, monkeypatch, tmp_path, times
+):
+    for _ in range(times):
+        version()
+        with monkeypatch.context() as patch:
+            patch.setattr(puller_module, "remember", die)
+            with pytest.raises(Killed):
+                pull("acme/m", tmp_path / "to")
     version()
-    with monkeypatch.context() as patch:
-        patch.setattr(puller_module, "remember", die)
-        with pytest.raises(Killed):
-            pull("acme/m", tmp_path / "to")
-    version()
-    assert known() == 2
+    assert known() == times + 1
     pull("acme/m", tmp_path / "to")
     assert known() == 1
 
