@@ -23,6 +23,7 @@ from icnblocks.store.disk import DiskStore
 from icnblocks.store.home import BLOCKS, CATALOG, PLACES
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks_daemon.config import taken_over
+from icnblocks_daemon.fair_turns import FairTurns
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
 from icnblocks_daemon.holdings import Holdings
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 FLUSH_S: Final = 5.0
 """How often a cache's blocks are flushed, whoever waits for it or not."""
+
+LOOKS: Final = 4
+"""Have-maps and missing-set queries that are worked on at a time: each takes a thread for up to a
+second, anybody may ask, and all else waits for threads, too."""
 
 
 class Node:
@@ -135,6 +140,7 @@ class Node:
             wait_s=config.sibling_wait, clock=self.clock,
         )  # fmt: skip
         self.sending = Sending(config.client_sends, clock)
+        self.looking = FairTurns(LOOKS)
         self.uploads = Uploads(
             self.holdings, self.catalog, self.metrics, ttl_s=config.upload_ttl, clock=self.clock
         )

@@ -19,8 +19,7 @@ from icnblocks_daemon.config import Config
 from icnblocks_daemon.fair_turns import FairTurns
 from icnblocks_daemon.holdings import to_the_end
 from icnblocks_daemon.http.app import make_app
-from icnblocks_daemon.http.names import LOOKS
-from icnblocks_daemon.node import Node
+from icnblocks_daemon.node import LOOKS, Node
 from icnblocks_daemon.uploads import AT_ONCE
 
 BEGUN = b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"

@@ -16,7 +16,7 @@ from icnblocks.wire.havemap import HaveMap, decode_have
 from icnblocks_daemon.config import Config
 from icnblocks_daemon.http import have as module
 from icnblocks_daemon.http.app import make_app
-from icnblocks_daemon.node import Node
+from icnblocks_daemon.node import LOOKS, Node
 
 SIZE, BLOCK = 400_000, 4096
 
@@ -73,48 +73,71 @@ def test_a_daemon_that_routes_other_names_only_does_not_say_that_it_fetches(tmp_
             assert have(mixed, model, ICN_Name="other/model").fetches is True
 
 
+class Asked:
+    """A daemon that is asked for have-maps, which it cannot make before `goes_on`."""
+
+    def __init__(self, path, monkeypatch, models, most):
+        self.node, self.models, self.most = Node(Config(path)), models, most
+        self.made, self.asking = [], []
+        self.all_ask, self.goes_on = asyncio.Event(), threading.Event()
+        self._decode, self._find = module.decode, self.node.manifests.shared
+        monkeypatch.setattr(module, "decode", self._held)
+        monkeypatch.setattr(self.node.manifests, "shared", self._found)
+
+    def _held(self, raw):
+        self.made.append(raw)
+        assert self.goes_on.wait(20)
+        return self._decode(raw)
+
+    async def _found(self, *asked):
+        manifest = await self._find(*asked)
+        self.asking.append(manifest)
+        if len(self.asking) == self.most:  # in a moment the last one waits for its map, too
+            asyncio.get_running_loop().call_soon(self.all_ask.set)
+        return manifest
+
+    async def answers(self):
+        """Ask for as many maps at once, of one model after the other; what is told of each."""
+        runner = web.AppRunner(make_app(self.node), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/manifests"
+        try:
+            for model in self.models:
+                await self.node.manifests.put(model.digest, model.raw)
+            async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+                asked = (self.models * self.most)[: self.most]
+                answers = [asyncio.create_task(self._ask(session, url, each)) for each in asked]
+                await self.all_ask.wait()
+                begun = len(self.made)
+                self.goes_on.set()
+                return begun, await asyncio.gather(*answers)
+        finally:
+            self.goes_on.set()
+            await runner.cleanup()
+            await self.node.close()
+
+    async def _ask(self, session, url, model):
+        async with session.get(f"{url}/{model.digest}/have") as answer:
+            return decode_have(await answer.read(), len(model.blocks))
+
+
 async def test_a_crowd_that_asks_what_is_here_of_a_model_has_it_made_once(
     tmp_path, model, monkeypatch
 ):
     """Catches: each had the manifest in memory and decoded for itself. A hundred who asked at once
     for that of a large model, or one client, took more than a gigabyte, and all threads for a
     minute."""
-    most, made, asking = 4, [], []
-    all_ask, goes_on = asyncio.Event(), threading.Event()
-    node, decode = Node(Config(tmp_path / "s")), module.decode
-    find = node.manifests.shared
+    asked = Asked(tmp_path / "s", monkeypatch, [model], 4)
+    _, told = await asked.answers()
+    assert told == [HaveMap(bytes(len(model.blocks)), fetches=False)] * 4
+    assert len(asked.made) == 1
 
-    def held(raw):
-        made.append(raw)
-        assert goes_on.wait(20)
-        return decode(raw)
 
-    async def found(*asked):
-        manifest = await find(*asked)
-        asking.append(manifest)
-        if len(asking) == most:  # in a moment the last one waits for its map, too
-            asyncio.get_running_loop().call_soon(all_ask.set)
-        return manifest
-
-    async def ask(session, url):
-        async with session.get(url) as answer:
-            return decode_have(await answer.read(), len(model.blocks))
-
-    monkeypatch.setattr(module, "decode", held)
-    monkeypatch.setattr(node.manifests, "shared", found)
-    runner = web.AppRunner(make_app(node), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        await node.manifests.put(model.digest, model.raw)
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/manifests/{model.digest}/have"
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
-            answers = [asyncio.create_task(ask(session, url)) for _ in range(most)]
-            await all_ask.wait()
-            goes_on.set()
-            assert set(await asyncio.gather(*answers)) == {HaveMap(bytes(len(model.blocks)), False)}
-        assert len(made) == 1
-    finally:
-        goes_on.set()
-        await runner.cleanup()
-        await node.close()
+async def test_one_who_asks_what_is_here_of_many_models_takes_few_threads(tmp_path, monkeypatch):
+    """Catches: all that needs a thread waits until all of them are made."""
+    models = [make_model(f"acme/m{number}", size=5000, seed=number) for number in range(5)]
+    asked = Asked(tmp_path / "s", monkeypatch, models, len(models))
+    begun, told = await asked.answers()
+    assert begun <= LOOKS // 2
+    assert len(told) == len(asked.made) == len(models)

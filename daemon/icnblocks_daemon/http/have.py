@@ -12,6 +12,7 @@ from icnblocks.manifest.codec import decode
 from icnblocks.naming import Digest
 from icnblocks.wire.havemap import HaveMap, encode_have
 from icnblocks_daemon.coalesce import Coalesced
+from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.names import MANIFEST_PATH, hint_of, via_of
 
 if TYPE_CHECKING:
@@ -40,17 +41,21 @@ class Have:
             raise NotFoundError(f"no manifest {digest} here")
         manifest = await self._node.manifests.shared(digest, name, via_of(request))
         fetches = bool(self._node.fib.route(name))
-        body = await self._maps.do((digest, fetches), lambda: self._map(manifest, fetches=fetches))
+        client = client_of(request)
+        body = await self._maps.do(
+            (digest, fetches), lambda: self._map(manifest, client, fetches=fetches)
+        )
         return web.Response(
             body=body,
             content_type="application/octet-stream",
         )
 
-    async def _map(self, manifest: Shared, *, fetches: bool) -> bytes:
-        """Made once for all who ask meanwhile: that of a large model takes a second of a core."""
+    async def _map(self, manifest: Shared, client: str, *, fetches: bool) -> bytes:
+        """Made in the turn of the first who asks, for all who ask meanwhile."""
 
         def made() -> bytes:
             flags = self._node.holdings.held(decode(manifest.data).lengths())
             return encode_have(HaveMap(flags, fetches))
 
-        return await asyncio.to_thread(made)
+        async with self._node.looking.turn(client):
+            return await asyncio.to_thread(made)

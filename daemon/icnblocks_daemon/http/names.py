@@ -11,7 +11,6 @@ from icnblocks.limits import MISSING_BATCH
 from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
 from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
-from icnblocks_daemon.fair_turns import FairTurns
 from icnblocks_daemon.holdings import to_the_end
 from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.http.clients import client_of
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 RECORD_PATH: Final = "/v1/records/{publisher}/{model}/{tag}"
 MANIFEST_PATH: Final = "/v1/manifests/{digest}"
-LOOKS: Final = 4
-"""Missing-set queries that are looked into at a time: each takes a thread for some tenths of a
-second, anybody may ask, and all else waits for threads, too."""
 _BINARY: Final = "application/octet-stream"
 
 
@@ -35,7 +31,6 @@ class Names:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._looking = FairTurns(LOOKS)
 
     def routes(self) -> list[web.RouteDef]:
         """The endpoints of this module."""
@@ -66,7 +61,7 @@ class Names:
     async def missing(self, request: web.Request) -> web.StreamResponse:
         """Packed wants in, packed indexes of those that are not here out."""
         body = await read_body(request, MISSING_BATCH * WANT_BYTES)
-        async with self._looking.turn(client_of(request)):
+        async with self._node.looking.turn(client_of(request)):
             wants = unpack_wants(body)
             if may_write(self._node, request):  # before it is looked: what is said to be here stays
                 self._node.uploads.touch(want.digest for want in wants)
