@@ -1,6 +1,7 @@
 """`icn-sim make` and `place` as people call them."""
 
 import gzip
+import io
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from icnblocks.errors import FormatError, IcnError, StorageError, UsageError
 from icnblocks.siting.planfile import parse_plan
 from icnblocks.testing.processes import poll_until
-from icnblocks_tools.sim import sim
+from icnblocks_tools.sim import sim, writing
 
 
 def _run(*words, stdin=None):
@@ -105,6 +106,20 @@ def test_an_interrupt_leaves_the_trace_that_was_there(tmp_path, name):
     assert file.read_bytes() != b"before"
     assert file.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == [name]
+
+
+def test_an_interrupt_right_after_the_file_was_made_leaves_none(tmp_path, monkeypatch):
+    """Catches: half a trace that nobody removes."""
+
+    class Interrupted(io.FileIO):
+        def __enter__(self):
+            self.close()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "open", Interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt), writing.opened(str(tmp_path / "t")):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("bound", ["lp", "milp"])

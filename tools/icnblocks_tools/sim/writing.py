@@ -60,14 +60,14 @@ def _whole(path: str) -> Iterator[IO[bytes]]:
             yield file
         return
     partial = f"{path}.partial" if path else path
-    with open(partial, "wb") as file:
-        try:
+    try:  # around all: an interrupt may come as soon as it is there
+        with open(partial, "wb") as file:
             if os.path.exists(path):
                 shutil.copymode(path, partial)
             yield file
             file.close()
             os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-            raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
