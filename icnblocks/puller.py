@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from icnblocks.assembly import flushed, renaming
 from icnblocks.assembly.assembler import Assembler
+from icnblocks.assembly.blockmap import manifest_of
 from icnblocks.assembly.directory import PARTIAL, ModelDirectory
 from icnblocks.assembly.inspect import (
     Inspection,
@@ -53,7 +54,7 @@ from icnblocks.store.late_log import log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from icnblocks.manifest.model import BaseRef
+    from icnblocks.manifest.model import BaseRef, Manifest
     from icnblocks.naming import Digest, Name
     from icnblocks.share import ShareOptions, Sharer
 
@@ -408,10 +409,12 @@ class Puller:
     ) -> Moved:
         """Reuse, fetch, finish, remember."""
         make_way(directory, resolved.manifest, found)
+        begun = manifest_of(directory)
+        if begun is not None and begun != resolved.digest:
+            self._remove_partials(directory, resolved.manifest, found, begun)
         plan = Plan(resolved.manifest)
         assembler = Assembler(directory, resolved.digest, resolved.manifest, plan, found.whole)
         try:
-            self._remove_partials(directory, assembler)
             salvage(assembler, found.spoilt)
             size = resolved.manifest.size
             self._listener.begun(resolved.name, size, size - assembler.missing_bytes())
@@ -431,21 +434,25 @@ class Puller:
                     assembler.finish(lambda path: refuse_changed(directory, path, found))
                 listed = self.places.manifest_at(directory.root)
                 remember(directory, resolved, self.places, found)
-            former = (listed, assembler.former, *renaming.manifests(directory))
+            former = (listed, begun, *renaming.manifests(directory))
             assembler.forget_map()
             forget_unused(self._settings.store, self.catalog, self.places, former)
         finally:
             assembler.close()
         return moved
 
-    def _remove_partials(self, directory: ModelDirectory, assembler: Assembler) -> None:
-        """Remove what an earlier pull left of files that are not to be assembled now."""
-        former = assembler.former
-        data = None if former is None else self.catalog.manifest(former)
+    def _remove_partials(
+        self, directory: ModelDirectory, manifest: Manifest, found: Inspection, begun: Digest
+    ) -> None:
+        """Remove what an earlier pull left of files that are not to be assembled now.
+
+        While the block map says whose they are: it is done again if this is cut off.
+        """
+        data = self.catalog.manifest(begun)
         if data is None:
             return
-        files = assembler.manifest.files
-        kept = {file.path for number, file in enumerate(files) if number not in assembler.whole}
+        files = enumerate(manifest.files)
+        kept = {file.path for number, file in files if number not in found.whole}
         for file in decode(data).files:
             if file.path not in kept:
                 directory.remove(file.path + PARTIAL)

@@ -155,8 +155,6 @@ class Assembler:
         for file in whole:  # what another pull left of it is of another time than the notes
             directory.remove(manifest.files[file].path + PARTIAL)
         self._map = BlockMap.open(directory, digest, manifest.block_count)
-        self.former = self._map.former
-        """The manifest of an earlier pull that did not end and whose partial files are left."""
         try:
             self._partials = _Partials(directory, manifest, self._todo, self._map.doubt)
             self._have = bytearray(manifest.block_count)

@@ -69,7 +69,6 @@ class BlockMap:
         manifest: the manifest that the notes speak of.
         noted: indexes of the blocks that may be there: those noted before, in range, without
             repeats; all of them, where the map was another manifest's and partial files are left.
-        former: that other manifest, or None.
         same_boot: whether they were written since this machine started.
         lost: whether the page cache may hold of them what will never be on disk: those that read
             right have to be written again.
@@ -86,7 +85,6 @@ class BlockMap:
         same_boot: bool,
         written_ns: int,
         lost: bool = False,
-        former: Digest | None = None,
     ) -> None:
         self._fd = fd
         self._path = path
@@ -95,7 +93,6 @@ class BlockMap:
         self.same_boot = same_boot
         self.lost = lost
         self.written_ns = written_ns
-        self.former = former
 
     @classmethod
     def open(cls, directory: ModelDirectory, manifest: Digest, count: int) -> BlockMap:
@@ -131,7 +128,7 @@ class BlockMap:
         if former != manifest:
             return cls(
                 fd, path, manifest, range(count),
-                same_boot=False, written_ns=written_ns, lost=lost, former=former,
+                same_boot=False, written_ns=written_ns, lost=lost,
             )  # fmt: skip
         whole = len(notes) // _NOTE.size * _NOTE.size
         noted = {number for (number,) in _NOTE.iter_unpack(notes[:whole]) if number < count}

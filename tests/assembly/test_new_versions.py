@@ -286,6 +286,24 @@ def test_back_to_what_is_there_leaves_nothing_of_the_version_that_was_begun(
     assert not (pulled / ".icnblocks" / "map").exists()
 
 
+def test_partial_files_do_not_stay_if_their_removal_was_cut_off(
+    put, pull, pulled, cut_off, monkeypatch
+):
+    def remove(directory, path, _remove=ModelDirectory.remove):
+        if path == "new.partial":
+            raise Killed
+        _remove(directory, path)
+
+    cut_off()
+    third = put("acme/m", "3", config=b"three")
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelDirectory, "remove", remove)
+        with pytest.raises(Killed):
+            pull("acme/m", pulled)
+    pull("acme/m", pulled)
+    assert tree(pulled) == tree(third)
+
+
 @pytest.mark.parametrize("hashed", [False, True])
 def test_a_base_that_is_there_keeps_what_was_begun_of_its_next_version(
     pull, pulled, cut_off, settings, tmp_path, hashed
