@@ -98,8 +98,6 @@ def recover(
     if careful:
         _refuse_missing(segments, sizes, found, state if power_cut else None)
         _refuse_unknown(segments, sizes, found, state)
-        if state.clean and not alone:
-            _refuse_tail(segments, found)
     if found.forgotten:
         _log.warning("%d noted blocks were not whole and are forgotten", len(found.forgotten))
         # Durable, so that no note comes back of a segment that is removed below.
@@ -198,36 +196,20 @@ def _refuse_unknown(segments: Segments, sizes: dict[int, int], found: Found, sta
         )
 
 
-def _refuse_tail(segments: Segments, found: Found) -> None:
-    """Nor is there anything after the last note in its segment, where what is erased can be freed.
-
-    Raises:
-        DamagedError: if there is.
-    """
-    last, offset = locate(found.end)
-    if found.forgotten and found.forgotten[-1] >= found.end:
-        return  # a block that is not whole
-    with storage_errors(segments.directory):
-        if last in found.live and _holds_data(segments, last, offset):
-            raise DamagedError(
-                f"{segments.path(last)} holds blocks that the block index does not list",
-                hint="bring back the index that belongs to it; where there is none, cut the file"
-                f" (`truncate -s {offset}`), and publish again what an older index does not list",
-            )
-
-
-def _holds_data(segments: Segments, number: int, offset: int = 0) -> bool:
+def _holds_data(segments: Segments, number: int) -> bool:
     """Whether any byte of a segment is not zero; of a copy without holes, all may be."""
+    segment = segments.borrow(number)
     try:
-        with segments.path(number).open("rb", buffering=0) as file:
-            at = os.lseek(file.fileno(), offset, os.SEEK_DATA)
-            while data := os.pread(file.fileno(), MIB, at):
-                if data.count(0) < len(data):
-                    return True
-                at = os.lseek(file.fileno(), at + len(data), os.SEEK_DATA)
+        at = os.lseek(segment.fd, 0, os.SEEK_DATA)
+        while data := os.pread(segment.fd, MIB, at):
+            if data.count(0) < len(data):
+                return True
+            at = os.lseek(segment.fd, at + len(data), os.SEEK_DATA)
     except OSError as error:
         if error.errno != errno.ENXIO:  # only a hole is left
             raise
+    finally:
+        segments.give_back(segment)
     return False
 
 

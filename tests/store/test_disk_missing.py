@@ -1,6 +1,5 @@
 """A disk store whose notes and segments do not belong together: at an origin nothing is lost."""
 
-import os
 import shutil
 
 import pytest
@@ -117,49 +116,6 @@ def test_an_older_index_does_not_cost_newer_blocks(tmp_path, monkeypatch, in_use
         index.unlink()
     shutil.copy(tmp_path / "newest" / "index.sqlite", path)
     all_are_right(path, digests)
-
-
-def test_an_older_index_does_not_cost_newer_blocks_of_its_last_segment(tmp_path):
-    """Catches: the index of last night is brought back, and what was published since is cut off,
-    since it was little enough to lie behind older blocks in the same segment.
-    """
-    path, backup = tmp_path / "store", tmp_path / "backup"
-    digests = fill(path, [0])
-    shutil.copytree(path, backup)
-    digests += fill(path, [1, 2])
-    newest, before = shutil.copytree(path, tmp_path / "newest"), files(path)
-    shutil.copy(backup / "index.sqlite", path)
-    for _ in range(2):
-        with pytest.raises(DamagedError, match="does not list") as refused:
-            DiskStore(path)
-        assert "bring back the index" in refused.value.hint
-    assert files(path) == before
-    shutil.copy(newest / "index.sqlite", path)
-    all_are_right(path, digests)
-    # The other way out that the hint names.
-    shutil.copy(backup / "index.sqlite", path)
-    cut = int(refused.value.hint.partition("truncate -s ")[2].partition("`")[0])
-    os.truncate(path / "segments" / "0000000000", cut)
-    all_are_right(path, digests[:1])
-
-
-@pytest.mark.parametrize("alone", [False, True])
-def test_what_was_erased_behind_the_last_block_is_no_unlisted_one(tmp_path, alone):
-    """Catches: an origin whose last block was withdrawn does not start, or not as a copy without
-    holes, or not on a file system that frees no part of a file.
-    """
-    path = tmp_path / "store"
-    with DiskStore(path, one_per_file=False) as store:
-        kept = put(store, block(0, SIZE))
-        last = put(store, block(1, SIZE))
-    with DiskStore(path, one_per_file=alone) as store:
-        if alone:
-            store._commits.free = lambda *_: True  # as where it cannot
-        store.erase(last)
-    whole = path / "segments" / "0000000000"
-    whole.write_bytes(whole.read_bytes())
-    with DiskStore(path, one_per_file=alone) as store:
-        assert [digest for digest, _ in store.blocks()] == [kept]
 
 
 def test_what_a_kill_left_is_removed_at_an_origin_too(tmp_path):
