@@ -70,6 +70,12 @@ def stream(settings):
     return run
 
 
+@pytest.fixture
+def in_order(settings):
+    """One connection: what comes on another would use up what a relay passes on before it holds."""
+    return replace(settings, stall_s=60.0, retry_s=60.0, trust_first_use=True, connections=1)
+
+
 def expected(directory):
     return icnblocks.load(directory)
 
@@ -102,10 +108,13 @@ def test_torch_has_them_too(origin, stream):
     assert all(torch.equal(given[name].view(raw), wanted[name].view(raw)) for name in wanted)
 
 
-def test_the_first_are_there_while_the_rest_cannot_come(origin, stream):
+def test_the_first_are_there_while_the_rest_cannot_come(origin, stream, in_order):
     """Catches: waiting for the whole file, or for files that are not needed yet."""
     size = sum(file.stat().st_size for file in origin.model.iterdir())
-    with Relay(origin.port, hold_after=size // 2) as relay, stream(NAME, relay.url) as tensors:
+    with (
+        Relay(origin.port, hold_after=size // 2) as relay,
+        stream(NAME, relay.url, settings=in_order) as tensors,
+    ):
         assert tensors.read("model.safetensors.index.json")
         given = dict(name_and_tensor for name_and_tensor, _ in zip(tensors, range(8), strict=False))
         assert relay.holding.wait(20)
@@ -116,13 +125,18 @@ def test_the_first_are_there_while_the_rest_cannot_come(origin, stream):
         assert same(icnblocks.load(tensors.wait()), wanted)
 
 
-def test_what_is_written_into_a_tensor_changes_neither_file_nor_later_ones(origin, stream):
+def test_what_is_written_into_a_tensor_changes_neither_file_nor_later_ones(
+    origin, stream, in_order
+):
     """Tensors share pages with the next: one that was written into shows what lay there then."""
     with icnblocks.open_model(origin.model) as model:
         infos = [model.info(name) for name in model]
         wanted = model.tensors()
     size, edges = sum(file.stat().st_size for file in origin.model.iterdir()), 0
-    with Relay(origin.port, hold_after=size // 2) as relay, stream(NAME, relay.url) as tensors:
+    with (
+        Relay(origin.port, hold_after=size // 2) as relay,
+        stream(NAME, relay.url, settings=in_order) as tensors,
+    ):
         for (name, tensor), following in zip(tensors, [*infos[1:], infos[-1]], strict=False):
             assert np.array_equal(tensor.view(np.uint8), wanted[name].view(np.uint8)), name
             tensor.view(np.uint8)[...] = 255
@@ -145,11 +159,12 @@ def test_a_model_that_is_there_is_loaded_from_there(origin, stream, settings):
             tensors.read("nothing.json")
 
 
-def test_when_the_source_goes_the_loop_says_so_and_what_came_is_kept(origin, stream):
+def test_when_the_source_goes_the_loop_says_so_and_what_came_is_kept(origin, stream, in_order):
+    gives_up = replace(in_order, stall_s=1.0, retry_s=2.0)
     size = sum(file.stat().st_size for file in origin.model.iterdir())
     with Relay(origin.port, hold_after=size // 2) as relay:
         given = []
-        with pytest.raises(IcnError), stream(NAME, relay.url) as tensors:
+        with pytest.raises(IcnError), stream(NAME, relay.url, settings=gives_up) as tensors:
             given.extend(name for name, _ in tensors)
         assert given == list(expected(origin.model))[: len(given)]
         assert given
@@ -160,11 +175,9 @@ def test_when_the_source_goes_the_loop_says_so_and_what_came_is_kept(origin, str
         assert relay.passed - before < 0.75 * size
 
 
-def test_leaving_early_ends_the_pull_and_its_threads(origin, stream, settings):
-    # One connection: what came on another might use up what is passed on before the first file.
-    patient = replace(settings, stall_s=600.0, retry_s=600.0, trust_first_use=True, connections=1)
+def test_leaving_early_ends_the_pull_and_its_threads(origin, stream, in_order):
     with Relay(origin.port, hold_after=300_000) as relay:
-        with stream(NAME, relay.url, settings=patient) as tensors:
+        with stream(NAME, relay.url, settings=in_order) as tensors:
             tensors.read("config.json")
             assert relay.holding.wait(20)
         left = {each.name for each in threading.enumerate() if each.name.startswith("icn-")}
