@@ -1,10 +1,10 @@
 """What no policy that fetches on demand can exceed, and what one that knows the demand keeps.
 
-The optimum for a known demand is `icnblocks.siting.optimum`'s, and for pull time the solver's that
-`sharing` plans with; under drift it is computed anew for every window of requests, from the true
-popularity in that window, and its content changes for nothing. The bound is of the PFOO-L kind
-(Berger, Beckmann, Harchol-Balter, 2018), like `icnblocks.siting.pfoo`, but reckons with all blocks.
-Nothing here draws or replays requests.
+The optimum for a known demand is `icnblocks.siting.optimum`'s, and for pull time a linear
+program's, which no content goes below; under drift both are computed anew for every window of
+requests, from the true popularity in that window, and content changes for nothing. The bound on
+hits is of the PFOO-L kind (Berger, Beckmann, Harchol-Balter, 2018), like `icnblocks.siting.pfoo`,
+but reckons with all blocks. Nothing here draws or replays requests.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
 
-from icnblocks.cache.planning import Problem, solve
 from icnblocks.siting.optimum import static_optimum
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def optimum_hits(
     return hits / (len(wanted) - first)
 
 
-def optimum_time(
+def least_time(
     trace: Trace,
     popularity: NDArray[np.float64],
     capacity: int,
@@ -63,10 +64,11 @@ def optimum_time(
     first: int,
     window: int,
 ) -> float:
-    """The mean pull time with the content that makes it least, on these very requests.
+    """The mean pull time that no content goes below, counted on these very requests.
 
-    Content is groups of blocks that the same models have, of one of them perhaps a part. It is as
-    good as the solver finds.
+    With requests drawn from `popularity` independently of each other, no policy can expect less:
+    whatever it keeps was chosen without the next request. The bound is that of a linear program
+    in which a part of a model saves the same part of its round trip.
 
     Args:
         trace: what is asked for.
@@ -77,29 +79,55 @@ def optimum_time(
         window: as for `optimum_hits`.
     """
     groups = _groups(trace)
-    sizes = np.zeros(1 + max(group for model in groups for group, _ in model), dtype=np.int64)
+    sizes = np.zeros(1 + max(group for model in groups for group, _ in model))
     for group, size in (entry for model in groups for entry in model):
         sizes[group] = size
-    starts = np.cumsum([0, *map(len, groups)])
     members = np.array([group for model in groups for group, _ in model], dtype=np.int64)
-    owners = np.repeat(np.arange(len(groups)), np.diff(starts))
+    owners = np.repeat(np.arange(len(groups)), [len(model) for model in groups])
     totals = np.bincount(owners, sizes[members])
     wanted, seconds = np.asarray(trace.wanted), 0.0
     for shares, counted in _windows(popularity, wanted, first, window):
-        problem = Problem(
-            capacity=capacity,
-            numbers=np.arange(len(sizes)),
-            sizes=sizes,
-            here=np.zeros_like(sizes),
-            worth=np.bincount(members, shares[owners]) * sizes / links.backhaul,
-            prize=shares * links.rtt,
-            starts=starts,
-            members=members,
-        )
-        missing = np.bincount(owners, (sizes - solve(problem).kept)[members])
-        pull = links.rtt * (missing > 0) + missing / links.backhaul + totals / links.edge
+        kept, waits = _least(sizes, members, owners, shares, capacity, links)
+        missing = np.bincount(owners, ((1 - kept) * sizes)[members])
+        pull = links.rtt * waits + missing / links.backhaul + totals / links.edge
         seconds += float(pull[counted].sum())
     return seconds / (len(wanted) - first)
+
+
+def _least(
+    sizes: NDArray[np.float64],
+    members: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    shares: NDArray[np.float64],
+    capacity: int,
+    links: Links,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Solve it: the part of each group that is kept, and of each model's round trip that is left.
+
+    Args:
+        sizes: bytes of each group.
+        members: a group of a model, and `owners` the model, for each pair of both.
+        owners: see there.
+        shares: popularity of each model.
+        capacity: bytes.
+        links: what a pull takes.
+    """
+    groups, models, pairs = len(sizes), len(shares), np.arange(len(members))
+    saved = np.bincount(members, shares[owners], minlength=groups) * sizes / links.backhaul
+    # One row for each pair, -kept - waits <= -1, and one for the room.
+    rows = np.concatenate([pairs, pairs, np.full(groups, len(pairs))])
+    columns = np.concatenate([members, groups + owners, np.arange(groups)])
+    entries = np.concatenate([np.full(2 * len(pairs), -1.0), sizes / capacity])
+    found = linprog(
+        np.concatenate([-saved, shares * links.rtt]),
+        A_ub=csr_array((entries, (rows, columns)), shape=(len(pairs) + 1, groups + models)),
+        b_ub=np.concatenate([np.full(len(pairs), -1.0), [1.0]]),
+        bounds=(0, 1),
+        method="highs",
+    )
+    if found.status:
+        raise RuntimeError(f"the linear program was not solved: {found.message}")
+    return found.x[:groups], found.x[groups:]
 
 
 def _windows(
