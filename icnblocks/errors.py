@@ -131,6 +131,10 @@ _BY_ERRNO: Final = (
         (errno.EACCES, errno.EPERM, errno.EROFS),
         "see who may read and write there, or choose another place",
     )
+    | dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.ELOOP),
+        "a file or a broken link is in the way: remove it, or choose another place",
+    )
 )
 
 

@@ -62,6 +62,8 @@ def test_the_base_of_all_errors_has_no_advice():
         (errno.EACCES, "who may", "free space"),
         (errno.EPERM, "who may", "free space"),
         (errno.EROFS, "another place", "free space"),
+        (errno.EEXIST, "in the way", "free space"),
+        (errno.ENOTDIR, "in the way", "free space"),
         (errno.EIO, "free space, see who may", "ulimit"),
     ],
 )
