@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-_WHOLE: Final = 0.05
+_WHOLE: Final = 0.075
 """With `time`: a pull that finds everything counts as so much of a model's bytes on top. Pull time
 alone hardly tells plans apart that differ much in whole models; this costs it less than 1 %
 (docs/decisions/eviction.md)."""
