@@ -1,9 +1,11 @@
 """Blocks that another local model has are taken from it: reflinked where the file system can.
 
-Every block is read and verified before it counts, so a bad disk is noticed here. A reflink needs
-source and target offsets that agree modulo the file system's block, which holds when two models
-have headers of one length; else, and on file systems without reflinks (ext4), the bytes are
-copied. This module must not fetch anything.
+A reflink needs source and target offsets that agree modulo the file system's block, which holds
+when two models have headers of one length; else, and on file systems without reflinks (ext4), the
+bytes are copied. What is copied is read and verified before it counts, so a bad disk is noticed
+here. So is what is shared, unless a pull has verified it and its file has been what it was since:
+then it is the same bytes on the disk, and for the base too `icn-verify` is who reads them again.
+This module must not fetch anything.
 """
 
 from __future__ import annotations
@@ -17,17 +19,20 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.assembly import flushed
 from icnblocks.assembly.directory import STATE
+from icnblocks.assembly.inspect import has_state
 from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.assembly.directory import ModelDirectory
-    from icnblocks.store.base import Lease, ReadableStore
+    from icnblocks.store.inplace import InPlaceLease, InPlaceStore
     from icnblocks.wire.bundle import Want
 
 FICLONERANGE: Final = 0x4020940D
@@ -61,7 +66,7 @@ def can_share(directory: ModelDirectory) -> bool:
 
 @dataclass(slots=True)
 class _Stretch:
-    """Verified blocks that lie one after the other in a source file and in a target file."""
+    """Right blocks that lie one after the other in a source file and in a target file."""
 
     inode: tuple[int, int]
     source: int
@@ -91,7 +96,7 @@ class LocalReuse:
     """
 
     def __init__(
-        self, assembler: Assembler, store: ReadableStore, progress: Callable[[int], None]
+        self, assembler: Assembler, store: InPlaceStore, progress: Callable[[int], None]
     ) -> None:
         self.assembler = assembler
         self.store = store
@@ -99,6 +104,7 @@ class LocalReuse:
         self._lock = threading.Lock()
         self.shares: dict[int, bool] = {}
         """Whether the file system of a device can share, where that is known."""
+        self._sure: dict[Path, bool] = {}
         self.stopped = False
         """Nobody begins another block."""
 
@@ -153,6 +159,22 @@ class LocalReuse:
             errors.appendleft(error)
         self.stopped = True
 
+    def is_sure(self, lease: InPlaceLease) -> bool:
+        """Whether a pull has verified it and no power cut may have taken it since.
+
+        That its file is what it was then the store has seen.
+        """
+        root = lease.root
+        if root not in self._sure:
+            digest = self.store.manifest_at(root)
+            self._sure[root] = (
+                digest is not None
+                and (root / STATE).is_dir()
+                and has_state(root, digest)
+                and not flushed.is_doubtful(root)
+            )
+        return self._sure[root]
+
     def taken(self, length: int) -> None:
         """So many more bytes are in their place."""
         with self._lock:
@@ -204,21 +226,23 @@ class _Taker:
                 self._take_one(want, lease)
         self._flush()
 
-    def _take_one(self, want: Want, lease: Lease) -> None:
+    def _take_one(self, want: Want, lease: InPlaceLease) -> None:
         if lease.length != want.length:
-            return
-        try:
-            block = verify(want.digest, lease.read())
-            lease.check()
-        except (CorruptError, StorageError):  # rotten, changed, or the disk cannot read it
             return
         spots = self._assembler.spots(want.digest)
         inode = _inode(lease)
         shares = self._reuse.shares.get(inode[0])
-        if shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE:
-            self._assembler.accept((block,))
-            self._reuse.taken(want.length)
-            return
+        copied = shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE
+        if copied or shares is None or not self._reuse.is_sure(lease):
+            try:
+                block = verify(want.digest, lease.read())
+                lease.check()
+            except (CorruptError, StorageError):  # rotten, changed, or the disk cannot read it
+                return
+            if copied:
+                self._assembler.accept((block,))
+                self._reuse.taken(want.length)
+                return
         file, target = spots[0].file, spots[0].offset
         if self._stretch is None or not self._stretch.goes_on(inode, lease.offset, file, target):
             self._flush()
@@ -256,7 +280,7 @@ class _Taker:
         self._assembler.note(want.digest for want in stretch.wants)
         self._reuse.taken(stretch.length)
 
-    def _clone(self, stretch: _Stretch, lease: Lease) -> int | None:
+    def _clone(self, stretch: _Stretch, lease: InPlaceLease) -> int | None:
         """Share whole pages, write the two edges.
 
         Returns:
@@ -282,6 +306,6 @@ class _Taker:
         return last - first
 
 
-def _inode(lease: Lease) -> tuple[int, int]:
+def _inode(lease: InPlaceLease) -> tuple[int, int]:
     facts = os.fstat(lease.fd)
     return facts.st_dev, facts.st_ino

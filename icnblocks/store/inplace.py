@@ -461,6 +461,11 @@ class InPlaceLease(ExtentLease):
         self._file = file
         self._opened = opened
 
+    @property
+    def root(self) -> Path:
+        """The directory that it lies in."""
+        return Path(os.fsdecode(self._file.root))
+
     def check(self) -> None:
         """After sending: is the file still what it was?
 

@@ -110,9 +110,10 @@ class ChangedFile:
 
 
 class IndexedFile(NamedTuple):
-    """A file of the index, with its full path."""
+    """A file of the index, with its full path and that of its directory."""
 
     number: int
+    root: bytes
     path: bytes
     facts: FileFacts
     changed: bool
@@ -211,4 +212,4 @@ def insert(
 
 def file(number: int, changed: int, root: bytes, path: bytes, *facts: int) -> IndexedFile:
     """An entry from its columns, as `SPOTS_AND_FILES_OF` and `FILE` give them."""
-    return IndexedFile(number, os.path.join(root, path), FileFacts(*facts), bool(changed))
+    return IndexedFile(number, root, os.path.join(root, path), FileFacts(*facts), bool(changed))
