@@ -87,7 +87,8 @@ class _Stretch:
 class LocalReuse:
     """Takes blocks from a store on this machine into an assembly, on a few threads.
 
-    Hashing takes longest and leaves the interpreter to others, and so does copying.
+    Hashing takes longest and leaves the interpreter to others, and so does copying: where there is
+    neither, one thread does it.
 
     Args:
         assembler: where they are needed.
@@ -118,8 +119,16 @@ class LocalReuse:
         Raises:
             StorageError: if the disk refuses.
         """
-        work, errors = deque(_batches(wants)), deque[BaseException]()
-        ended = threading.Semaphore(0)
+        work, taker = deque(_batches(wants)), _Taker(self)
+        # One alone looks blocks up sooner than two, who wait for the index and the interpreter.
+        while not taker.hashes and (batch := _first(work)):
+            taker.take(batch)
+        if work:
+            self._take_together(work)
+
+    def _take_together(self, work: deque[list[Want]]) -> None:
+        """Take on a few threads what has to be hashed."""
+        errors, ended = deque[BaseException](), threading.Semaphore(0)
 
         def run() -> None:
             try:
@@ -211,6 +220,8 @@ class _Taker:
         self._assembler = reuse.assembler
         self._store = reuse.store
         self._stretch: _Stretch | None = None
+        self.hashes = False
+        """There was more to hash than what finds out whether files can share."""
 
     def take(self, wants: Iterable[Want]) -> None:
         for want in wants:
@@ -233,7 +244,9 @@ class _Taker:
         inode = _inode(lease)
         shares = self._reuse.shares.get(inode[0])
         copied = shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE
-        if copied or shares is None or not self._reuse.is_sure(lease):
+        sure = not copied and self._reuse.is_sure(lease)
+        self.hashes |= not sure
+        if shares is None or not sure:
             try:
                 block = verify(want.digest, lease.read())
                 lease.check()

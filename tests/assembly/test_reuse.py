@@ -167,6 +167,11 @@ def test_each_block_is_taken_once_however_many_threads_work(
     compare(base, tmp_path / "out", set())
 
 
+def is_helped() -> bool:
+    """Whether the main thread is not alone any more: the first batch is its own."""
+    return any(each.name == "icn-reuse" for each in threading.enumerate())
+
+
 def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, monkeypatch):
     """Nobody may still be writing when it is raised: the files are closed then."""
     monkeypatch.setattr(reuse_module, "_BATCH", BLOCK)
@@ -178,6 +183,9 @@ def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, mon
 
     def full(self, blocks):
         if threading.current_thread() is main:
+            if not is_helped():
+                accept(self, blocks)
+                return
             assert writes.wait(10)
             refused.set()
             raise StorageError("no space left")
@@ -225,6 +233,9 @@ class Opened:
         self.digests.append(digest)
         return self.store.open(digest)
 
+    def manifest_at(self, root):
+        return self.store.manifest_at(root)
+
 
 def test_an_interrupt_waits_for_those_who_write(tmp_path, monkeypatch):
     """Also where the main thread has nothing left to do but to wait for another."""
@@ -239,7 +250,7 @@ def test_an_interrupt_waits_for_those_who_write(tmp_path, monkeypatch):
 
     def slow(self, blocks):
         if threading.current_thread() is main:
-            assert writes.wait(10)
+            assert not is_helped() or writes.wait(10)
             accept(self, blocks)
             taken.extend(blocks)
             if len(taken) == 7:
