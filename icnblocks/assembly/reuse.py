@@ -17,6 +17,7 @@ import struct
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly import flushed
@@ -28,7 +29,6 @@ from icnblocks.store.extents import read_all, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.assembly.directory import ModelDirectory
@@ -105,7 +105,7 @@ class LocalReuse:
         self._lock = threading.Lock()
         self.shares: dict[int, bool] = {}
         """Whether the file system of a device can share, where that is known."""
-        self._sure: dict[Path, bool] = {}
+        self._sure: dict[bytes, bool] = {}
         self.stopped = False
         """Nobody begins another block."""
 
@@ -173,16 +173,16 @@ class LocalReuse:
 
         That its file is what it was then the store has seen.
         """
-        root = lease.root
-        if root not in self._sure:
+        if lease.root not in self._sure:
+            root = Path(os.fsdecode(lease.root))
             digest = self.store.manifest_at(root)
-            self._sure[root] = (
+            self._sure[lease.root] = (
                 digest is not None
                 and (root / STATE).is_dir()
                 and has_state(root, digest)
                 and not flushed.is_doubtful(root)
             )
-        return self._sure[root]
+        return self._sure[lease.root]
 
     def taken(self, length: int) -> None:
         """So many more bytes are in their place."""

@@ -462,9 +462,9 @@ class InPlaceLease(ExtentLease):
         self._opened = opened
 
     @property
-    def root(self) -> Path:
-        """The directory that it lies in."""
-        return Path(os.fsdecode(self._file.root))
+    def root(self) -> bytes:
+        """The path of the directory that it lies in."""
+        return self._file.root
 
     def check(self) -> None:
         """After sending: is the file still what it was?
