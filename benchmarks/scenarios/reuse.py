@@ -76,7 +76,7 @@ class _Site:
             reads=[self.edge.store, self.device.root / "models"],
             check=lambda: must_equal(variant, puller.target),
             ours=True,
-            note="icn-fetch, its base on the device; what is fetched or copied verified",
+            note="icn-fetch, its base on the device; every block verified",
         )
 
     def base_side(self, root: Path) -> Side:

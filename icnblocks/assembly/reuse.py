@@ -1,11 +1,9 @@
 """Blocks that another local model has are taken from it: reflinked where the file system can.
 
-A reflink needs source and target offsets that agree modulo the file system's block, which holds
-when two models have headers of one length; else, and on file systems without reflinks (ext4), the
-bytes are copied. What is copied is read and verified before it counts, so a bad disk is noticed
-here. So is what is shared, unless a pull has verified it and its file has been what it was since:
-then it is the same bytes on the disk, and for the base too `icn-verify` is who reads them again.
-This module must not fetch anything.
+Every block is read and verified before it counts, so a bad disk is noticed here. A reflink needs
+source and target offsets that agree modulo the file system's block, which holds when two models
+have headers of one length; else, and on file systems without reflinks (ext4), the bytes are
+copied. This module must not fetch anything.
 """
 
 from __future__ import annotations
@@ -17,12 +15,9 @@ import struct
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.assembly import flushed
 from icnblocks.assembly.directory import STATE
-from icnblocks.assembly.inspect import has_state
 from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all, write_all
@@ -32,7 +27,7 @@ if TYPE_CHECKING:
 
     from icnblocks.assembly.assembler import Assembler
     from icnblocks.assembly.directory import ModelDirectory
-    from icnblocks.store.inplace import InPlaceLease, InPlaceStore
+    from icnblocks.store.base import Lease, ReadableStore
     from icnblocks.wire.bundle import Want
 
 FICLONERANGE: Final = 0x4020940D
@@ -66,7 +61,7 @@ def can_share(directory: ModelDirectory) -> bool:
 
 @dataclass(slots=True)
 class _Stretch:
-    """Right blocks that lie one after the other in a source file and in a target file."""
+    """Verified blocks that lie one after the other in a source file and in a target file."""
 
     inode: tuple[int, int]
     source: int
@@ -87,8 +82,7 @@ class _Stretch:
 class LocalReuse:
     """Takes blocks from a store on this machine into an assembly, on a few threads.
 
-    Hashing takes longest and leaves the interpreter to others, and so does copying: where there is
-    neither, one thread does it.
+    Hashing takes longest and leaves the interpreter to others, and so does copying.
 
     Args:
         assembler: where they are needed.
@@ -97,7 +91,7 @@ class LocalReuse:
     """
 
     def __init__(
-        self, assembler: Assembler, store: InPlaceStore, progress: Callable[[int], None]
+        self, assembler: Assembler, store: ReadableStore, progress: Callable[[int], None]
     ) -> None:
         self.assembler = assembler
         self.store = store
@@ -105,7 +99,6 @@ class LocalReuse:
         self._lock = threading.Lock()
         self.shares: dict[int, bool] = {}
         """Whether the file system of a device can share, where that is known."""
-        self._sure: dict[bytes, bool] = {}
         self.stopped = False
         """Nobody begins another block."""
 
@@ -119,16 +112,8 @@ class LocalReuse:
         Raises:
             StorageError: if the disk refuses.
         """
-        work, taker = deque(_batches(wants)), _Taker(self)
-        # One alone looks blocks up sooner than two, who wait for the index and the interpreter.
-        while not taker.hashes and (batch := _first(work)):
-            taker.take(batch)
-        if work:
-            self._take_together(work)
-
-    def _take_together(self, work: deque[list[Want]]) -> None:
-        """Take on a few threads what has to be hashed."""
-        errors, ended = deque[BaseException](), threading.Semaphore(0)
+        work, errors = deque(_batches(wants)), deque[BaseException]()
+        ended = threading.Semaphore(0)
 
         def run() -> None:
             try:
@@ -168,22 +153,6 @@ class LocalReuse:
             errors.appendleft(error)
         self.stopped = True
 
-    def is_sure(self, lease: InPlaceLease) -> bool:
-        """Whether a pull has verified it and no power cut may have taken it since.
-
-        That its file is what it was then the store has seen.
-        """
-        if lease.root not in self._sure:
-            root = Path(os.fsdecode(lease.root))
-            digest = self.store.manifest_at(root)
-            self._sure[lease.root] = (
-                digest is not None
-                and (root / STATE).is_dir()
-                and has_state(root, digest)
-                and not flushed.is_doubtful(root)
-            )
-        return self._sure[lease.root]
-
     def taken(self, length: int) -> None:
         """So many more bytes are in their place."""
         with self._lock:
@@ -220,8 +189,6 @@ class _Taker:
         self._assembler = reuse.assembler
         self._store = reuse.store
         self._stretch: _Stretch | None = None
-        self.hashes = False
-        """There was more to hash than what finds out whether files can share."""
 
     def take(self, wants: Iterable[Want]) -> None:
         for want in wants:
@@ -237,25 +204,21 @@ class _Taker:
                 self._take_one(want, lease)
         self._flush()
 
-    def _take_one(self, want: Want, lease: InPlaceLease) -> None:
+    def _take_one(self, want: Want, lease: Lease) -> None:
         if lease.length != want.length:
+            return
+        try:
+            block = verify(want.digest, lease.read())
+            lease.check()
+        except (CorruptError, StorageError):  # rotten, changed, or the disk cannot read it
             return
         spots = self._assembler.spots(want.digest)
         inode = _inode(lease)
         shares = self._reuse.shares.get(inode[0])
-        copied = shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE
-        sure = not copied and self._reuse.is_sure(lease)
-        self.hashes |= not sure
-        if shares is None or not sure:
-            try:
-                block = verify(want.digest, lease.read())
-                lease.check()
-            except (CorruptError, StorageError):  # rotten, changed, or the disk cannot read it
-                return
-            if copied:
-                self._assembler.accept((block,))
-                self._reuse.taken(want.length)
-                return
+        if shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE:
+            self._assembler.accept((block,))
+            self._reuse.taken(want.length)
+            return
         file, target = spots[0].file, spots[0].offset
         if self._stretch is None or not self._stretch.goes_on(inode, lease.offset, file, target):
             self._flush()
@@ -293,7 +256,7 @@ class _Taker:
         self._assembler.note(want.digest for want in stretch.wants)
         self._reuse.taken(stretch.length)
 
-    def _clone(self, stretch: _Stretch, lease: InPlaceLease) -> int | None:
+    def _clone(self, stretch: _Stretch, lease: Lease) -> int | None:
         """Share whole pages, write the two edges.
 
         Returns:
@@ -319,6 +282,6 @@ class _Taker:
         return last - first
 
 
-def _inode(lease: InPlaceLease) -> tuple[int, int]:
+def _inode(lease: Lease) -> tuple[int, int]:
     facts = os.fstat(lease.fd)
     return facts.st_dev, facts.st_ino

@@ -461,11 +461,6 @@ class InPlaceLease(ExtentLease):
         self._file = file
         self._opened = opened
 
-    @property
-    def root(self) -> bytes:
-        """The path of the directory that it lies in."""
-        return self._file.root
-
     def check(self) -> None:
         """After sending: is the file still what it was?
 

@@ -110,10 +110,9 @@ class ChangedFile:
 
 
 class IndexedFile(NamedTuple):
-    """A file of the index, with its full path and that of its directory."""
+    """A file of the index, with its full path."""
 
     number: int
-    root: bytes
     path: bytes
     facts: FileFacts
     changed: bool
@@ -212,4 +211,4 @@ def insert(
 
 def file(number: int, changed: int, root: bytes, path: bytes, *facts: int) -> IndexedFile:
     """An entry from its columns, as `SPOTS_AND_FILES_OF` and `FILE` give them."""
-    return IndexedFile(number, root, os.path.join(root, path), FileFacts(*facts), bool(changed))
+    return IndexedFile(number, os.path.join(root, path), FileFacts(*facts), bool(changed))

@@ -19,7 +19,6 @@ from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.placement.plan import Plan
 from icnblocks.publish.scan import scan
-from icnblocks.store.boot import boot_id
 from icnblocks.store.inplace import InPlaceLease, InPlaceStore
 from icnblocks.testing.models import half_frozen, write_llama
 
@@ -113,9 +112,6 @@ class Meddled:
             self.happens()
         return self.store.open(digest)
 
-    def manifest_at(self, root):
-        return self.store.manifest_at(root)
-
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_source_that_changes_before_it_is_cloned_is_not_taken(tmp_path, monkeypatch, elsewhere):
@@ -167,11 +163,6 @@ def test_each_block_is_taken_once_however_many_threads_work(
     compare(base, tmp_path / "out", set())
 
 
-def is_helped() -> bool:
-    """Whether the main thread is not alone any more: the first batch is its own."""
-    return any(each.name == "icn-reuse" for each in threading.enumerate())
-
-
 def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, monkeypatch):
     """Nobody may still be writing when it is raised: the files are closed then."""
     monkeypatch.setattr(reuse_module, "_BATCH", BLOCK)
@@ -183,9 +174,6 @@ def test_a_disk_that_refuses_one_thread_ends_all(base_and_variant, tmp_path, mon
 
     def full(self, blocks):
         if threading.current_thread() is main:
-            if not is_helped():
-                accept(self, blocks)
-                return
             assert writes.wait(10)
             refused.set()
             raise StorageError("no space left")
@@ -233,9 +221,6 @@ class Opened:
         self.digests.append(digest)
         return self.store.open(digest)
 
-    def manifest_at(self, root):
-        return self.store.manifest_at(root)
-
 
 def test_an_interrupt_waits_for_those_who_write(tmp_path, monkeypatch):
     """Also where the main thread has nothing left to do but to wait for another."""
@@ -250,7 +235,7 @@ def test_an_interrupt_waits_for_those_who_write(tmp_path, monkeypatch):
 
     def slow(self, blocks):
         if threading.current_thread() is main:
-            assert not is_helped() or writes.wait(10)
+            assert writes.wait(10)
             accept(self, blocks)
             taken.extend(blocks)
             if len(taken) == 7:
@@ -319,64 +304,3 @@ def test_a_variant_takes_only_its_changed_bytes_where_files_can_share(
     assert taken
     assert took < 0.15 * taken + 2 * 1024 * 1024
     compare(variant, reflink_disk / "out", missing)
-
-
-def sixteen_blocks(root: Path) -> Path:
-    root.mkdir()
-    (root / "a.bin").write_bytes(os.urandom(16 * BLOCK))
-    return root
-
-
-def as_pulled(root: Path, **state: bytes) -> None:
-    """Leave there what a pull leaves."""
-    manifest = encode(scan(root, Kind.BASE, block_bytes=BLOCK).manifest)
-    (root / ".icnblocks").mkdir()
-    for name, content in ({"name": b"acme/base\n", "manifest": manifest} | state).items():
-        (root / ".icnblocks" / name).write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("state", "is_read"),
-    [
-        ({}, False),
-        ({"unflushed": boot_id().encode()}, False),
-        ({"unflushed": b"another start of this machine"}, True),
-        ({"unflushed": boot_id().encode() + b" flushing"}, True),
-        ({"manifest": b"of what was pulled before the user published anew"}, True),
-        (None, True),
-    ],
-    ids=["flushed", "since the start", "before it", "lost writes", "changed", "published"],
-)
-def test_what_is_shared_is_read_unless_a_pull_verified_it_and_no_power_cut_followed(
-    tmp_path, reflink_disk, monkeypatch, state, is_read
-):
-    """Catches: zeros, left by a power cut, that count as blocks; 50 GB read to share them."""
-    base = sixteen_blocks(reflink_disk / "base")
-    with index(tmp_path / "p.sqlite", base) as places:
-        if state is not None:
-            as_pulled(base, **state)
-        read, reads = InPlaceLease.read, []
-        monkeypatch.setattr(InPlaceLease, "read", lambda self: reads.append(1) or read(self))
-        taken, _ = reuse(base, reflink_disk / "out", places)
-    assert taken == 16 * BLOCK
-    assert len(reads) == (16 if is_read else 1), "the first finds out whether files can share"
-    compare(base, reflink_disk / "out", set())
-
-
-def test_a_pulled_file_that_was_changed_is_not_shared(tmp_path, reflink_disk):
-    """Though nothing is read: the index knows what the file was."""
-    base = sixteen_blocks(reflink_disk / "base")
-    with index(tmp_path / "p.sqlite", base) as places:
-        as_pulled(base)
-        manifest, facts = scan(base, Kind.BASE, block_bytes=BLOCK).manifest, os.stat(base / "a.bin")
-        with (base / "a.bin").open("r+b") as file:
-            file.write(b"x")
-        os.utime(base / "a.bin", ns=(facts.st_atime_ns, facts.st_mtime_ns))
-        directory = ModelDirectory(reflink_disk / "out")
-        assembler = Assembler(
-            directory, digest_of(encode(manifest)), manifest, Plan(manifest), frozenset()
-        )
-        LocalReuse(assembler, places, lambda _: None).take(assembler.missing())
-        assert len(assembler.missing()) == 16
-        assembler.close()
-        directory.close()
