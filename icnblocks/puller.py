@@ -341,9 +341,10 @@ class Puller:
             )
             self._refuse_conflicts(found, resolved, directory)
             left = tidy and is_cut_off(directory, resolved.digest)
-            if thorough or left or not found.indexed:
+            gathered = thorough or left or not found.indexed
+            if gathered:
                 moved = self._gather(resolved, directory, found, follower)
-            if anew:
+            if anew or (doubtful and gathered):  # the user may have brought files back just now
                 flushed.written_anew(directory)
             elif doubtful and len(found.whole) == len(resolved.manifest.files):
                 flushed.unmark(directory)

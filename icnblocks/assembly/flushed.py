@@ -67,10 +67,10 @@ def _read(root: Path) -> bytes | None:
 def mark(directory: ModelDirectory) -> None:
     """Files are about to get their names that may be in the page cache only.
 
-    That a flush of others failed stays noted: until all have their names some are of then.
+    What was doubtful stays so, though noted anew: until all have their names some are of then.
     """
-    failed = has_failed(directory.root)
-    directory.write_state(_MARK, boot_id().encode() + (_BEGUN if failed else b""))
+    doubtful = _read(directory.root) if is_doubtful(directory.root) else None
+    directory.write_state(_MARK, boot_id().encode() if doubtful is None else doubtful)
 
 
 def keep_mark(directory: ModelDirectory) -> None:
@@ -79,7 +79,7 @@ def keep_mark(directory: ModelDirectory) -> None:
 
 
 def written_anew(directory: ModelDirectory) -> None:
-    """No file is left of those whose flush failed."""
+    """No file is left of those that were doubtful: all were found right, or written, since."""
     directory.write_state(_MARK, boot_id().encode())
 
 

@@ -15,12 +15,13 @@ import struct
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icnblocks.assembly.directory import STATE
 from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all, write_all
+from icnblocks.store.facts import FileFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,8 @@ _ENDS_S: Final = 60.0
 """For a thread to end its block when all are to stop."""
 _THREADS: Final = 4
 """At most: each holds a block in memory."""
+_Facts: TypeAlias = "tuple[int, FileFacts]"
+"""Of a file: its device, and what it was when it was read."""
 
 
 def can_share(directory: ModelDirectory) -> bool:
@@ -63,16 +66,16 @@ def can_share(directory: ModelDirectory) -> bool:
 class _Stretch:
     """Verified blocks that lie one after the other in a source file and in a target file."""
 
-    inode: tuple[int, int]
+    facts: _Facts
     source: int
     file: int
     target: int
     length: int = 0
     wants: list[Want] = field(default_factory=list)
 
-    def goes_on(self, inode: tuple[int, int], source: int, file: int, target: int) -> bool:
+    def goes_on(self, facts: _Facts, source: int, file: int, target: int) -> bool:
         return (
-            self.inode == inode
+            self.facts == facts
             and self.file == file
             and self.source + self.length == source
             and self.target + self.length == target
@@ -213,16 +216,16 @@ class _Taker:
         except (CorruptError, StorageError):  # rotten, changed, or the disk cannot read it
             return
         spots = self._assembler.spots(want.digest)
-        inode = _inode(lease)
-        shares = self._reuse.shares.get(inode[0])
+        facts = _facts(lease)
+        shares = self._reuse.shares.get(facts[0])
         if shares is False or len(spots) != 1 or (lease.offset - spots[0].offset) % PAGE:
             self._assembler.accept((block,))
             self._reuse.taken(want.length)
             return
         file, target = spots[0].file, spots[0].offset
-        if self._stretch is None or not self._stretch.goes_on(inode, lease.offset, file, target):
+        if self._stretch is None or not self._stretch.goes_on(facts, lease.offset, file, target):
             self._flush()
-            self._stretch = _Stretch(inode, lease.offset, file, target)
+            self._stretch = _Stretch(facts, lease.offset, file, target)
         self._stretch.length += want.length
         self._stretch.wants.append(want)
         if shares is None:  # found out with one block: what cannot be shared is read again
@@ -241,15 +244,15 @@ class _Taker:
             if lease is None:
                 return
             with lease:
-                if (_inode(lease), lease.offset) != (stretch.inode, stretch.source):
+                if (_facts(lease), lease.offset) != (stretch.facts, stretch.source):
                     return
                 cloned = self._clone(stretch, lease)
                 if cloned is None:
-                    self._reuse.shares[stretch.inode[0]] = False
+                    self._reuse.shares[stretch.facts[0]] = False
                     self.take(stretch.wants)
                     return
                 if cloned:
-                    self._reuse.shares.setdefault(stretch.inode[0], True)
+                    self._reuse.shares.setdefault(stretch.facts[0], True)
                 lease.check()
         except ChangedError:
             return
@@ -282,6 +285,6 @@ class _Taker:
         return last - first
 
 
-def _inode(lease: Lease) -> tuple[int, int]:
-    facts = os.fstat(lease.fd)
-    return facts.st_dev, facts.st_ino
+def _facts(lease: Lease) -> _Facts:
+    stat = os.fstat(lease.fd)
+    return stat.st_dev, FileFacts.of(stat)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from icnblocks.assembly import flushed
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.assembly.recheck import recheck_in_place
 from icnblocks.client.settings import load_settings
@@ -173,6 +174,43 @@ def test_after_another_boot_what_was_not_flushed_is_hashed_again_once(
     rot(settings, pulled / "file")
     reboot(4)
     assert contents(pull("acme/a").path) != contents(root)
+
+
+def test_what_another_boot_may_have_lost_stays_in_doubt_until_a_pull_has_ended(
+    put, pull, settings, reboot, monkeypatch
+):
+    """Catches: a pull that is cut off leaves its own boot on files that nobody looked at."""
+    put("acme/a", file=os.urandom(SIZE), other=b"1")
+    pulled = pull("acme/a").path
+    rot(settings, pulled / "file")
+    put("acme/a", file=os.urandom(SIZE), other=b"2")
+    reboot(2)
+
+    def interrupt(self, source, target, _rename=ModelDirectory.rename):
+        if source.endswith(".partial"):
+            raise KeyboardInterrupt
+        _rename(self, source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelDirectory, "rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pull("acme/a")
+    assert flushed.is_doubtful(pulled)
+    pull("acme/a")
+    assert not flushed.is_doubtful(pulled)
+
+
+def test_what_the_user_brought_back_after_another_boot_need_not_be_on_disk(put, pull, reboot):
+    """Catches: a mark that goes, though the file's bytes are in the page cache only."""
+    data = os.urandom(SIZE)
+    put("acme/a", file=data)
+    pulled = pull("acme/a").path
+    reboot(2)
+    (pulled / "file").unlink()
+    (pulled / "file").write_bytes(data)
+    pull("acme/a")
+    assert flushed.is_marked(pulled)
+    assert not flushed.is_doubtful(pulled)
 
 
 def test_after_another_boot_the_base_of_an_adapter_is_hashed_again(

@@ -137,6 +137,24 @@ def test_a_source_that_changes_before_it_is_cloned_is_not_taken(tmp_path, monkey
     compare(tmp_path / "one", tmp_path / "out", {want.digest for want in assembler.missing()})
 
 
+def test_a_source_that_is_published_anew_before_it_is_cloned_is_not_taken(tmp_path, reflink_disk):
+    """Catches: blocks of before are noted, of which only the first still lies there."""
+    base = reflink_disk / "base"
+    base.mkdir()
+    (base / "a.bin").write_bytes(os.urandom(16 * BLOCK))
+    before = shutil.copytree(base, tmp_path / "before")
+
+    def edit():
+        with (base / "a.bin").open("r+b") as file:
+            file.seek(5 * BLOCK)
+            file.write(b"edited")
+        index(tmp_path / "p.sqlite", base).close()
+
+    with index(tmp_path / "p.sqlite", base) as places:
+        _, assembler = reuse(before, reflink_disk / "out", Meddled(places, 18, edit))
+    compare(before, reflink_disk / "out", {want.digest for want in assembler.missing()})
+
+
 def test_a_source_that_cannot_be_read_is_not_taken(base_and_variant, tmp_path, monkeypatch):
     base, _ = base_and_variant(tmp_path)
 
