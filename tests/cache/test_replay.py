@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -194,6 +196,30 @@ def test_a_process_that_has_no_memory_says_so_and_prints_nothing(monkeypatch, ca
     with pytest.raises(MemoryError):
         list(replay_all(small("ab"), [Job("lru", 100), Job("lru", 200)], processes=2))
     assert capfd.readouterr().err == ""
+
+
+_TOLD_TO_END = """
+import os, signal, sys
+from icnblocks.cache.replay.parallel import Job, replay_all
+from icnblocks.errors import IcnError
+from tests.cache.test_replay import small
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    list(replay_all(small("ab"), [Job("lru", 100), Job("lru", 200)], processes=2))
+except IcnError as error:
+    print(error)
+"""
+
+
+def test_a_process_that_is_told_to_end_as_it_begins_does_not_act_as_its_parent():
+    """Catches: the parent's handler runs in it, and it goes on as a second parent."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TOLD_TO_END], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "a replay died (exit status -15)\n"
+    assert not done.stderr
 
 
 def test_advice_is_the_best_policy_and_the_smallest_size_that_is_enough():

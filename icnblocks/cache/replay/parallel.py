@@ -13,7 +13,7 @@ import os
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icnblocks.cache.replay.replay import Links, Replay, Result
 from icnblocks.errors import IcnError, UsageError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from icnblocks.cache.replay.trace import Trace
 
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+"""Held back while a process begins: it would act on them as this one does, which may go on."""
 _Message: TypeAlias = "Result | IcnError | MemoryError | int"
 
 
@@ -91,7 +93,11 @@ def _forked(
                 process = context.Process(
                     target=_work, args=(made[started], theirs, others), daemon=True
                 )
-                process.start()
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+                try:
+                    process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 theirs.close()
                 running[ours] = (started, process)
                 started += 1
@@ -134,7 +140,9 @@ def _work(replay: Replay, connection: Connection, others: Iterable[Connection]) 
     The parent may be gone without a chance to end its processes. They notice when they tell it
     something, but only if none of them holds the ends open from which it read.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     for other in others:
         other.close()
     try:
