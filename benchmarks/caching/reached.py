@@ -83,6 +83,15 @@ def _online(found: dict[str, Any]) -> list[Row]:
         f"{max(least):.3f}, {geometric_mean(least):.3f}",
         "",
     ))  # fmt: skip
+    pairs = zip(least, cells, strict=True)
+    still = [v for v, c in pairs if not c["drifting"] and not c["name"].startswith("llm")]
+    if still:
+        rows.append((
+            f"- of these, {len(still)} static cells of ResNet and LoRA",
+            "",
+            f"{max(still):.3f}, {geometric_mean(still):.3f}",
+            "",
+        ))  # fmt: skip
     told = []
     for c in cells:
         fastest = best(c, "mean_pull_time")[0]

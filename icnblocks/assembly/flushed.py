@@ -36,8 +36,7 @@ def is_doubtful(root: Path) -> bool:
 
     There are files that nobody flushed, written before the machine was started, or a flush failed.
     """
-    written_in = _read(root)
-    return written_in is not None and (not written_in or written_in != boot_id().encode())
+    return _doubt(root) is not None
 
 
 def has_failed(root: Path) -> bool:
@@ -55,6 +54,12 @@ def doubtful_ns(root: Path) -> int | None:
         return path.stat().st_mtime_ns if is_doubtful(root) else None
 
 
+def _doubt(root: Path) -> bytes | None:
+    """The mark, if what it says leaves a doubt."""
+    written_in = _read(root)
+    return None if written_in and written_in == boot_id().encode() else written_in
+
+
 def _read(root: Path) -> bytes | None:
     path = root / STATE / _MARK
     with storage_errors(path):
@@ -69,8 +74,8 @@ def mark(directory: ModelDirectory) -> None:
 
     What was doubtful stays so, though noted anew: until all have their names some are of then.
     """
-    doubtful = _read(directory.root) if is_doubtful(directory.root) else None
-    directory.write_state(_MARK, boot_id().encode() if doubtful is None else doubtful)
+    doubt = _doubt(directory.root)
+    directory.write_state(_MARK, boot_id().encode() if doubt is None else doubt)
 
 
 def keep_mark(directory: ModelDirectory) -> None:

@@ -127,8 +127,8 @@ def test_the_optimum_stands_still_in_a_window_and_is_counted_after_the_warm_up(l
 def test_no_content_is_faster_than_the_bound():
     """By hand: a round trip and 1 s a block for what is missing, 0.2 s a block for all of it.
 
-    Catches: a part of a model that there is room for is not counted as here; nor are two models of
-    which each has the room once.
+    Catches: a part of a model that there is room for is not counted as here; room is
+    given out twice.
     """
     trace = _trace([[1, 2, 3], [4]], [0, 0, 0, 1], size=25_000_000)
     shares = np.array([[0.75, 0.25]])

@@ -71,9 +71,14 @@ def stream(settings):
 
 
 @pytest.fixture
-def in_order(settings):
+def patient(settings):
+    return replace(settings, stall_s=600.0, retry_s=600.0, trust_first_use=True)
+
+
+@pytest.fixture
+def in_order(patient):
     """One connection: what comes on another would use up what a relay passes on before it holds."""
-    return replace(settings, stall_s=60.0, retry_s=60.0, trust_first_use=True, connections=1)
+    return replace(patient, connections=1)
 
 
 def expected(directory):
@@ -216,11 +221,6 @@ class Held:
         self.begun.set()
         assert self._left.wait(20)
         return go_on()
-
-
-@pytest.fixture
-def patient(settings):
-    return replace(settings, stall_s=600.0, retry_s=600.0, trust_first_use=True)
 
 
 def test_a_file_is_read_that_another_pull_is_about_to_replace(origin, stream):
