@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from icnblocks.naming import Digest
-from icnblocks.testing.exchange import make_model, publish
+from icnblocks.testing.exchange import begun, make_model, publish
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.wire.bundle import BundleRequest, Want, encode_request
 
@@ -30,6 +30,17 @@ def test_clients_that_leave_at_once_are_counted_and_not_logged_as_failures(fresh
         client.close()
     poll_until(lambda: fresh_origin.metric("icn_requests_total", status="499") > 0)
     assert "Traceback" not in fresh_origin.logged()
+
+
+def test_a_client_that_leaves_while_it_is_answered_is_counted_as_gone(tmp_path):
+    """Its request ends by a cancellation, which counted it nowhere."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with start_edge(tmp_path / "edge", "--upstream", url) as edge:
+            with begun(edge, (Want(Digest.of(b"x"), 1),)) as client:
+                assert client.recv(12) == b"HTTP/1.0 200"
+            poll_until(lambda: edge.metric("icn_cut_off_total", cause="gone") == 1)
+            assert edge.metric("icn_requests_total", status="499") == 1
 
 
 @pytest.mark.slow

@@ -79,9 +79,15 @@ class _Manners:
         began = time.monotonic()
         resource = request.match_info.route.resource
         endpoint = resource.canonical if resource is not None else "none"
-        with self._connections.at_work(request.transport):
-            response = await self._limited(request, handler, endpoint)
         metrics = self._node.metrics
+        with self._connections.at_work(request.transport):
+            try:
+                response = await self._limited(request, handler, endpoint)
+            except asyncio.CancelledError as cancelled:
+                if request.transport is None:  # else the daemon ends
+                    metrics.cut("an answer", "gone", cancelled, request.remote)
+                    metrics.requests.labels(f"{request.method} {endpoint}", _CLIENT_LEFT).inc()
+                raise
         metrics.requests.labels(f"{request.method} {endpoint}", response.status).inc()
         metrics.request_seconds.labels(endpoint).observe(time.monotonic() - began)
         return response
