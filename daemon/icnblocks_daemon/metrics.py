@@ -106,7 +106,7 @@ class Metrics:
                 extra={"times": times},
             )
 
-    def cut(self, what: str, cause: str, why: Exception, peer: str | None) -> None:
+    def cut(self, what: str, cause: str, why: BaseException, peer: str | None) -> None:
         """Count an answer that was cut off, and say so in the log: that a client left is no fault.
 
         Args:
