@@ -10,16 +10,10 @@ nothing that icn-fetch would not do before it knows what it is to fetch.
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401  (loaded by the first connection)
 import os
 import sys
-import tomllib  # noqa: F401  (by the config file of a device)
 
-import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401  (by the first record)
-
-import icnblocks.puller  # noqa: F401
-import icnblocks_tools.fetch
-import icnblocks_tools.main  # noqa: F401
+import benchmarks.suite.loaded  # noqa: F401
 from icnblocks_tools.entry import fetch
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.scenarios.models import MEAN_SMALL, small_tensors
 from benchmarks.scenarios.others import hub_side, iroh_side, torrent_side
 from benchmarks.scenarios.world import (
+    FLOOR,
     NAME,
     Downloader,
     Puller,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _UNVERIFIED: Final = "not verified, not flushed"
 _COLUMNS: Final = tuple(MEASURES.items())
-_DOWNLOADERS: Final = ("durable", "cp", "curl", "curl+b3sum", "aria2", "huggingface_hub")
+_DOWNLOADERS: Final = ("durable", "cp", "curl", "floor", "curl+b3sum", "aria2", "huggingface_hub")
 
 
 @contextmanager
@@ -62,6 +63,7 @@ def _plain(bench: Bench, make: Callable[[Path], Path]) -> Iterator[Stage]:
             bench.admit(
                 stage, "curl", ["curl"], lambda: down.side("curl", "curl", note=_UNVERIFIED)
             )
+            bench.admit(stage, "floor", (), lambda: down.side("floor", "floor", note=FLOOR))
             bench.admit(
                 stage,
                 "curl+b3sum",
@@ -80,7 +82,7 @@ def _plain(bench: Bench, make: Callable[[Path], Path]) -> Iterator[Stage]:
                 lambda: stack.enter_context(hub_side(model, bench.root / "hub")),
             )
         else:
-            for name in ("curl", "curl+b3sum", "aria2", "huggingface_hub"):
+            for name in ("curl", "floor", "curl+b3sum", "aria2", "huggingface_hub"):
                 bench.admit(stage, name, ["nginx"], lambda: puller.side("never"))
         yield stage
 

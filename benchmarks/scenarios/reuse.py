@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.scenarios.world import (
+    FLOOR,
     Downloader,
     Puller,
     llama,
@@ -126,6 +127,15 @@ def _changed(base: Path, variant: Path) -> int:
     return sum(length for digest, length in lengths.items() if digest not in known)
 
 
+def _floor(down: Downloader, root: Path, suffix: str) -> Side:
+    base, there = root / "device/models" / _BASE, replace(down, target=root / "floor")
+    return replace(
+        there.side(f"half, floor{suffix}", note=f"{FLOOR}; what is shared is hashed too"),
+        steps=lambda: [[there.floor(base)]],
+        reads=[down.model, base],
+    )
+
+
 def _rsync(base: Path, variant: Path, target: Path) -> Side:
     def literal(_: Cost, ended: list[Ended]) -> dict[str, float]:
         found = _LITERAL.search(ended[0].out)
@@ -199,12 +209,17 @@ def _open(bench: Bench) -> Iterator[Stage]:
             there = _Site(Device(point / "device"), edge, " (reflinks)")
             there.prepare()
             stage.sides += [there.base_side(point / "fresh"), there.side(variants["half"])]
-        _peers(bench, stage, stack, base, variants)
+        _peers(bench, stage, stack, base, variants, point)
         yield stage
 
 
 def _peers(
-    bench: Bench, stage: Stage, stack: ExitStack, base: Path, variants: Mapping[str, Path]
+    bench: Bench,
+    stage: Stage,
+    stack: ExitStack,
+    base: Path,
+    variants: Mapping[str, Path],
+    reflinks: Path | None,
 ) -> None:
     if lacking(["nginx"]) is None:
         served = stack.enter_context(nginx(variants["half"], bench.root / "nginx"))
@@ -219,6 +234,14 @@ def _peers(
             facts=lambda *_: {"moved_mb": half},
         ),
     )
+    for root, suffix in ((bench.root, ""), (reflinks, " (reflinks)")):
+        if root is not None:
+            bench.admit(
+                stage,
+                "floor",
+                ["nginx"],
+                lambda root=root, suffix=suffix: _floor(down, root, suffix),
+            )
     for name in ("half", "vocabulary"):
         variant = variants[name]
         bench.admit(
@@ -267,6 +290,6 @@ SCENARIOS: Final = (
         _aims,
         (("moved_mb", "MB moved"), *MEASURES.items()),
         (("moved_mb", "MB moved"), ("wall_s", "wall seconds")),
-        ("curl", "rsync", "casync"),
+        ("curl", "floor", "rsync", "casync"),
     ),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.scenarios.models import MEAN_SMALL, small_tensors
 from benchmarks.scenarios.world import (
+    FLOOR,
     NAME,
     Downloader,
     Puller,
@@ -32,7 +33,7 @@ from icnblocks.testing.device import Device
 from icnblocks.wire.bundle import BundleRequest, Want, encode_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.suite.figures import Cost
@@ -91,20 +92,21 @@ def _pulls(bench: Bench, stage: Stage, edge: Edge, served: Nginx, model: Path, s
             note="every block verified, to disk, not flushed",
         )
     )
-    bench.admit(
-        stage,
-        "curl",
-        ["curl"],
-        lambda: Side(
-            f"{_PULLS} x curl",
-            steps=lambda: [[down.curl() for down in downs]],
+
+    def downloads(name: str, make: Callable[[Downloader], Command], note: str) -> Side:
+        return Side(
+            f"{_PULLS} x {name}",
+            steps=lambda: [[make(down) for down in downs]],
             before=clear,
             servers=[served.pid],
             facts=lambda cost, ended: _goodput(cost, ended, size),
             reads=[model],
-            note="not verified, to disk, not flushed",
-        ),
-    )
+            note=note,
+        )
+
+    unverified = "not verified, to disk, not flushed"
+    bench.admit(stage, "curl", ["curl"], lambda: downloads("curl", Downloader.curl, unverified))
+    bench.admit(stage, "floor", (), lambda: downloads("floor", Downloader.floor, FLOOR))
 
 
 def _readers(bench: Bench, stage: Stage, edge: Edge, served: Nginx, model: Path) -> None:
@@ -248,7 +250,7 @@ SCENARIOS: Final = (
             ("goodput_mb_s", "goodput, MB/s over all readers"),
             ("requests_s", "requests a second for small blocks"),
         ),
-        ("curl", "wrk"),
+        ("curl", "floor", "wrk"),
         ("nginx",),
     ),
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.scenarios import floor
 from benchmarks.suite.peers import command
 from benchmarks.suite.processes import Command
 from benchmarks.suite.runner import Side, must_equal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from icnblocks.testing.processes import Edge
 
 NAME: Final = "acme/model"
+FLOOR: Final = "all that icn-fetch loads, then bare sockets to nginx; hashed, not flushed"
 LAST_MB: Final = 2024
 """What `write_llama_2gb` makes."""
 
@@ -193,6 +195,13 @@ class Downloader:
             words += ["-o", str(self.target / name), url]
         return Command(words)
 
+    def floor(self, base: Path | None = None) -> Command:
+        """The least that a verified pull takes, of what `base` has not."""
+        job = self.target.with_name(f"{self.target.name}.json")
+        if not job.exists():
+            floor.write_job(job, self.url, self.target, floor.stretches(self.model, base), base)
+        return Command([sys.executable, "-P", floor.__file__, job])
+
     def b3sum(self, *more: str) -> Command:
         """b3sum over what was downloaded."""
         paths = [self.target / name for name in files_of(self.target)]
@@ -209,7 +218,7 @@ class Downloader:
 
     def side(self, name: str, *steps: str, note: str) -> Side:
         """One of the above, or several one after the other, as a side."""
-        makers = {"curl": self.curl, "b3sum": self.b3sum, "aria2": self.aria2}
+        makers = {"floor": self.floor, "curl": self.curl, "b3sum": self.b3sum, "aria2": self.aria2}
         return Side(
             name,
             # A step may name what the one before it wrote, so each is made when it is due.
