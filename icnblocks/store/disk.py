@@ -27,7 +27,7 @@ from icnblocks.store.database import DamagedError, storage_error, storage_errors
 from icnblocks.store.extents import write_all
 from icnblocks.store.layout import Layout
 from icnblocks.store.lease import ExtentLease, read_extent
-from icnblocks.store.notes import Notes, State
+from icnblocks.store.notes import NEW, Notes, State
 from icnblocks.store.recovery import recover
 from icnblocks.store.segments import (
     PAGE,
@@ -132,20 +132,23 @@ class DiskStore:
         self._notes = Notes(self._layout.index)
         try:
             state = self._notes.state()
+            if state == NEW:
+                self._layout.forget_serial()
+            older = self._layout.read_serial() > state.serial
             boot, ways = boot_id(), {"careful": self._careful, "alone": self._alone}
-            found = recover(self._notes, self._segments, state, boot=boot, **ways)
+            found = recover(self._notes, self._segments, state, boot=boot, older=older, **ways)
             self._places, self._used, self._live = found.places, found.used, found.live
             self._segment, offset = locate(found.end)
             self._page = offset // PAGE
             self._started = bool(found.live[self._segment])
-            survived = state.clean or (boot and state.boot == boot)
+            survived = not older and (state.clean or (boot and state.boot == boot))
             flushed = found.end if state.clean else min(state.flushed_to, found.end)
             dirty = {n for n in found.live if n >= segment_of(flushed) and not state.clean}
             self._commits = Commits(
                 self._layout, self._segments, self._notes, careful=self._careful, dirty=dirty
             )
             # Durable, so that addresses freed by an earlier process may be used again.
-            self._notes.set_state(State(boot, clean=False, flushed_to=flushed))
+            self._say(State(boot, clean=False, flushed_to=flushed))
             if not survived:
                 _log.warning("unclean start: %d blocks were hashed again", found.verified)
         except (TypeError, ValueError, struct.error) as error:
@@ -154,6 +157,10 @@ class DiskStore:
         except BaseException:
             self._notes.close()
             raise
+
+    def _say(self, state: State) -> None:
+        """Note how the store is, and then beside the segments which notes are theirs."""
+        self._layout.write_serial(self._notes.set_state(state))
 
     def __contains__(self, digest: Digest) -> bool:
         with self._lock:
@@ -330,7 +337,7 @@ class DiskStore:
         with self._commit_lock, storage_errors(self._path):
             self._check_open()
             self._commits.sync()
-            self._notes.set_state(State(self._boot, clean=False, flushed_to=reached))
+            self._say(State(self._boot, clean=False, flushed_to=reached))
 
     def close(self) -> None:
         """Flush and let go of files and locks. Idempotent.
@@ -352,7 +359,7 @@ class DiskStore:
                 reached = address(self._segment, self._page * PAGE)
                 with self._lock:  # what was being sent until now is freed by nobody any more
                     clean = not (self._commits.left_over or self._doomed or self._changes.dead)
-                self._notes.set_state(State(self._boot, clean=clean, flushed_to=reached))
+                self._say(State(self._boot, clean=clean, flushed_to=reached))
         finally:
             with self._commit_lock, self._lock:
                 self._closed = True

@@ -3,7 +3,7 @@
     format          one line, "icnblocks store 1"
     lock            held (flock), as is the directory, by the one process that has the store open
     index.sqlite    the notes (with -wal and -shm beside it)
-    segments/       the blocks' bytes
+    segments/       the blocks' bytes, and `serial`: of the notes that belong to them
     spare           room that is given up on a full disk, so that erasing can still be noted, and
                     the notes be opened
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import BusyError, NotFoundError, StorageError, VersionError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _FORMAT = re.compile(rb"icnblocks store ([1-9][0-9]{0,8})\n\Z")
 _SPARE_BYTES: Final = MIB
+_DIGITS: Final = 20
 _HARMLESS: Final = frozenset({"lock", ".format.new", "lost+found"})
 """May lie in a directory that is to become a store: of a start that was killed, of a fresh disk."""
 
@@ -51,6 +53,7 @@ class Layout:
         self.path = path
         self.segments = path / "segments"
         self.index = path / "index.sqlite"
+        self.serial = self.segments / "serial"
         self._spare = path / "spare"
         if not create and not (path / "format").exists():
             raise NotFoundError(f"there is no block store in {path}")
@@ -64,6 +67,29 @@ class Layout:
             except BaseException:
                 self.close()
                 raise
+
+    def read_serial(self) -> int:
+        """The number of the last notes that these segments were seen with; 0 if none is known."""
+        try:
+            return int(self.serial.read_bytes()[:_DIGITS])
+        except (OSError, ValueError):
+            return 0
+
+    def write_serial(self, number: int) -> None:
+        """These segments go with notes of this number, which a power cut cannot take back.
+
+        It need not reach the disk: an older number only tells less.
+        """
+        with suppress(OSError):
+            fd = os.open(self.serial, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+            try:
+                os.pwrite(fd, b"%0*d\n" % (_DIGITS, number), 0)
+            finally:
+                os.close(fd)
+
+    def forget_serial(self) -> None:
+        """Other notes begin, with numbers of their own."""
+        self.serial.unlink(missing_ok=True)
 
     def remove_index(self) -> None:
         """Remove the notes, so that new ones can be begun."""

@@ -14,17 +14,25 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.store.database import Schema, connect, storage_errors, transaction
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+
+def _count_states(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE state ADD COLUMN serial INTEGER NOT NULL DEFAULT 0")
+
+
 _SCHEMA: Final = Schema(
     "block index",
-    1,
+    2,
     (
         "CREATE TABLE blocks (at INTEGER PRIMARY KEY, digest BLOB, length INTEGER)",
-        "CREATE TABLE state (boot TEXT, clean INTEGER, flushed_to INTEGER)",
-        "INSERT INTO state VALUES ('', 1, 0)",
+        "CREATE TABLE state"
+        " (boot TEXT, clean INTEGER, flushed_to INTEGER, serial INTEGER NOT NULL DEFAULT 0)",
+        "INSERT INTO state VALUES ('', 1, 0, 0)",
     ),
+    {1: _count_states},
 )
 _CHUNK: Final = 4096
 
@@ -40,11 +48,13 @@ class State:
         boot: id of the boot of the machine in which it ran.
         clean: it closed the store in good order.
         flushed_to: blocks at lower addresses are known to be on the disk.
+        serial: how many states were noted before it and with it.
     """
 
     boot: str
     clean: bool
     flushed_to: int
+    serial: int = 0
 
 
 NEW: Final = State("", clean=True, flushed_to=0)
@@ -64,16 +74,21 @@ class Notes:
     def state(self) -> State:
         """How the store was left."""
         with storage_errors(self._path):
-            boot, clean, flushed_to = self._db.execute("SELECT * FROM state").fetchone()
-        return State(boot, bool(clean), flushed_to)
+            boot, clean, *numbers = self._db.execute("SELECT * FROM state").fetchone()
+        return State(boot, bool(clean), *numbers)
 
-    def set_state(self, state: State) -> None:
-        """Say how the store is; this and all earlier notes survive a power cut from here on."""
+    def set_state(self, state: State) -> int:
+        """Say how the store is; this and all earlier notes survive a power cut from here on.
+
+        Returns:
+            The serial number that it has, whatever `state` says.
+        """
         with storage_errors(self._path), transaction(self._db, durable=True):
             self._db.execute(
-                "UPDATE state SET boot = ?, clean = ?, flushed_to = ?",
+                "UPDATE state SET boot = ?, clean = ?, flushed_to = ?, serial = serial + 1",
                 (state.boot, int(state.clean), state.flushed_to),
             )
+            return int(self._db.execute("SELECT serial FROM state").fetchone()[0])
 
     def all(self) -> Iterator[Note]:
         """Every note by ascending address; nothing may be written meanwhile."""

@@ -5,7 +5,7 @@ are right. After a power cut a note may have outlived its bytes, and a hole may 
 striking of its note; so what was not known to be flushed, and whatever touches a hole, or may, is
 hashed. It must not raise for a block that turns out bad: that block is forgotten. Where nobody has
 the blocks again, what no crash explains is refused, and nothing is changed: segments that are not
-there (a disk is not mounted), and segments that no note knows (the notes are older than they are).
+there (a disk is not mounted), segments that no note knows, and notes that are older than they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import IcnError
@@ -69,7 +69,14 @@ class Found:
 
 
 def recover(
-    notes: Notes, segments: Segments, state: State, *, boot: str, careful: bool, alone: bool
+    notes: Notes,
+    segments: Segments,
+    state: State,
+    *,
+    boot: str,
+    older: bool,
+    careful: bool,
+    alone: bool,
 ) -> Found:
     """Read all notes, check those that need it, and free what no note claims.
 
@@ -78,6 +85,7 @@ def recover(
         segments: what is there.
         state: how the store was left.
         boot: id of this boot of the machine.
+        older: later notes than these were seen with these segments.
         careful: refuse where notes and segments differ by more than a crash explains.
         alone: each block has a file of its own, since the holes in a file may not be seen.
 
@@ -92,11 +100,19 @@ def recover(
             "the block index is missing beside the blocks that it lists",
             hint=f"bring it back; without it, remove {segments.directory} and publish again",
         )
+    if older and careful:
+        raise DamagedError(
+            f"the block index is older than the segments in {segments.directory}",
+            hint="bring back the index that belongs to them, or all of the store from one backup;"
+            f" to go on with what this index lists, remove {segments.directory / 'serial'},"
+            " and publish again what came later",
+        )
     power_cut = not state.clean and (not boot or state.boot != boot)
+    unsure = replace(state, flushed_to=0) if older else state if power_cut else None
     found = Found()
-    _read(notes, segments, sizes, found, state if power_cut else None, alone=alone)
+    _read(notes, segments, sizes, found, unsure, alone=alone)
     if careful:
-        _refuse_missing(segments, sizes, found, state if power_cut else None)
+        _refuse_missing(segments, sizes, found, unsure)
         _refuse_unknown(segments, sizes, found, state)
     if found.forgotten:
         _log.warning("%d noted blocks were not whole and are forgotten", len(found.forgotten))

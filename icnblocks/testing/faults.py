@@ -26,6 +26,11 @@ class MountImpossibleError(Exception):
     """This process may not mount file systems."""
 
 
+def segment_files(store: Path) -> list[Path]:
+    """The files in which a disk store keeps its blocks' bytes, in order."""
+    return sorted(path for path in (store / "segments").iterdir() if path.name.isdecimal())
+
+
 def flip_bit(path: Path, offset: int, bit: int = 0) -> None:
     """Flip one bit of a file, and leave its times as they were, as a rotting disk does."""
     stat = path.stat()

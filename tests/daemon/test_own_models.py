@@ -12,6 +12,7 @@ import pytest
 from icnblocks.limits import MIB
 from icnblocks.manifest.model import BaseRef, Kind
 from icnblocks.testing.exchange import bundle, call, make_model, missing, publish, record_path
+from icnblocks.testing.faults import segment_files
 from icnblocks.testing.processes import launch_edge, poll_until, start_edge
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
@@ -150,7 +151,7 @@ def test_a_segment_cut_short_under_an_edge_is_fetched_again(origin, tmp_path, bl
     with start_edge(tmp_path / "edge", "--upstream", origin.url) as edge:
         ask = dict(name=model.name, manifest=model.digest)
         assert bundle(edge, model.wants, **ask)[0] == model.blocks
-        (segment,) = (tmp_path / "edge" / "blocks" / "segments").iterdir()
+        (segment,) = segment_files(tmp_path / "edge" / "blocks")
         os.truncate(segment, 300_000)
 
         def whole():
@@ -181,7 +182,7 @@ def test_an_origin_says_which_models_lost_blocks(tmp_path):
     model = make_model("mine/m")
     with start_edge(tmp_path / "store") as origin:
         publish(origin, model)
-    (segment,) = (tmp_path / "store" / "blocks" / "segments").iterdir()
+    (segment,) = segment_files(tmp_path / "store" / "blocks")
     os.truncate(segment, 100_000)
     with start_edge(tmp_path / "store") as origin:
         poll_until(lambda: f"{model.digest}, 4 of 5 blocks are missing" in origin.logged())

@@ -15,7 +15,7 @@ from icnblocks.store.base import verify
 from icnblocks.store.memory import MemoryStore
 from icnblocks.testing.device import Device
 from icnblocks.testing.exchange import call
-from icnblocks.testing.faults import flip_bit
+from icnblocks.testing.faults import flip_bit, segment_files
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.wire.bundle import Want
 from icnblocks_daemon.metrics import Metrics
@@ -34,7 +34,7 @@ def model(tmp_path):
 
 def rot(store):
     """Flip a bit of a block that lies there."""
-    segments = (store / "blocks" / "segments").iterdir()
+    segments = segment_files(store / "blocks")
     flip_bit(max(segments, key=lambda path: path.stat().st_size), 1_500_000)
 
 

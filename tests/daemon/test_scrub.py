@@ -16,7 +16,7 @@ from icnblocks.naming import Digest
 from icnblocks.store.base import verify
 from icnblocks.store.disk import DiskStore
 from icnblocks.testing.device import Device
-from icnblocks.testing.faults import flip_bit
+from icnblocks.testing.faults import flip_bit, segment_files
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks_daemon import node as node_module
 from icnblocks_daemon import scrub as scrub_module
@@ -32,7 +32,7 @@ def test_a_rotten_block_is_erased_and_fetched_again(tmp_path):
         Device(tmp_path / "publisher").publish(model, "acme/model", origin.url)
         with start_edge(tmp_path / "edge", "--upstream", origin.url) as edge:
             Device(tmp_path / "first").fetch("acme/model", edge.url)
-        segments = (tmp_path / "edge" / "blocks" / "segments").iterdir()
+        segments = segment_files(tmp_path / "edge" / "blocks")
         flip_bit(max(segments, key=lambda path: path.stat().st_size), 1_500_000)
         rate = ("--scrub-rate", "1GB")
         with start_edge(tmp_path / "edge", "--upstream", origin.url, *rate) as edge:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from icnblocks.testing.device import Device
+from icnblocks.testing.faults import segment_files
 from icnblocks.testing.models import write_llama
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.testing.relay import Relay
@@ -49,7 +50,7 @@ def tmpfs(point: Path, size: str, *options: str):
 
 def spoil_one_block(store: Path) -> None:
     """Flip one bit in the largest segment of a daemon's store, where a block certainly lies."""
-    segment = max((store / "blocks" / "segments").iterdir(), key=lambda path: path.stat().st_size)
+    segment = max(segment_files(store / "blocks"), key=lambda path: path.stat().st_size)
     with segment.open("r+b") as file:
         file.seek(1_000_003)
         byte = file.read(1)
@@ -198,7 +199,7 @@ def test_verify_misses_what_an_origin_lost(published, tmp_path, publisher, devic
         publisher.publish(published, "acme/model", origin.url)
     assert device.run("verify", store, "--complete").code == 0
     if lost == "blocks":
-        for segment in (store / "blocks" / "segments").iterdir():
+        for segment in segment_files(store / "blocks"):
             os.truncate(segment, 1_000_000)
     else:
         with sqlite3.connect(store / "catalog.sqlite") as db:

@@ -14,7 +14,7 @@ import pytest
 from icnblocks.naming import Digest
 from icnblocks.store import disk, recovery
 from icnblocks.store.disk import DiskStore
-from icnblocks.testing.faults import kill_when
+from icnblocks.testing.faults import kill_when, segment_files
 from icnblocks.testing.recorded_writes import (
     CannotTraceError,
     after_kill,
@@ -49,7 +49,7 @@ def must_have(lines):
 def allocated(path):
     """Bytes in the segments that are not holes, in whole pages."""
     total = 0
-    for file in (path / "segments").iterdir():
+    for file in segment_files(path):
         with file.open("rb") as segment:
             end = 0
             while end < file.stat().st_size:

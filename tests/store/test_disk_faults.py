@@ -31,6 +31,7 @@ from icnblocks.testing.faults import (
     flip_bit,
     make_read_only,
     make_writable,
+    segment_files,
     small_disk,
 )
 from icnblocks.testing.store_contract import block, fetch, put
@@ -114,7 +115,7 @@ def test_what_follows_in_a_segment_cut_short_makes_no_zeros_of_its_blocks(tmp_pa
     """Catches: a file that was cut and grew again reads as zeros where blocks were."""
     with DiskStore(tmp_path / "store") as store:
         digests = [put(store, block(n, 10_000)) for n in range(3)]
-        (segment,) = (tmp_path / "store" / "segments").iterdir()
+        (segment,) = segment_files(tmp_path / "store")
         os.truncate(segment, 5000)
         with pytest.raises(ChangedError):
             store.read(digests[0], 10_000)
@@ -169,13 +170,13 @@ def test_where_holes_are_not_seen_each_block_has_a_file(tmp_path, monkeypatch, w
     with DiskStore(tmp_path / "before") as store:
         put(store, block(1, 10_000))
         put(store, block(2, 10_000))
-    assert len(list((tmp_path / "before" / "segments").iterdir())) == 1
+    assert len(list(segment_files(tmp_path / "before"))) == 1
     with monkeypatch.context() as patch:
         patch.setattr(where, name, does)
         with DiskStore(tmp_path / "store") as store:
             put(store, block(1, 10_000))
             put(store, block(2, 10_000))
-    assert len(list((tmp_path / "store" / "segments").iterdir())) == 2
+    assert len(list(segment_files(tmp_path / "store"))) == 2
 
 
 def test_on_a_full_disk_it_is_tried_as_far_as_there_is_room(disk):
@@ -305,7 +306,7 @@ def test_a_damaged_index(tmp_path, where, caplog):
         digest = put(store, block(1))
         assert fetch(store, digest) == block(1)
     assert "starts empty" in caplog.text
-    assert len(list((tmp_path / "store" / "segments").iterdir())) == 1
+    assert len(list(segment_files(tmp_path / "store"))) == 1
 
 
 def test_notes_that_cannot_be_are_forgotten(tmp_path):
@@ -371,13 +372,12 @@ def test_a_flush_that_failed_once_is_not_believed_later(tmp_path, monkeypatch):
 
 def test_erased_room_is_given_back_soon(tmp_path):
     """A cache must not take more disk than its budget plus a small, known bound."""
-    segments = tmp_path / "store" / "segments"
     with DiskStore(tmp_path / "store") as store:
         for number in range(200):
             put(store, block(number, 1 << 20))
             if number >= 10:
                 store.erase(Digest.of(block(number - 10, 1 << 20)))
-            taken = sum(file.stat().st_blocks * 512 for file in segments.iterdir())
+            taken = sum(file.stat().st_blocks * 512 for file in segment_files(tmp_path / "store"))
             assert taken <= store.used_bytes + (10 << 20)
 
 
@@ -482,7 +482,7 @@ def test_what_was_copied_without_its_holes_is_punched_again(tmp_path):
         digests = [put(store, block(n, 1 << 20)) for n in range(8)]
         for digest in digests[:6]:
             store.erase(digest)
-    (segment,) = (tmp_path / "store" / "segments").iterdir()
+    (segment,) = segment_files(tmp_path / "store")
     if segment.stat().st_blocks * 512 > 4 << 20:
         pytest.skip("this file system has no holes")
     whole = segment.read_bytes()

@@ -10,13 +10,14 @@ import pytest
 from icnblocks.errors import StorageError
 from icnblocks.store import commits, recovery
 from icnblocks.store.disk import DiskStore
+from icnblocks.testing.faults import segment_files
 from icnblocks.testing.store_contract import block, fetch, put
 
 SIZE = 16 * 4096
 
 
 def taken(path):
-    return sum(file.stat().st_blocks * 512 for file in (path / "segments").iterdir())
+    return sum(file.stat().st_blocks * 512 for file in segment_files(path))
 
 
 @pytest.fixture

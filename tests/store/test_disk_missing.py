@@ -1,14 +1,17 @@
 """A disk store whose notes and segments do not belong together: at an origin nothing is lost."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from icnblocks.errors import StorageError
 from icnblocks.naming import Digest
-from icnblocks.store import disk, recovery
+from icnblocks.store import disk, layout, recovery
 from icnblocks.store.database import DamagedError
 from icnblocks.store.disk import DiskStore
+from icnblocks.testing.faults import segment_files
 from icnblocks.testing.store_contract import block, fetch, put
 
 SIZE = 300_000
@@ -22,7 +25,14 @@ def fill(path, numbers):
 
 
 def files(path):
-    return {file.name: file.stat().st_size for file in (path / "segments").iterdir()}
+    return {file.name: file.stat().st_size for file in segment_files(path)}
+
+
+def bring_back_index(source, path):
+    for index in path.glob("index.sqlite*"):
+        index.unlink()
+    for index in source.glob("index.sqlite*"):
+        shutil.copy(index, path)
 
 
 def all_are_right(path, digests):
@@ -42,7 +52,7 @@ def test_blocks_whose_disk_is_not_mounted_are_not_given_up(tmp_path, missing, ki
             shutil.copytree(path, tmp_path / "killed")
         path = tmp_path / "killed"
     away.mkdir()
-    gone = [file.rename(away / file.name) for file in (path / "segments").glob(missing)]
+    gone = [file.rename(away / file.name) for file in segment_files(path) if file.match(missing)]
     for _ in range(2):
         with pytest.raises(DamagedError, match="missing") as refused:
             DiskStore(path)
@@ -102,20 +112,90 @@ def test_an_older_index_does_not_cost_newer_blocks(tmp_path, monkeypatch, in_use
         shutil.copytree(path, backup)
     digests += fill(path, range(3, 12))
     shutil.copytree(path, tmp_path / "newest")
-    for index in path.glob("index.sqlite*"):
-        index.unlink()
-    for index in backup.glob("index.sqlite*"):
-        shutil.copy(index, path)
+    bring_back_index(backup, path)
+    (path / "segments" / "serial").unlink()  # as the hint says to go on: it has one more guard
     before = files(path)
     for _ in range(2):
         with pytest.raises(DamagedError, match="does not list") as refused:
             DiskStore(path)
         assert "bring back the index" in refused.value.hint
     assert files(path) == before
-    for index in path.glob("index.sqlite*"):
-        index.unlink()
-    shutil.copy(tmp_path / "newest" / "index.sqlite", path)
+    bring_back_index(tmp_path / "newest", path)
     all_are_right(path, digests)
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_an_index_that_is_hardly_older_is_seen(tmp_path, in_use):
+    """Catches: a copy of a minute ago is brought back, and what came since is cut off."""
+    path, backup = tmp_path / "store", tmp_path / "backup"
+    with DiskStore(path) as store:
+        digests = [put(store, block(0, SIZE))]
+        store.flush()
+        if in_use:
+            shutil.copytree(path, backup)
+        digests.append(put(store, block(1, SIZE)))
+    if not in_use:
+        shutil.copytree(path, backup)
+        with DiskStore(path) as store:
+            digests.append(put(store, block(2, SIZE)))
+    shutil.copytree(path, tmp_path / "newest")
+    bring_back_index(backup, path)
+    before = files(path)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="older") as refused:
+            DiskStore(path)
+        assert str(path / "segments" / "serial") in refused.value.hint
+    assert files(path) == before
+    bring_back_index(tmp_path / "newest", path)
+    all_are_right(path, digests)
+
+
+def test_one_who_has_only_an_older_index_may_go_on_with_it(tmp_path):
+    """Catches: the way out that the hint names leads nowhere."""
+    path = tmp_path / "store"
+    digests = fill(path, range(2))
+    shutil.copytree(path, tmp_path / "backup")
+    fill(path, [2])
+    bring_back_index(tmp_path / "backup", path)
+    (path / "segments" / "serial").unlink()
+    all_are_right(path, digests)
+    all_are_right(path, digests)
+
+
+def test_a_cache_believes_no_note_of_an_older_index(tmp_path):
+    """Catches: what was erased since is offered, and zeros are sent for it."""
+    digests = fill(tmp_path / "store", range(3))
+    shutil.copytree(tmp_path / "store", tmp_path / "backup")
+    with DiskStore(tmp_path / "store") as store:
+        store.erase(digests[1])
+    bring_back_index(tmp_path / "backup", tmp_path / "store")
+    with DiskStore(tmp_path / "store", on_damage="empty") as store:
+        assert [digest for digest, _ in store.blocks()] == [digests[0], digests[2]]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_new_index_has_numbers_of_its_own(tmp_path, monkeypatch, damaged):
+    """Catches: an index was lost while empty, or damaged; then a kill, and nothing opens again."""
+    for _ in range(5):
+        DiskStore(tmp_path).close()
+    for index in tmp_path.glob("index.sqlite*"):
+        index.unlink()
+    if damaged:
+        (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
+    with monkeypatch.context() as killed:
+        killed.setattr(layout.Layout, "write_serial", lambda *_: None)
+        DiskStore(tmp_path, on_damage="empty").close()
+    all_are_right(tmp_path, [])
+
+
+def test_an_index_of_before_numbers_is_taken_over(tmp_path):
+    digests = fill(tmp_path, range(3))
+    (tmp_path / "segments" / "serial").unlink()
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as index:
+        index.execute("ALTER TABLE state DROP COLUMN serial")
+        index.execute("PRAGMA user_version = 1")
+    all_are_right(tmp_path, digests)
+    assert int((tmp_path / "segments" / "serial").read_text()) > 0
 
 
 def test_what_a_kill_left_is_removed_at_an_origin_too(tmp_path):
