@@ -60,6 +60,18 @@ class StoredRecord:
     fetched_at: float
 
 
+def _stored(name: Name, raw: object, seq: object, key: object, fetched_at: object) -> StoredRecord:
+    """A row of the table; TypeError if one of its values is of another type than it was."""
+    if not (
+        isinstance(raw, bytes)
+        and isinstance(seq, int)
+        and isinstance(key, str)
+        and isinstance(fetched_at, float)
+    ):
+        raise TypeError(f"the record of {name}")
+    return StoredRecord(name, raw, seq, key, fetched_at)
+
+
 class Catalog:
     """Manifests, records and publishers' keys in one SQLite file. Thread-safe.
 
@@ -94,6 +106,8 @@ class Catalog:
         """A manifest's bytes, hashed again, or None if it is not here (or has rotted)."""
         with self._reading() as db:
             row = db.execute("SELECT data FROM manifests WHERE digest = ?", (digest,)).fetchone()
+            if row is not None and not isinstance(row[0], bytes):
+                raise TypeError(f"manifest {digest}")
         if row is None:
             return None
         data: bytes = row[0]
@@ -132,7 +146,7 @@ class Catalog:
         """Every manifest with its size in bytes, oldest first."""
         with self._reading() as db:
             rows = db.execute("SELECT digest, size FROM manifests ORDER BY id").fetchall()
-        return [(Digest(digest), size) for digest, size in rows]
+            return [(Digest(digest), size) for digest, size in rows]
 
     def record(self, name: Name) -> StoredRecord | None:
         """The record of a name, or None."""
@@ -142,7 +156,7 @@ class Catalog:
                 " WHERE publisher = ? AND model = ? AND tag = ?",
                 (name.publisher, name.model, name.tag),
             ).fetchone()
-        return None if row is None else StoredRecord(name, *row)
+            return None if row is None else _stored(name, *row)
 
     def put_record(
         self,
@@ -197,7 +211,7 @@ class Catalog:
         """Every record, by name."""
         with self._reading() as db:
             rows = db.execute("SELECT * FROM records ORDER BY 1, 2, 3").fetchall()
-        return [StoredRecord(Name(*row[:3]), *row[3:]) for row in rows]
+            return [_stored(Name(*row[:3]), *row[3:]) for row in rows]
 
     def publisher_key(self, publisher: str) -> str | None:
         """Fingerprint of the key that is known for a publisher, or None."""

@@ -213,6 +213,8 @@ class Session:
                 self._connection.execute("ROLLBACK")
 
     def _translate(self, error: BaseException | None) -> None:
+        if isinstance(error, TypeError):  # no column is empty, or of another type, until it rots
+            raise DamagedError(f"{self._path}: what it lists makes no sense: {error}") from error
         if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):
             raise storage_error(error, str(self._path)) from error
 

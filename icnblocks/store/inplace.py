@@ -139,11 +139,10 @@ class InPlaceStore:
         while True:
             with self._reading() as db:
                 rows = db.execute(index.BLOCKS_AFTER, (last,)).fetchall()
+                found = [(index.digest(key, rest), size) for _, key, rest, size, new in rows if new]
             if not rows:
                 return
-            for _, key, rest, length, first in rows:
-                if first:
-                    yield index.digest(key, rest), length
+            yield from found
             last = rows[-1][0]
 
     # Reading: by directory.

@@ -125,7 +125,7 @@ def key(digest: Digest) -> tuple[int, bytes]:
 
 def digest(number: int, rest: bytes) -> Digest:
     """The digest of a key and the rest."""
-    return Digest(number.to_bytes(8, "big", signed=True) + rest)
+    return Digest(int.to_bytes(number, 8, "big", signed=True) + rest)
 
 
 @dataclass(slots=True)

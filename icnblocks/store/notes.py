@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icnblocks.store.database import Schema, connect, storage_errors, transaction
+from icnblocks.store.database import DamagedError, Schema, connect, storage_errors, transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -101,10 +101,13 @@ class Notes:
     def after(self, at: int, end: int = (1 << 63) - 1) -> list[Note]:
         """The next few thousand notes above an address and below `end`."""
         with storage_errors(self._path):
-            return self._db.execute(
+            notes = self._db.execute(
                 "SELECT at, digest, length FROM blocks WHERE at > ? AND at < ? ORDER BY at LIMIT ?",
                 (at, end, _CHUNK),
             ).fetchall()
+        if any(type(note[1]) is not bytes for note in notes):
+            raise DamagedError(f"{self._path}: a block that it lists has no digest")
+        return notes
 
     def write(
         self, added: Iterable[Note], removed: Iterable[int], *, durable: bool = False

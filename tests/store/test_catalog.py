@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -98,6 +99,7 @@ def test_publishers(catalog):
 
 RACER = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from icnblocks.errors import TrustError
 from icnblocks.naming import Name
@@ -193,3 +195,34 @@ def test_a_catalog_in_which_text_rotted_is_damaged(tmp_path):
             db.execute("UPDATE publishers SET key = CAST(x'ff' AS TEXT)")
         with pytest.raises(DamagedError):
             catalog.publisher_key("acme")
+
+
+@pytest.mark.parametrize("statement", [
+    "UPDATE manifests SET data = 7",
+    "UPDATE manifests SET digest = 7",
+    "UPDATE records SET raw = 7",
+    "UPDATE records SET fetched_at = 'late'",
+    "UPDATE records SET model = x'ff'",
+])  # fmt: skip
+def test_a_catalog_in_which_a_value_changed_its_type_is_damaged(tmp_path, statement):
+    """Each was a TypeError, here or where the value was used."""
+    path, data = tmp_path / "catalog.sqlite", b"a manifest"
+    with Catalog(path) as catalog:
+        catalog.put_manifest(Digest.of(data), data)
+        catalog.put_record(Name("acme", "model"), b"raw", 1, "key", 1.0)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+        database.commit()
+    with Catalog(path) as catalog:
+        failed = 0
+        for question in (
+            lambda: catalog.manifest(Digest.of(data)),
+            catalog.manifests,
+            lambda: catalog.record(Name("acme", "model")),
+            catalog.records,
+        ):
+            try:
+                question()
+            except DamagedError:
+                failed += 1
+        assert failed

@@ -418,6 +418,16 @@ def test_a_damaged_index(tmp_path):
         InPlaceStore(path)
 
 
+@pytest.mark.parametrize("column", ["key", "rest"])
+def test_an_index_in_which_a_value_changed_its_type_is_damaged(store, tmp_path, column):
+    """Each was a traceback where blocks are listed."""
+    add(store, tmp_path / "m", {"f": block(1, 100)})
+    with store._writing() as db:
+        db.execute(f"UPDATE spots SET {column} = 1.5")
+    with pytest.raises(DamagedError, match="makes no sense"):
+        list(store.blocks())
+
+
 def test_an_index_in_a_place_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
