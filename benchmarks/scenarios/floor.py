@@ -87,10 +87,12 @@ class _Lane(threading.Thread):
         self._base, self._parts, self._files = base, parts, files
         self._buffer = memoryview(bytearray(_PIECE))
         self._socket: socket.socket | None = None
+        self.done = False
 
     def run(self) -> None:
         for part in self._parts:
             (self._take_over if part.shared else self._fetch)(part, self._files[part.path])
+        self.done = True
 
     def _take_over(self, part: Stretch, fd: int) -> None:
         source = os.open(self._base / part.path, os.O_RDONLY)
@@ -142,7 +144,7 @@ def main() -> None:
         lane.start()
     for lane in lanes:
         lane.join()
-    os._exit(0)
+    os._exit(0 if all(lane.done for lane in lanes) else 1)
 
 
 if __name__ == "__main__":

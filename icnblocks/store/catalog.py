@@ -219,6 +219,8 @@ class Catalog:
             row = db.execute(
                 "SELECT key FROM publishers WHERE publisher = ?", (publisher,)
             ).fetchone()
+            if row is not None and not isinstance(row[0], str):
+                raise TypeError(f"the key of {publisher}")
         return None if row is None else str(row[0])
 
     def set_publisher_key(self, publisher: str, key: str) -> None:

@@ -132,16 +132,16 @@ class DiskStore:
         self._notes = Notes(self._layout.index)
         try:
             state = self._notes.state()
+            seen = self._layout.read_serial()
+            boot, ways = boot_id(), {"careful": self._careful, "alone": self._alone}
+            found = recover(self._notes, self._segments, state, boot=boot, seen=seen, **ways)
             if state == NEW:
                 self._layout.forget_serial()
-            older = self._layout.read_serial() > state.serial
-            boot, ways = boot_id(), {"careful": self._careful, "alone": self._alone}
-            found = recover(self._notes, self._segments, state, boot=boot, older=older, **ways)
             self._places, self._used, self._live = found.places, found.used, found.live
             self._segment, offset = locate(found.end)
             self._page = offset // PAGE
             self._started = bool(found.live[self._segment])
-            survived = not older and (state.clean or (boot and state.boot == boot))
+            survived = state.clean or (boot and state.boot == boot)
             flushed = found.end if state.clean else min(state.flushed_to, found.end)
             dirty = {n for n in found.live if n >= segment_of(flushed) and not state.clean}
             self._commits = Commits(
@@ -149,7 +149,7 @@ class DiskStore:
             )
             # Durable, so that addresses freed by an earlier process may be used again.
             self._say(State(boot, clean=False, flushed_to=flushed))
-            if not survived:
+            if found.verified or not survived:
                 _log.warning("unclean start: %d blocks were hashed again", found.verified)
         except (TypeError, ValueError, struct.error) as error:
             self._notes.close()

@@ -150,23 +150,21 @@ class InPlaceStore:
     def directories(self) -> list[Directory]:
         """All directories in the index, by path."""
         with self._reading() as db:
-            rows = db.execute(index.DIRECTORIES).fetchall()
-        return [
-            Directory(Path(os.fsdecode(root)), Digest(manifest), blocks, size, changed)
-            for root, manifest, blocks, size, changed in rows
-        ]
+            return [
+                Directory(Path(os.fsdecode(root)), Digest(manifest), blocks, size, changed)
+                for root, manifest, blocks, size, changed in db.execute(index.DIRECTORIES)
+            ]
 
     def roots_of(self, manifest: Digest) -> list[Path]:
         """Directories that hold this model, the latest first."""
         with self._reading() as db:
-            rows = db.execute(index.ROOTS_OF, (manifest,)).fetchall()
-        return [Path(os.fsdecode(root)) for (root,) in rows]
+            return [Path(os.fsdecode(root)) for (root,) in db.execute(index.ROOTS_OF, (manifest,))]
 
     def manifest_at(self, root: Path) -> Digest | None:
         """The manifest of a directory, or None if it is not in the index."""
         with self._reading() as db:
             row = db.execute(index.MANIFEST_AT, (_root(root),)).fetchone()
-        return None if row is None else Digest(row[0])
+            return None if row is None else Digest(row[0])
 
     def facts(self, root: Path) -> dict[str, FileFacts]:
         """The unchanged files of a directory, by path below it; empty if it is not there."""
@@ -186,7 +184,7 @@ class InPlaceStore:
                 for number in list(self._unsaved)
                 for row in db.execute(index.FILE_UNMARKED, (number,))
             ]
-        return [ChangedFile(Path(os.fsdecode(root)), os.fsdecode(path)) for root, path in rows]
+            return [ChangedFile(Path(os.fsdecode(root)), os.fsdecode(path)) for root, path in rows]
 
     # Changing the index.
 
@@ -353,7 +351,7 @@ class InPlaceStore:
         with self._reading() as db:
             self._known.pop(file.number, None)
             row = db.execute(index.FILE, (file.number,)).fetchone()
-        return None if row is None else index.file(file.number, *row)
+            return None if row is None else index.file(file.number, *row)
 
     def _forget_known(self) -> None:
         with self._read_lock:
@@ -374,10 +372,10 @@ class InPlaceStore:
 
     def _files_of(self, root: Path) -> list[tuple[int, bytes, FileFacts, int]]:
         with self._reading() as db:
-            rows = db.execute(index.FILES_OF, (_root(root),)).fetchall()
-        return [
-            (number, path, FileFacts(*facts), changed) for number, path, changed, *facts in rows
-        ]
+            return [
+                (number, os.fsencode(path), FileFacts(*facts), changed)
+                for number, path, changed, *facts in db.execute(index.FILES_OF, (_root(root),))
+            ]
 
     def _lease(self, file: IndexedFile, offset: int, length: int) -> InPlaceLease:
         opened = self._borrow(file)

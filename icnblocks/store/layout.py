@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from icnblocks.errors import BusyError, NotFoundError, StorageError, VersionError
 from icnblocks.limits import MIB
 from icnblocks.store.database import DamagedError, storage_errors
-from icnblocks.store.whole import write_whole
+from icnblocks.store.whole import sync_directory, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 _FORMAT = re.compile(rb"icnblocks store ([1-9][0-9]{0,8})\n\Z")
 _SPARE_BYTES: Final = MIB
-_DIGITS: Final = 20
 _HARMLESS: Final = frozenset({"lock", ".format.new", "lost+found"})
 """May lie in a directory that is to become a store: of a start that was killed, of a fresh disk."""
 
@@ -68,28 +67,34 @@ class Layout:
                 self.close()
                 raise
 
-    def read_serial(self) -> int:
-        """The number of the last notes that these segments were seen with; 0 if none is known."""
+    def read_serial(self) -> int | None:
+        """The number of the last notes that these segments were seen with.
+
+        Returns:
+            It; 0 if it cannot be read, and None if there is none.
+        """
         try:
-            return int(self.serial.read_bytes()[:_DIGITS])
+            return int(self.serial.read_bytes())
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError):
             return 0
 
     def write_serial(self, number: int) -> None:
         """These segments go with notes of this number, which a power cut cannot take back.
 
-        It need not reach the disk: an older number only tells less.
+        It need not reach the disk: an older number only tells less. A new file each time, which
+        the daemon can read and replace also if it was root who looked at its store.
         """
-        with suppress(OSError):
-            fd = os.open(self.serial, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-            try:
-                os.pwrite(fd, b"%0*d\n" % (_DIGITS, number), 0)
-            finally:
-                os.close(fd)
+        with suppress(StorageError, OSError):
+            write_whole(self.serial, b"%d\n" % number, durable=False)
+            self.serial.chmod(0o644)
 
     def forget_serial(self) -> None:
-        """Other notes begin, with numbers of their own."""
-        self.serial.unlink(missing_ok=True)
+        """Other notes begin, with numbers of their own; a power cut does not bring back the old."""
+        if self.serial.exists():
+            self.serial.unlink()
+            sync_directory(self.segments)
 
     def remove_index(self) -> None:
         """Remove the notes, so that new ones can be begun."""

@@ -74,7 +74,7 @@ def recover(
     state: State,
     *,
     boot: str,
-    older: bool,
+    seen: int | None,
     careful: bool,
     alone: bool,
 ) -> Found:
@@ -85,7 +85,7 @@ def recover(
         segments: what is there.
         state: how the store was left.
         boot: id of this boot of the machine.
-        older: later notes than these were seen with these segments.
+        seen: serial number of the last notes that were seen with these segments, if one is known.
         careful: refuse where notes and segments differ by more than a crash explains.
         alone: each block has a file of its own, since the holes in a file may not be seen.
 
@@ -100,17 +100,20 @@ def recover(
             "the block index is missing beside the blocks that it lists",
             hint=f"bring it back; without it, remove {segments.directory} and publish again",
         )
+    older = state != NEW and seen is not None and seen > state.serial
     if older and careful:
         raise DamagedError(
             f"the block index is older than the segments in {segments.directory}",
             hint="bring back the index that belongs to them, or all of the store from one backup;"
-            f" to go on with what this index lists, remove {segments.directory / 'serial'},"
-            " and publish again what came later",
+            f" to go on with what is whole of what this index lists, remove"
+            f" {segments.directory / 'serial'}, and publish again what came later",
         )
     power_cut = not state.clean and (not boot or state.boot != boot)
-    unsure = replace(state, flushed_to=0) if older else state if power_cut else None
+    unsure = state if power_cut else None
+    strange = older or (seen is None and state.serial > 0)  # as told above, or by another program
+    all_unsure = replace(state, flushed_to=0)
     found = Found()
-    _read(notes, segments, sizes, found, unsure, alone=alone)
+    _read(notes, segments, sizes, found, all_unsure if strange else unsure, alone=alone)
     if careful:
         _refuse_missing(segments, sizes, found, unsure)
         _refuse_unknown(segments, sizes, found, state)

@@ -1,5 +1,6 @@
 """A disk store whose notes and segments do not belong together: at an origin nothing is lost."""
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -153,13 +154,44 @@ def test_an_index_that_is_hardly_older_is_seen(tmp_path, in_use):
 def test_one_who_has_only_an_older_index_may_go_on_with_it(tmp_path):
     """Catches: the way out that the hint names leads nowhere."""
     path = tmp_path / "store"
-    digests = fill(path, range(2))
+    digests = fill(path, range(3))
     shutil.copytree(path, tmp_path / "backup")
-    fill(path, [2])
+    with DiskStore(path) as store:
+        put(store, block(3, SIZE))
+        store.erase(digests.pop(1))  # only zeros are left of it, which the index does not know
     bring_back_index(tmp_path / "backup", path)
     (path / "segments" / "serial").unlink()
     all_are_right(path, digests)
     all_are_right(path, digests)
+
+
+def test_an_index_that_was_lost_for_a_while_is_not_forgotten(tmp_path):
+    """Catches: a start without an index, which is refused, and then any older one is believed."""
+    path = tmp_path / "store"
+    fill(path, range(2))
+    shutil.copytree(path, tmp_path / "backup")
+    fill(path, [2])
+    bring_back_index(tmp_path, path)  # there is none
+    with pytest.raises(DamagedError, match="missing"):
+        DiskStore(path)
+    bring_back_index(tmp_path / "backup", path)
+    with pytest.raises(DamagedError, match="older"):
+        DiskStore(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at another's store")
+def test_what_root_looks_at_stays_the_daemons(tmp_path):
+    """Catches: `icn-verify` by root leaves a number that the daemon can never write again."""
+    before = os.umask(0o077)
+    try:
+        fill(tmp_path, [0])
+    finally:
+        os.umask(before)
+    serial = tmp_path / "segments" / "serial"
+    assert serial.stat().st_mode & 0o777 == 0o644
+    number = serial.stat().st_ino
+    DiskStore(tmp_path).close()
+    assert serial.stat().st_ino != number  # replaced, so that whose it was does not matter
 
 
 def test_a_cache_believes_no_note_of_an_older_index(tmp_path):
@@ -184,7 +216,7 @@ def test_a_new_index_has_numbers_of_its_own(tmp_path, monkeypatch, damaged):
         (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
     with monkeypatch.context() as killed:
         killed.setattr(layout.Layout, "write_serial", lambda *_: None)
-        DiskStore(tmp_path, on_damage="empty").close()
+        DiskStore(tmp_path, on_damage="empty" if damaged else "refuse").close()
     all_are_right(tmp_path, [])
 
 

@@ -428,6 +428,16 @@ def test_an_index_in_which_a_value_changed_its_type_is_damaged(store, tmp_path, 
         list(store.blocks())
 
 
+@pytest.mark.parametrize("change", ["roots SET path", "roots SET manifest", "files SET path"])
+def test_a_directory_of_which_a_value_changed_its_type_is_damaged(store, tmp_path, change):
+    add(store, tmp_path / "m", {"f": block(1, 100)})
+    with store._writing() as db:
+        db.execute(f"UPDATE {change} = 7")
+    read = store.directories if change.startswith("roots") else lambda: store.facts(tmp_path / "m")
+    with pytest.raises(DamagedError, match="makes no sense"):
+        read()
+
+
 def test_an_index_in_a_place_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):

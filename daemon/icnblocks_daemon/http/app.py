@@ -84,7 +84,8 @@ class _Manners:
             try:
                 response = await self._limited(request, handler, endpoint)
             except asyncio.CancelledError as cancelled:
-                if request.transport is None:  # else the daemon ends
+                # At its end the daemon itself cuts off what has not ended in time.
+                if request.transport is None and not self._node.stopping:
                     metrics.cut("an answer", "gone", cancelled, request.remote)
                     metrics.requests.labels(f"{request.method} {endpoint}", _CLIENT_LEFT).inc()
                 raise
