@@ -302,6 +302,25 @@ class InPlaceStore:
             self._forget_known()
         return wrong
 
+    def refuse(self, root: Path, wrong: Mapping[str, FileFacts]) -> None:
+        """Note that files of a directory were hashed and found wrong.
+
+        Args:
+            root: the directory; it need not be in the index.
+            wrong: their paths below it, and their facts in the index before they were hashed. An
+                entry that has others by now is of another file, and stays.
+
+        Raises:
+            StorageError, BusyError: if the index cannot be written.
+        """
+        with self._writing() as db:
+            for path, facts in wrong.items():
+                other = differs(os.path.join(_root(root), os.fsencode(path)), facts)
+                if other is not None:
+                    mark = 1 if other else index.ROTTEN
+                    db.execute(index.MARK_AT, (mark, _root(root), os.fsencode(path), *facts))
+        self._forget_known()
+
     def close(self) -> None:
         """Let go of the index; leases stay readable. Idempotent."""
         if self._closed:

@@ -78,6 +78,9 @@ MARK: Final = "UPDATE files SET changed = ? WHERE id = ?"
 MARK_FROM: Final = "UPDATE files SET changed = ? WHERE id = ? AND changed = ?"
 MARK_IF: Final = """UPDATE files SET changed = 1
     WHERE id = ? AND NOT changed AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
+MARK_AT: Final = """UPDATE files SET changed = ?
+    WHERE root = (SELECT id FROM roots WHERE path = ?) AND path = ?
+        AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"""
 REVALIDATE: Final = """UPDATE files
     SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, changed = 0 WHERE id = ?"""
 

@@ -4,13 +4,14 @@ import os
 import signal
 import sqlite3
 import subprocess
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from icnblocks.store.facts import FileFacts
 from icnblocks.testing.device import Device
-from icnblocks.testing.faults import segment_files
+from icnblocks.testing.faults import flip_bit, segment_files
 from icnblocks.testing.models import write_llama
 from icnblocks.testing.processes import poll_until, start_edge
 from icnblocks.testing.relay import Relay
@@ -188,6 +189,25 @@ def test_verify_finds_a_flipped_bit_and_repair_fetches_one_block(published, orig
     assert repaired.code == 0
     assert 0 < repaired.events[-2]["bytes_network"] <= 1024 * 1024
     assert same(published, path)
+
+
+def test_what_verify_found_rotten_is_no_longer_said_to_be_there(published, origin, device, same):
+    """Catches: rot changes no fact of a file, so that the next pull says that all is there."""
+    path = Path(device.fetch("acme/model", origin.url)["path"])
+    shard = min(path.glob("*.safetensors"))
+    flip_bit(shard, 1_234_567)
+    with closing(sqlite3.connect(device.root / "store" / "places.sqlite")) as index:
+        index.execute(
+            "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?",
+            (*FileFacts.of(shard.stat()), os.fsencode(shard.name)),
+        )
+        index.commit()
+    assert device.fetch("acme/model", origin.url)["bytes_network"] < 64 * 1024
+    assert device.run("verify", path).code == 6
+    assert device.run("fetch", "acme/model", "--from", origin.url).code == 15
+    assert device.run("verify", path, "--repair", "--from", origin.url).code == 0
+    assert same(published, path)
+    assert device.run("fetch", "acme/model", "--from", origin.url).code == 0
 
 
 @pytest.mark.parametrize("lost", ["blocks", "manifest", "record"])

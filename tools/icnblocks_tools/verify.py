@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,22 +27,23 @@ _RESULTS = (
 )  # fmt: skip
 
 
-def _directory(root: Path, output: Output) -> int:
-    """Recheck one pulled directory; how many files are wrong."""
+def _directory(root: Path, puller: Puller, output: Output) -> int:
+    """Recheck one pulled directory; how many files are wrong. The index is told of them."""
     from icnblocks.assembly.inspect import pulled_into
     from icnblocks.assembly.recheck import recheck_directory
+    from icnblocks.errors import BusyError, StorageError
 
     pulled = pulled_into(root)
-    manifest = pulled.manifest
+    manifest, known = pulled.manifest, puller.places.facts(root)
     output.say(
         "checking",
         f"{root}: {pulled.name}, {human_bytes(manifest.size)}",
         path=str(root),
         manifest=str(pulled.digest),
     )
-    count = 0
+    found: set[str] = set()
     for wrong in recheck_directory(root, manifest):
-        count += 1
+        found.add(wrong.path)
         output.say(
             "wrong",
             f"wrong: {root / wrong.path}: {printable(wrong.what)}",
@@ -50,7 +51,10 @@ def _directory(root: Path, output: Output) -> int:
             what=wrong.what,
             blocks=wrong.blocks,
         )
-    return count
+    if refused := {path: facts for path, facts in known.items() if path in found}:
+        with suppress(StorageError, BusyError):  # it may be one that nobody can write
+            puller.places.refuse(root, refused)
+    return len(found)
 
 
 def _repair(puller: Puller, root: Path, output: Output) -> None:
@@ -280,7 +284,7 @@ def verify(
         if is_ours:
             wrong = _store(path, puller, output, repair=repair, complete=complete)
         else:
-            wrong = _directory(path, output)
+            wrong = _directory(path, puller, output)
             if wrong and repair:
                 _repair(puller, path, output)
                 wrong = 0
