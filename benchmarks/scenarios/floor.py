@@ -35,17 +35,14 @@ class Stretch:
     shared: bool = False
 
 
-def stretches(model: Path, base: Path | None = None) -> list[Stretch]:
-    """All of a model, in order; beside a base in stretches of what that has and has not."""
+def stretches(model: Path, base: Path) -> list[Stretch]:
+    """All of a model, in order, in stretches of what a base has at the same place and has not."""
     from icnblocks.manifest.model import Kind
     from icnblocks.publish.scan import scan
 
-    manifest = scan(model, Kind.BASE).manifest
-    other = None if base is None else scan(base, Kind.BASE).manifest
-    known = set()
-    if other is not None:
-        paths = [file.path for file in other.files]
-        known = {(raw, paths[file], at) for raw, _, file, at in other.occurrences()}
+    manifest, other = (scan(root, Kind.BASE).manifest for root in (model, base))
+    paths = [file.path for file in other.files]
+    known = {(raw, paths[file], at) for raw, _, file, at in other.occurrences()}
     found: list[Stretch] = []
     for raw, length, number, start in manifest.occurrences():
         path = manifest.files[number].path
@@ -60,7 +57,7 @@ def stretches(model: Path, base: Path | None = None) -> list[Stretch]:
 
 def write_job(job: Path, url: str, target: Path, parts: list[Stretch], base: Path | None) -> None:
     """Write down what a run shall do."""
-    told = {"url": url, "target": str(target), "base": str(base)}
+    told = {"url": url, "target": str(target), "base": str(base or "")}
     job.write_text(json.dumps({**told, "parts": [asdict(part) for part in parts]}))
 
 

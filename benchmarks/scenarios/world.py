@@ -199,7 +199,10 @@ class Downloader:
         """The least that a verified pull takes, of what `base` has not."""
         job = self.target.with_name(f"{self.target.name}.json")
         if not job.exists():
-            floor.write_job(job, self.url, self.target, floor.stretches(self.model, base), base)
+            sizes = {name: (self.model / name).stat().st_size for name in files_of(self.model)}
+            whole = [floor.Stretch(name, 0, size) for name, size in sizes.items() if size]
+            parts = whole if base is None else floor.stretches(self.model, base)
+            floor.write_job(job, self.url, self.target, parts, base)
         return Command([sys.executable, "-P", floor.__file__, job])
 
     def b3sum(self, *more: str) -> Command:

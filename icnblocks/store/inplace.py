@@ -313,12 +313,14 @@ class InPlaceStore:
         Raises:
             StorageError, BusyError: if the index cannot be written.
         """
+        above = _root(root)
         with self._writing() as db:
-            for path, facts in wrong.items():
-                other = differs(os.path.join(_root(root), os.fsencode(path)), facts)
+            for name, facts in wrong.items():
+                path = os.fsencode(name)
+                other = differs(os.path.join(above, path), facts)
                 if other is not None:
                     mark = 1 if other else index.ROTTEN
-                    db.execute(index.MARK_AT, (mark, _root(root), os.fsencode(path), *facts))
+                    db.execute(index.MARK_AT, (mark, above, path, *facts))
         self._forget_known()
 
     def close(self) -> None:

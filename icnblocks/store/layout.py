@@ -3,7 +3,7 @@
     format          one line, "icnblocks store 1"
     lock            held (flock), as is the directory, by the one process that has the store open
     index.sqlite    the notes (with -wal and -shm beside it)
-    segments/       the blocks' bytes, and `serial`: of the notes that belong to them
+    segments/       the blocks' bytes, and `serial`, the number of the notes that belong to them
     spare           room that is given up on a full disk, so that erasing can still be noted, and
                     the notes be opened
 

@@ -109,11 +109,11 @@ def recover(
             f" {segments.directory / 'serial'}, and publish again what came later",
         )
     power_cut = not state.clean and (not boot or state.boot != boot)
-    unsure = state if power_cut else None
-    strange = older or (seen is None and state.serial > 0)  # as told above, or by another program
-    all_unsure = replace(state, flushed_to=0)
+    unsure = doubted = state if power_cut else None
+    if older or (seen is None and state.serial):  # the number was removed, as is told above
+        doubted = replace(state, flushed_to=0)
     found = Found()
-    _read(notes, segments, sizes, found, all_unsure if strange else unsure, alone=alone)
+    _read(notes, segments, sizes, found, doubted, alone=alone)
     if careful:
         _refuse_missing(segments, sizes, found, unsure)
         _refuse_unknown(segments, sizes, found, state)

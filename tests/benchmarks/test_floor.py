@@ -24,4 +24,3 @@ def test_what_a_base_has_is_shared_and_the_rest_is_fetched_in_two_halves(tmp_pat
     first, second = halves(parts)
     assert size(first) == size(parts) // 2
     assert size(first) + size(second) == size(parts)
-    assert not any(part.shared for part in stretches(variant))

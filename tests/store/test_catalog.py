@@ -99,7 +99,6 @@ def test_publishers(catalog):
 
 RACER = """
 import sys
-from contextlib import closing
 from pathlib import Path
 from icnblocks.errors import TrustError
 from icnblocks.naming import Name

@@ -34,7 +34,8 @@ def _directory(root: Path, puller: Puller, output: Output) -> int:
     from icnblocks.errors import BusyError, StorageError
 
     pulled = pulled_into(root)
-    manifest, known = pulled.manifest, puller.places.facts(root)
+    manifest, places = pulled.manifest, puller.places
+    known = places.facts(root) if places.manifest_at(root) == pulled.digest else {}
     output.say(
         "checking",
         f"{root}: {pulled.name}, {human_bytes(manifest.size)}",
@@ -53,7 +54,7 @@ def _directory(root: Path, puller: Puller, output: Output) -> int:
         )
     if refused := {path: facts for path, facts in known.items() if path in found}:
         with suppress(StorageError, BusyError):  # it may be one that nobody can write
-            puller.places.refuse(root, refused)
+            places.refuse(root, refused)
     return len(found)
 
 
