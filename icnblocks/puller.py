@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -50,6 +49,7 @@ from icnblocks.store.database import storage_errors
 from icnblocks.store.home import CATALOG, PLACES
 from icnblocks.store.inplace import InPlaceStore
 from icnblocks.store.late_log import log
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,13 +8,13 @@ is free.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.access import open_access
 from icnblocks.client.endpoint import is_loopback
 from icnblocks.errors import RefusedError
 from icnblocks.manifest.record import fingerprint
+from icnblocks.values import dataclass
 from icnblocks_daemon.fib import covers
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
+
+from icnblocks.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

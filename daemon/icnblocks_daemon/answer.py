@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import ChangedError, IcnError
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import Order
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.forwarder import EVICTED, UNSTORED

@@ -5,13 +5,12 @@ docs/operations.md speak of the same keys (a test compares them). This module mu
 the settings.
 """
 
-# ruff: noqa: RUF009  (_key is dataclasses.field with our documentation in it)
 from __future__ import annotations
 
 import os
 import re
 import tomllib
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +22,7 @@ from icnblocks.quantities import (
     parse_duration,
     parse_size,
 )
+from icnblocks.values import dataclass
 from icnblocks_daemon.addresses import Address, parse_address
 from icnblocks_daemon.fib import check_prefix, parse_upstream
 from icnblocks_daemon.tokens import check_token

@@ -9,10 +9,10 @@ under way counts against the budget. Whom to ask is decided then and not before.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from icnblocks.limits import MAX_HOPS
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import HERE_ONLY
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.interests import Hint

@@ -5,10 +5,10 @@ This module must not do anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from icnblocks.limits import DEFAULT_PRIORITY
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import Order
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ The table says what to fetch and whom to tell; it must not do either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Final
 
+from icnblocks.values import dataclass
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.refusals import Refusals
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgpack
@@ -19,6 +18,7 @@ from icnblocks.cache.planning import Remembering
 from icnblocks.errors import FormatError, IcnError, StorageError, VersionError
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.whole import write_whole
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

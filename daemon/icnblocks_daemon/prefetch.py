@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.errors import (
@@ -24,6 +23,7 @@ from icnblocks.errors import (
     StorageError,
 )
 from icnblocks.store.whole import write_whole
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.frames import Reason
 from icnblocks_daemon.holdings import shielded

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from icnblocks.errors import FormatError, IcnError, StorageError, UsageError
 from icnblocks.naming import Digest, Name
+from icnblocks.values import dataclass
 from icnblocks_daemon.prefetch_pace import Window
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ The time comes in as an argument; this module must not read a clock, wait, or fe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from icnblocks.client.bucket import TokenBucket
 from icnblocks.errors import UsageError
 from icnblocks.limits import KIB, MIB
+from icnblocks.values import dataclass
 
 DAY_S: Final = 86_400.0
 DEPTH_S: Final = 0.25

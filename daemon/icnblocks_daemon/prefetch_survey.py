@@ -7,13 +7,14 @@ module must not pin, fetch blocks or keep anything.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from icnblocks.errors import IcnError, RefusedError, WithdrawnError
 from icnblocks.limits import MAX_BASES
 from icnblocks.manifest.codec import decode
 from icnblocks.manifest.record import open_record
+from icnblocks.values import dataclass
 from icnblocks_daemon.prefetch_order import Entry
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icnblocks.errors import (
@@ -31,6 +30,7 @@ from icnblocks.manifest.record import (
     reopen_record,
     trusted_via,
 )
+from icnblocks.values import dataclass
 from icnblocks_daemon.coalesce import Coalesced
 from icnblocks_daemon.floods import Flood
 from icnblocks_daemon.holdings import shielded

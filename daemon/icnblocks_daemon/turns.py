@@ -16,12 +16,12 @@ This module must not know which upstream is asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.limits import MIB
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator

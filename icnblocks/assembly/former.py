@@ -11,7 +11,7 @@ anything.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.assembly import blockmap, flushed, renaming
@@ -21,6 +21,7 @@ from icnblocks.errors import FormatError, UsageError
 from icnblocks.limits import MAX_MANIFEST_BYTES
 from icnblocks.manifest.codec import decode
 from icnblocks.naming import Digest, Name
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,7 +7,6 @@ a user changed is never overwritten unasked. This module must not change any fil
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icnblocks.assembly import blockmap
@@ -20,6 +19,7 @@ from icnblocks.manifest.codec import decode, digest_of
 from icnblocks.naming import Digest, Name
 from icnblocks.store.database import storage_errors
 from icnblocks.store.inplace import FileFacts
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -6,13 +6,13 @@ It says what is wrong and changes nothing; repair is a pull's business, or a sto
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icnblocks.assembly.contents import bad_blocks, file_reads_right
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.errors import ChangedError, ConflictError, CorruptError, StorageError
 from icnblocks.store.base import verify
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ import os
 import struct
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icnblocks.assembly.directory import STATE
@@ -22,6 +22,7 @@ from icnblocks.errors import ChangedError, CorruptError, StorageError
 from icnblocks.store.base import verify
 from icnblocks.store.extents import read_all, write_all
 from icnblocks.store.facts import FileFacts
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

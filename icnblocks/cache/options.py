@@ -7,10 +7,10 @@ Pure; it must not know any policy.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icnblocks.errors import UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,13 +8,14 @@ from __future__ import annotations
 import ipaddress
 import os
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from icnblocks.errors import UsageError
 from icnblocks.limits import KIB
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -7,9 +7,10 @@ for each source; a listener must be quick and must not call the engine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self, TypeAlias
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from icnblocks.client.states import Health, SourceState

@@ -13,7 +13,6 @@ Pure. This module must not do I/O, read clocks or lock.
 from __future__ import annotations
 
 from collections.abc import Container, Hashable, Iterable
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -25,6 +24,7 @@ from icnblocks.client.swarm import Swarm
 from icnblocks.errors import CorruptError, IcnError
 from icnblocks.limits import BLOCK_BYTES, BUNDLE_WANTS, MAX_WANTS, MIB
 from icnblocks.naming import Digest
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

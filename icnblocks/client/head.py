@@ -6,10 +6,10 @@ The standard library reads heads as e-mail, whose modules are long to import
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError, UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,11 @@ it only says whom to ask first. This module must not ask anybody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

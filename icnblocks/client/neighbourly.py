@@ -7,7 +7,6 @@ This module must not find neighbours, and must not decide what to ask whom: the 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ from icnblocks.client.gathering import Deal, Gathering
 from icnblocks.client.lane import Lane
 from icnblocks.client.neighbours import deal, listen
 from icnblocks.errors import ForeignError, FormatError, IcnError, NotFoundError, SourceError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

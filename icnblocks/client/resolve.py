@@ -7,7 +7,6 @@ instead. This module must not fetch blocks.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -32,6 +31,7 @@ from icnblocks.manifest.record import (
     reopen_record,
     trusted_via,
 )
+from icnblocks.values import dataclass
 from icnblocks.wire.headers import NAME_HEADER
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ This module must not do I/O, read clocks or lock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from icnblocks.client.answers import nack_error
@@ -34,6 +34,7 @@ from icnblocks.errors import (
     UntrustedError,
     UsageError,
 )
+from icnblocks.values import dataclass
 from icnblocks.wire.frames import Reason
 
 if TYPE_CHECKING:

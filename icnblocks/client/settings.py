@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from icnblocks.client.pacing import LEAST_LIMIT_RATE
 from icnblocks.errors import StorageError, UsageError
 from icnblocks.limits import DEFAULT_PRIORITY, MAX_PRIORITY
 from icnblocks.quantities import parse_rate
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

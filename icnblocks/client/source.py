@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from icnblocks.client.answers import ThrottledError, check_answer, not_icn
@@ -26,6 +25,7 @@ from icnblocks.limits import (
     MISSING_BATCH,
 )
 from icnblocks.naming import Digest
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import encode_request, pack_wants, unpack_indexes
 from icnblocks.wire.frames import MEDIA_TYPE, Alive, FrameDecoder
 from icnblocks.wire.havemap import HaveMap, decode_have

@@ -5,11 +5,12 @@ Pure: time and chance are arguments. This module must not know what is asked of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.client.meter import Meter
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from icnblocks.errors import IcnError

@@ -10,11 +10,12 @@ This module must not decide who is idle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from icnblocks.limits import KIB
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable, Iterable, Iterator

@@ -5,11 +5,12 @@ This module must not fetch anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from icnblocks.client.states import RetryOptions
 from icnblocks.limits import DEFAULT_PRIORITY
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import NO_PULL, Order
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ icnblocks.manifest.record has done so before a record gets here.
 from __future__ import annotations
 
 import fcntl
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from icnblocks.client.settings import read_toml
 from icnblocks.errors import StorageError, TrustError, UsageError
 from icnblocks.manifest.record import fingerprint, trusted_via
 from icnblocks.store.whole import write_whole
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

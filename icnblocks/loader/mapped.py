@@ -11,13 +11,13 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.errors import FormatError, StorageError
 from icnblocks.loader.reading import reading
 from icnblocks.manifest.dtypes import tensor_bytes
 from icnblocks.manifest.safetensors_header import header_bytes, parse_header
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

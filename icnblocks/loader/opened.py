@@ -5,12 +5,12 @@ This module must not know when a model may be opened, nor make tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icnblocks.errors import FormatError
 from icnblocks.loader.files import tensor_files
 from icnblocks.loader.mapped import map_file
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,6 @@ docs/format.md gives the format to the byte. This module must do no I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from sys import intern
 from typing import TYPE_CHECKING, Final
@@ -30,6 +29,7 @@ from icnblocks.manifest.dtypes import DTYPE_BITS, tensor_bytes
 from icnblocks.manifest.model import BaseRef, File, Kind, Manifest, Run, Tensor
 from icnblocks.manifest.paths import check_path, check_together
 from icnblocks.naming import DIGEST_BYTES, Digest, Name
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from icnblocks.manifest.canonical import Value

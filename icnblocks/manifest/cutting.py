@@ -8,7 +8,7 @@ tensor of no bytes has no blocks. This module must do no I/O: it is handed what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError
@@ -17,6 +17,7 @@ from icnblocks.manifest.dtypes import tensor_bytes
 from icnblocks.manifest.model import BaseRef, File, Kind, Manifest, Run
 from icnblocks.manifest.safetensors_header import parse_header
 from icnblocks.naming import DIGEST_BYTES
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,11 +7,11 @@ This module must not encode, decode, check or read anything; its neighbours do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from icnblocks.naming import DIGEST_BYTES, Digest, Name
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,6 @@ This module must do no I/O, hold no private keys, and read no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError, TrustError, UsageError, VersionError
@@ -25,6 +24,7 @@ from icnblocks.limits import (
 from icnblocks.manifest.canonical import pack, unpack
 from icnblocks.manifest.codec import check_version, take_extra
 from icnblocks.naming import Digest, Name
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

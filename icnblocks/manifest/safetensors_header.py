@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from json import decoder
 from operator import itemgetter
 from sys import intern
@@ -21,6 +20,7 @@ from icnblocks.errors import FormatError
 from icnblocks.limits import MAX_HEADER_BYTES, MAX_RUNS, MAX_TENSOR_NAME_BYTES
 from icnblocks.manifest.dtypes import tensor_bytes
 from icnblocks.manifest.model import Tensor
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

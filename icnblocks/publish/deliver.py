@@ -9,7 +9,7 @@ the store of its blocks and nothing is copied.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from icnblocks.client.resolve import record_of
@@ -30,6 +30,7 @@ from icnblocks.publish.uploads import upload
 from icnblocks.store.base import verify
 from icnblocks.store.database import storage_error
 from icnblocks.store.extents import read_all
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import Want
 from icnblocks.wire.upload import pack_parts, unpack_parts
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,6 +25,7 @@ from icnblocks.manifest.record import (
     unpack_rotations,
 )
 from icnblocks.store.whole import sync_directory
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

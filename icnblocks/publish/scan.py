@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,6 +21,7 @@ from icnblocks.manifest.paths import faults
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.extents import read_all
 from icnblocks.store.facts import FileFacts
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

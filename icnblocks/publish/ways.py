@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icnblocks.client.access import sign_access
@@ -25,6 +24,7 @@ from icnblocks.store.catalog import Catalog
 from icnblocks.store.database import storage_errors
 from icnblocks.store.home import CATALOG, PLACES, check_may_be_store
 from icnblocks.store.inplace import InPlaceStore
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

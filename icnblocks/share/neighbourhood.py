@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +23,7 @@ from icnblocks.client.neighbours import (
     withdraw,
 )
 from icnblocks.errors import CorruptError, ForeignError, FormatError, IcnError, NotFoundError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,11 +5,11 @@ This module must not know what is served.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError
 from icnblocks.limits import KIB
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from icnblocks.share.neighbourhood import Neighbourhood
 from icnblocks.share.offers import Offer, PartialShelf
 from icnblocks.share.server import ShareServer
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,13 +7,13 @@ be. scipy comes with the extra `sim`. No I/O, no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icnblocks.errors import UsageError
 from icnblocks.siting.instance import Siting
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

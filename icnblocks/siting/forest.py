@@ -7,10 +7,11 @@ forced into a tree. This module must not choose anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,12 +7,12 @@ model) and `observed` (a trace). This module must not choose anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from icnblocks.errors import UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

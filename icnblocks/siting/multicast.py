@@ -8,12 +8,12 @@ model once, *block multicast* every distinct piece once. No I/O, no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icnblocks.errors import UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,6 @@ integer program gets in its time, which is said. No I/O, no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from icnblocks.siting.forest import grow
 from icnblocks.siting.greedy import per_byte
 from icnblocks.siting.instance import Instance
 from icnblocks.siting.knapsack import best_by_value, best_on_grid, relaxed
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

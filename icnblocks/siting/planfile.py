@@ -11,11 +11,11 @@ so that a slip of the pen is noticed before an edge acts on it. This module must
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from icnblocks.errors import FormatError, UsageError, VersionError
 from icnblocks.naming import Digest, Name
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,13 +6,13 @@ the set-up is a parameter. This module must not know of algorithms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icnblocks.errors import UsageError
 from icnblocks.siting.instance import Instance, check_size
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,11 +6,11 @@ budgets, pins and eviction belong to the content store (icnblocks.cache).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from icnblocks.errors import CorruptError
 from icnblocks.naming import Digest
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,6 @@ are the caller's business; this module must not parse what it keeps, beyond hash
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from icnblocks.errors import CorruptError, FormatError, TrustError
@@ -16,6 +15,7 @@ from icnblocks.limits import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES
 from icnblocks.naming import Digest, Name
 from icnblocks.store.database import Schema, Session, connect, is_read_only, storage_errors
 from icnblocks.store.late_log import log
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

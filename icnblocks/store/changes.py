@@ -6,11 +6,12 @@ Pure but for the clock. It must not touch a file; whoever uses it from several t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.limits import MIB
 from icnblocks.store.segments import footprint
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from icnblocks.naming import Digest

@@ -11,10 +11,11 @@ import os
 import sqlite3
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import BusyError, IcnError, StorageError, VersionError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     import threading

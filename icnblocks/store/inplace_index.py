@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.database import BUSY_TIMEOUT_S, Schema
 from icnblocks.store.facts import FileFacts
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

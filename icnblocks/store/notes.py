@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.store.database import DamagedError, Schema, connect, storage_errors, transaction
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     import sqlite3

@@ -14,7 +14,7 @@ import errno
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import IcnError
@@ -34,6 +34,7 @@ from icnblocks.store.segments import (
     punch,
     segment_of,
 )
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from icnblocks.store.notes import Note, Notes, State

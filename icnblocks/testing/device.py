@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

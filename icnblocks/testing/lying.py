@@ -12,10 +12,11 @@ import contextlib
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self
 
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import decode_request
 from icnblocks.wire.frames import (
     ALIVE,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -20,6 +19,7 @@ import numpy as np
 from icnblocks.manifest.dtypes import tensor_bytes
 from icnblocks.manifest.model import Tensor
 from icnblocks.manifest.safetensors_header import header_bytes, parse_header
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

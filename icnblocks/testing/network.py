@@ -16,10 +16,11 @@ import shutil
 import signal
 import subprocess
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

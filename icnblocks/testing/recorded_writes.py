@@ -19,9 +19,11 @@ import signal
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     import random

@@ -9,7 +9,6 @@ not touch sockets, files or clocks.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +23,7 @@ from icnblocks.limits import (
 )
 from icnblocks.manifest.canonical import pack, unpack
 from icnblocks.naming import DIGEST_BYTES, Digest, Name
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

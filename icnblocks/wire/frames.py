@@ -9,12 +9,12 @@ them into events. It must not hash: whoever takes a Data event verifies it.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError, VersionError
 from icnblocks.limits import KIB, MAX_NACK_TEXT_BYTES
+from icnblocks.values import dataclass
 from icnblocks.wire.bundle import MAJOR, MINOR
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ one encoding for each value. Sans-IO: this module must not know what the blocks 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError, VersionError
 from icnblocks.limits import MAX_BLOCKS, MAX_HAVE_BYTES
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,12 @@ takes a whole block hashes it. Sans-IO: the time is an argument.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import BusyError, FormatError
 from icnblocks.limits import MAX_BLOCK_BYTES, MAX_OPEN_PARTS_BYTES, MAX_REQUEST_BYTES
 from icnblocks.naming import Digest
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

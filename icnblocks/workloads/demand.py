@@ -8,7 +8,6 @@ module must not know what a model is made of.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.random  # now: an interrupt while it is imported is lost, in its ow
 
 from icnblocks.cache.replay.trace import MAX_TIME_S
 from icnblocks.errors import UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,12 +8,12 @@ know of demand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from icnblocks.errors import UsageError
+from icnblocks.values import dataclass
 from icnblocks.workloads.library import Library, Pieces
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ in fp32, with a classifier of 100 classes. This module must not know of demand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
 import numpy as np
 
+from icnblocks.values import dataclass
 from icnblocks.workloads.library import Library, Pieces
 
 _FP32: Final = 4

@@ -6,12 +6,13 @@ The time is an argument everywhere. This module must not know whom to ask: strat
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from math import exp
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.limits import KIB, MIB
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

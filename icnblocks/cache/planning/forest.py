@@ -8,11 +8,12 @@ nodes, each of which pays its part of the group's bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from icnblocks.cache.planning.problem import Problem

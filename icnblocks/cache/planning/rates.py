@@ -13,12 +13,12 @@ Pure: it knows rows, not models, and no clock.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from icnblocks.cache.planning.recency import Recency
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from icnblocks.values import dataclass
 
 _WHOLE: Final = 0.075
 """With `time`: a pull that finds everything counts as so much of a model's bytes on top. Pull time

@@ -7,8 +7,9 @@ is the smallest with which nine tenths are gained of what the largest size gains
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

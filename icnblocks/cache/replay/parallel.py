@@ -11,12 +11,12 @@ import gc
 import multiprocessing
 import os
 import signal
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icnblocks.cache.replay.replay import Links, Replay, Result
 from icnblocks.errors import IcnError, UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

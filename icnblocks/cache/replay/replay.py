@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from icnblocks.cache.options import arguments, split
@@ -18,6 +17,7 @@ from icnblocks.cache.planning import Planner, Priced, solve
 from icnblocks.cache.policy import POLICIES, policy_options
 from icnblocks.cache.replay.content import VirtualContent
 from icnblocks.errors import UsageError
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from icnblocks.errors import FormatError
 from icnblocks.limits import MAX_FILE_BYTES
 from icnblocks.naming import Digest
+from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from icnblocks.values import dataclass
 from icnblocks_tools.output import is_terminal
 from icnblocks_tools.sim.options import capacity_bytes, load_trace
 

@@ -1,0 +1,172 @@
+"""`dataclass` for classes with slots, which compiles a method when it is first needed.
+
+The standard library's compiles up to seven functions for each class, most of a millisecond, and a
+command imports fifty such classes: a third of the time that it takes to start. Here nothing but
+`__init__` is compiled, and that when the first instance is made. This module must not mean
+anything else than `dataclasses` does (type checkers are told that it is the same), and must not
+grow: what it does not know it refuses, for the standard library's to be used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NoReturn
+
+__all__ = ["dataclass"]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from dataclasses import dataclass
+else:
+
+    def dataclass(*, slots: bool, frozen: bool = False, eq: bool = True) -> Callable[[type], type]:
+        """As `dataclasses.dataclass`, for classes without bases that have fields.
+
+        Args:
+            slots: True.
+            frozen: fields cannot be set again, and instances can be hashed.
+            eq: instances are equal if their fields are.
+
+        Raises:
+            TypeError: for anything else.
+        """
+        if not slots:
+            raise TypeError("without slots: use dataclasses.dataclass")
+        return lambda cls: _made(cls, frozen=frozen, eq=eq)
+
+
+def _made(cls: type, *, frozen: bool, eq: bool) -> type:
+    """The class again, with slots: they cannot be added to one that is there."""
+    body = dict(cls.__dict__)
+    kinds = {name: str(kind) for name, kind in body.get("__annotations__", {}).items()}
+    names = tuple([name for name, kind in kinds.items() if "ClassVar[" not in kind])
+    defaults = {name: body.pop(name) for name in names if name in body}
+    if (
+        any("InitVar" in kind or "KW_ONLY" in kind for kind in kinds.values())
+        or any(_is_odd(default) for default in defaults.values())
+        or any(hasattr(base, "__dataclass_fields__") for base in cls.__bases__)
+    ):
+        raise TypeError(f"{cls.__name__} is no plain dataclass: use dataclasses.dataclass")
+    for name in ("__dict__", "__weakref__"):
+        body.pop(name, None)
+    body |= {
+        "__slots__": names,
+        "__match_args__": names,
+        "__dataclass_fields__": _Fields(defaults),
+    }
+    for name, method in _methods(names, defaults, frozen=frozen, eq=eq).items():
+        if body.get(name) is None:  # an own __eq__ leaves a __hash__ that is None
+            body[name] = method
+    made: Any = type(cls)(cls.__name__, cls.__bases__, body)
+
+    def first(self: object, *args: object, **kwargs: object) -> None:
+        made.__init__ = _compiled(made, names, defaults, frozen=frozen)
+        made.__init__(self, *args, **kwargs)
+
+    made.__init__ = first
+    made.__qualname__ = cls.__qualname__
+    return made  # type: ignore[no-any-return]
+
+
+def _is_odd(default: object) -> bool:
+    if not isinstance(default, dataclasses.Field):
+        return type(default).__hash__ is None  # a list, say: all instances would share it
+    plain = default.init and default.compare and default.hash is None
+    return not plain or default.kw_only is True
+
+
+def _methods(
+    names: tuple[str, ...], defaults: dict[str, Any], *, frozen: bool, eq: bool
+) -> dict[str, Any]:
+    """Those that need no compiling, by their names."""
+    shown = [name for name in names if getattr(defaults.get(name), "repr", True)]
+    # Of one field its own value would come, and not a tuple of it, which is compared otherwise.
+    values = attrgetter(*names, *names[:1]) if names else lambda _: ()
+
+    def told(self: object) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"{type(self).__qualname__}({fields})"
+
+    def equal(self: object, other: object) -> Any:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return values(self) == values(other)
+
+    methods: dict[str, Any] = {"__repr__": told}
+    if eq:
+        methods |= {"__eq__": equal, "__hash__": None}
+    if frozen:
+        methods |= _FROZEN
+        if eq:
+            methods["__hash__"] = lambda self: hash(values(self))
+    return methods
+
+
+def _compiled(
+    made: type, names: tuple[str, ...], defaults: dict[str, Any], *, frozen: bool
+) -> Callable[..., None]:
+    """`__init__`, as the standard library writes it, but that it sets slots by themselves."""
+    known: dict[str, Any] = {"unset": dataclasses.MISSING}
+    takes, does = ["self"], []
+    for name in names:
+        default = defaults.get(name, dataclasses.MISSING)
+        makes: Any = dataclasses.MISSING
+        if isinstance(default, dataclasses.Field):
+            makes, default = default.default_factory, default.default
+        value = name
+        if makes is not dataclasses.MISSING:
+            known[f"make_{name}"] = makes
+            value = f"make_{name}() if {name} is unset else {name}"
+        if name in defaults:
+            known[f"default_{name}"] = default
+            takes.append(f"{name}=default_{name}")
+        else:
+            takes.append(name)
+        if frozen:
+            known[f"set_{name}"] = made.__dict__[name].__set__
+        does.append(f"set_{name}(self, {value})" if frozen else f"self.{name} = {value}")
+    if hasattr(made, "__post_init__"):
+        does.append("self.__post_init__()")
+    body = "\n    ".join(does or ["pass"])
+    exec(f"def __init__({', '.join(takes)}):\n    {body}", known)  # noqa: S102 (names of fields)
+    init: Callable[..., None] = known["__init__"]
+    init.__qualname__ = f"{made.__qualname__}.__init__"
+    return init
+
+
+class _Fields:
+    """`__dataclass_fields__`, by which `dataclasses` knows one: made when somebody looks."""
+
+    def __init__(self, defaults: dict[str, Any]) -> None:
+        self._defaults = defaults
+
+    def __get__(self, instance: object, owner: Any) -> Any:
+        made: Any = dataclasses.make_dataclass(
+            owner.__name__,
+            [(name, owner.__annotations__[name]) for name in owner.__slots__],
+            namespace={"__doc__": owner.__name__, **self._defaults},
+            init=False, repr=False, eq=False,
+        )  # fmt: skip
+        owner.__dataclass_fields__ = made.__dataclass_fields__
+        return owner.__dataclass_fields__
+
+
+def _refuse(_self: object, name: str, *_value: object) -> NoReturn:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _state(self: Any) -> list[object]:
+    return [getattr(self, name) for name in self.__match_args__]
+
+
+def _set_state(self: Any, state: list[object]) -> None:
+    for name, value in zip(self.__match_args__, state, strict=True):
+        object.__setattr__(self, name, value)
+
+
+_FROZEN = {
+    "__setattr__": _refuse, "__delattr__": _refuse,
+    "__getstate__": _state, "__setstate__": _set_state,
+}  # fmt: skip
+"""What copies and pickles is part of it: by itself that would set fields."""
