@@ -3,9 +3,6 @@
 To import this must be all that it does.
 """
 
-import encodings.idna  # noqa: F401  (loaded by the first connection)
-import tomllib  # noqa: F401  (by the config file of a device)
-
 import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401  (by the first record)
 
 import icnblocks.puller  # noqa: F401

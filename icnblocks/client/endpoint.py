@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from base64 import b64encode
 from dataclasses import field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, Self
@@ -183,6 +182,8 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
         )
     headers = {}
     if parts.username is not None:
+        from base64 import b64encode
+
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Proxy-Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
     return Proxy(name, port or 80, headers)

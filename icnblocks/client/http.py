@@ -390,7 +390,10 @@ class Connection:
             takes as long as the system's resolver lets it.
         """
         failure = OSError("the host has no address")
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        host, port = address
+        # Text is taken for a name in any script, for which Python loads tables; most are not.
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
         until = time.monotonic() + self._options.connect_s
         for number, (family, kind, proto, _, where) in enumerate(found):
             try:

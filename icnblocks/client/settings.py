@@ -209,6 +209,8 @@ def read_toml(path: Path, *, required: bool) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+    if not data:  # before the parser is loaded
+        return {}
     import tomllib
 
     try:
