@@ -1,8 +1,8 @@
-"""`dataclass` for classes with slots, which compiles a method when it is first needed.
+"""`dataclass` for classes with slots, which compiles nothing but what is used often.
 
 The standard library's compiles up to seven functions for each class, most of a millisecond, and a
 command imports fifty such classes: a third of the time that it takes to start. Here nothing but
-`__init__` is compiled, and that when the first instance is made. This module must not mean
+`__init__` is compiled, and that when several instances were made. This module must not mean
 anything else than `dataclasses` does (type checkers are told that it is the same), and must not
 grow: what it does not know it refuses, for the standard library's to be used.
 """
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 __all__ = ["dataclass"]
+
+_FEW: Final = 8
+"""Instances that are made slowly before it pays to compile `__init__`."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,12 +62,7 @@ def _made(cls: type, *, frozen: bool, eq: bool) -> type:
         if body.get(name) is None:  # an own __eq__ leaves a __hash__ that is None
             body[name] = method
     made: Any = type(cls)(cls.__name__, cls.__bases__, body)
-
-    def first(self: object, *args: object, **kwargs: object) -> None:
-        made.__init__ = _compiled(made, names, defaults, frozen=frozen)
-        made.__init__(self, *args, **kwargs)
-
-    made.__init__ = first
+    made.__init__ = _init(made, names, defaults, frozen=frozen)
     made.__qualname__ = cls.__qualname__
     return made  # type: ignore[no-any-return]
 
@@ -103,17 +101,64 @@ def _methods(
     return methods
 
 
+def _init(
+    made: Any, names: tuple[str, ...], defaults: dict[str, Any], *, frozen: bool
+) -> Callable[..., None]:
+    """`__init__` that puts a compiled one in its place when it was called a few times."""
+    left = _FEW
+    put = object.__setattr__ if frozen else setattr
+
+    def seldom(self: Any, *args: object, **kwargs: object) -> None:
+        nonlocal left
+        left -= 1
+        fields = _taken(names, defaults, args, kwargs) if left > 0 else None
+        if fields is None:  # often used, or wrongly, and then it knows what to say
+            made.__init__ = _compiled(made, names, defaults, frozen=frozen)
+            made.__init__(self, *args, **kwargs)
+            return
+        for name in names:
+            put(self, name, fields[name])
+        if hasattr(made, "__post_init__"):
+            self.__post_init__()
+
+    return seldom
+
+
+def _taken(
+    names: tuple[str, ...],
+    defaults: dict[str, Any],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> dict[str, object] | None:
+    """The fields that `__init__` would set; None where it would be an error."""
+    fields = dict(zip(names, args, strict=False)) | kwargs
+    if len(fields) < len(args) + len(kwargs):  # too many, or one twice
+        return None
+    for name in names:
+        if name not in fields:
+            makes, default = _default(defaults.get(name, dataclasses.MISSING))
+            value = default if makes is dataclasses.MISSING else makes()
+            if value is dataclasses.MISSING:
+                return None
+            fields[name] = value
+    return fields if len(fields) == len(names) else None
+
+
+def _default(given: Any) -> tuple[Any, Any]:
+    """What makes a default, and the default; MISSING where there is none."""
+    if isinstance(given, dataclasses.Field):
+        return given.default_factory, given.default
+    return dataclasses.MISSING, given
+
+
 def _compiled(
     made: type, names: tuple[str, ...], defaults: dict[str, Any], *, frozen: bool
 ) -> Callable[..., None]:
-    """`__init__`, as the standard library writes it, but that it sets slots by themselves."""
+    """`__init__` as the standard library writes it, except that it sets slots by themselves."""
     known: dict[str, Any] = {"unset": dataclasses.MISSING}
     takes, does = ["self"], []
     for name in names:
-        default = defaults.get(name, dataclasses.MISSING)
-        makes: Any = dataclasses.MISSING
-        if isinstance(default, dataclasses.Field):
-            makes, default = default.default_factory, default.default
+        makes, default = _default(defaults.get(name))
         value = name
         if makes is not dataclasses.MISSING:
             known[f"make_{name}"] = makes

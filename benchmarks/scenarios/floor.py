@@ -11,6 +11,7 @@ icn-fetch is what that costs, and what an edge costs beside a server of files.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -123,6 +124,7 @@ class _Lane(threading.Thread):
 
 def main() -> None:
     """Do a job."""
+    gc.disable()  # icn-fetch looks for garbage only where there is far more of it
     sys.path.append(str(Path(__file__).parents[2]))
     import benchmarks.suite.loaded  # noqa: F401
 

@@ -51,6 +51,7 @@ def test_wrong_arguments_are_a_type_error_the_first_time_and_later(made, args, k
     for _ in range(2):
         with pytest.raises(TypeError):
             Block(*args, **kwargs)
+        Block("a")
 
 
 def test_a_default_that_is_made_is_made_for_each(made):
@@ -161,7 +162,8 @@ def test_an_own_eq_leaves_a_frozen_one_its_hash(made):
     assert hash(Own(1)) == hash(Own(1))
 
 
-def test_what_comes_after_init_sees_all_fields(made):
+@pytest.mark.parametrize("often", [False, True])
+def test_what_comes_after_init_sees_all_fields(made, often):
     @made(frozen=True, slots=True)
     class Checked:
         a: int
@@ -170,7 +172,8 @@ def test_what_comes_after_init_sees_all_fields(made):
             if self.a < 0:
                 raise ValueError(self.a)
 
-    assert Checked(1).a == 1
+    for _ in range(100 if often else 1):
+        assert Checked(1).a == 1
     with pytest.raises(ValueError):
         Checked(-1)
 
@@ -250,18 +253,29 @@ def test_first_instances_of_many_threads_at_once():
     assert sorted(value.length for value in found) == list(range(8))
 
 
-def test_only_init_is_compiled_and_that_when_it_is_needed(monkeypatch):
-    compiled = []
-    true = values._compiled
-    monkeypatch.setattr(
-        values,
-        "_compiled",
-        lambda made, *args, **kw: compiled.append(made) or true(made, *args, **kw),
-    )
+def test_only_init_is_compiled_and_that_when_it_is_often_used(monkeypatch):
+    compiled, true = [], values._compiled
+
+    def count(made, *args, **kwargs):
+        compiled.append(made)
+        return true(made, *args, **kwargs)
+
+    monkeypatch.setattr(values, "_compiled", count)
     Block = frozen(values.dataclass)
-    assert compiled == []
     assert Block("a") == Block("a")
+    assert compiled == []
+    assert len({Block("a", parts=(), length=number) for number in range(100)}) == 100
     assert compiled == [Block]
+
+
+def test_all_instances_are_made_alike_however_many_there_were():
+    Block, Same = frozen(values.dataclass), frozen(dataclasses.dataclass)
+    for number in range(20):
+        for args, kwargs in [((str(number),), {}), (("a", number), {}), ((), {"name": "b"}),
+                             (("c",), {"parts": [number], "token": None})]:  # fmt: skip
+            assert dataclasses.astuple(Block(*args, **kwargs)) == dataclasses.astuple(
+                Same(*args, **kwargs)
+            )
 
 
 @pytest.mark.parametrize("odd", [
