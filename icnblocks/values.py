@@ -42,7 +42,7 @@ else:
 def _made(cls: type, *, frozen: bool, eq: bool) -> type:
     """The class again, with slots: they cannot be added to one that is there."""
     body = dict(cls.__dict__)
-    kinds = {name: str(kind) for name, kind in body.get("__annotations__", {}).items()}
+    kinds = {name: str(kind) for name, kind in cls.__annotations__.items()}
     names = tuple([name for name, kind in kinds.items() if "ClassVar[" not in kind])
     defaults = {name: body.pop(name) for name in names if name in body}
     if (
@@ -57,6 +57,7 @@ def _made(cls: type, *, frozen: bool, eq: bool) -> type:
         "__slots__": names,
         "__match_args__": names,
         "__dataclass_fields__": _Fields(defaults),
+        "__replace__": dataclasses.replace,  # of copy.replace, from 3.13 on
     }
     for name, method in _methods(names, defaults, frozen=frozen, eq=eq).items():
         if body.get(name) is None:  # an own __eq__ leaves a __hash__ that is None
@@ -79,8 +80,7 @@ def _methods(
 ) -> dict[str, Any]:
     """Those that need no compiling, by their names."""
     shown = [name for name in names if getattr(defaults.get(name), "repr", True)]
-    # Of one field its own value would come, and not a tuple of it, which is compared otherwise.
-    values = attrgetter(*names, *names[:1]) if names else lambda _: ()
+    values = attrgetter(*names) if names else lambda _: ()
 
     def told(self: object) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)

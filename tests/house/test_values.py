@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import sys
 import threading
 from typing import ClassVar, Generic, TypeVar
 
@@ -94,14 +95,13 @@ def test_equal_is_who_is_of_the_same_class_with_the_same_fields(made):
     assert Block("a") != ("a", 7, [], "t")
 
 
-def test_one_field_is_compared_as_several_are(made):
+def test_one_of_a_single_field(made):
     @made(frozen=True, slots=True)
     class Rate:
         value: float
 
-    unknown = float("nan")
-    assert Rate(unknown) == Rate(unknown)  # the very same object, as in a tuple
-    assert hash(Rate(1.0)) == hash(Rate(1.0))
+    assert Rate(1.0) == Rate(1.0) != Rate(2.0)
+    assert len({Rate(1.0), Rate(1.0), Rate(2.0)}) == 2
 
 
 def test_one_without_fields(made):
@@ -205,6 +205,8 @@ def test_the_standard_library_takes_it_for_one_of_its_own(made):
     assert [field.name for field in dataclasses.fields(Block)] == list(Block.__slots__)
     assert dataclasses.fields(value)[1].default == 7
     assert dataclasses.replace(value, length=9) == Block("a", 9)
+    if sys.version_info >= (3, 13):
+        assert copy.replace(value, length=9) == Block("a", 9)
     assert dataclasses.asdict(value) == {"name": "a", "length": 7, "parts": [], "token": "t"}
     with pytest.raises(TypeError):
         dataclasses.replace(value, colour=1)
