@@ -4,7 +4,8 @@ For tests and benchmarks that need to know which bytes crossed which link. All o
 namespaces that are named after the process that made it: nothing of it is seen outside, it is gone
 at the end of its context, and what a killed process left is removed when the next network is made.
 Rates are those of `tc tbf`, without netem. This needs root on Linux with iproute2; where that is
-missing, `obstacle()` says what. This must not touch the machine's own interfaces or rules.
+missing, `obstacle()` says what. This must not touch the machine's own interfaces or rules; only
+how its hosts keep TCP from congesting a link has to be allowed for the machine, and stays so.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _BURST_S: Final = 0.004
 _QUEUE: Final = "200ms"
 CUBIC: Final = "cubic"
 """How hosts keep TCP from congesting a link: as Linux does where nobody chose otherwise."""
+_ALLOWED: Final = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 _CLONE_NEWNET: Final = 0x40000000
 _numbers = count()
 
@@ -305,6 +307,7 @@ def network(congestion: str = CUBIC) -> Iterator[Network]:
     if why:
         raise NetworkImpossibleError(why)
     sweep()
+    _allow(congestion)
     made = Network(congestion)
     try:
         yield made
@@ -337,6 +340,18 @@ def sweep() -> list[str]:
             _remove(path.name)
             gone.append(path.name)
     return gone
+
+
+def _allow(congestion: str) -> None:
+    """A host may choose only what the machine allows to all: its own choice and what it is told."""
+    allowed = _ALLOWED.read_text().split()
+    if congestion not in allowed:
+        try:
+            _ALLOWED.write_text(" ".join([*allowed, congestion]))
+        except OSError as error:
+            raise NetworkImpossibleError(
+                f"this kernel does not know {congestion}: {error}"
+            ) from None
 
 
 def _enter(space: Path) -> None:

@@ -52,6 +52,18 @@ def send(host, server, size):
         assert client.recv(1) == b"!"
 
 
+@pytest.mark.usefixtures("net")
+def test_hosts_keep_from_congestion_as_asked_whatever_the_machine_allowed_before():
+    """Catches: hosts refused CUBIC on a machine whose image allows BBR and Reno only."""
+    known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    for name in known:
+        with network(name) as made:
+            chosen = made.host("one").run("cat", "/proc/sys/net/ipv4/tcp_congestion_control")
+            assert chosen.strip() == name
+    with pytest.raises(NetworkImpossibleError, match="does not know vegas-and-mars"):
+        network("vegas-and-mars").__enter__()
+
+
 def test_hosts_are_apart_and_a_link_joins_them(net):
     one, two, three = net.host("one"), net.host("two"), net.host("three")
     link = net.link(one, two, None)
