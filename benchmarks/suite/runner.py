@@ -161,9 +161,12 @@ def play(
                 continue
             try:
                 side.before()
+                if side.steps is not None:  # programs too are in the page cache then
+                    spend(side)
+                    side.before()
                 os.sync()  # what others wrote is not on its way to the disk during this run
-                warm(side.reads)
                 make_ready(stage.touch_bytes)
+                warm(side.reads)  # last, since a kernel may page out what was read a while ago
                 cost = spend(side)
                 if not found[side.name]:
                     side.check()

@@ -180,6 +180,16 @@ def test_what_is_left_over_is_removed_and_memory_touched_before_each_run():
     assert calls == ["before", "run", "before", "run"]
 
 
+def test_a_command_runs_once_unmeasured_before_it_counts(tmp_path):
+    """Else who ran a while ago pays for reading its own program, which a kernel has paged out."""
+    log = tmp_path / "log"
+    note = lambda word: Command(["sh", "-c", f"echo {word} >> {log}"])  # noqa: E731
+    side = Side("a", steps=lambda: [[note("run")]], before=lambda: run(note("before")))
+    found = play(Stage([side]), 2)
+    assert log.read_text().split() == ["before", "run"] * 4
+    assert len(found["a"]) == 2
+
+
 # The processes.
 
 BURN = "import time\nwhile time.process_time() < 0.15: pass"
