@@ -198,7 +198,7 @@ class _Fields:
 
 
 def _refuse(_self: object, name: str, *_value: object) -> NoReturn:
-    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+    raise dataclasses.FrozenInstanceError(f"cannot assign to or delete field {name!r}")
 
 
 def _state(self: Any) -> list[object]:
