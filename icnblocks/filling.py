@@ -109,7 +109,7 @@ class _Sink:
         if self._offer is not None:
             for block in blocks:
                 self._offer.arrived(block.digest)
-        count = sum(len(block.data) for block in blocks)
+        count = sum([len(block.data) for block in blocks])
         with self._lock:
             self.received += count
         self._progress.moved(count)

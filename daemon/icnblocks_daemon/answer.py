@@ -105,7 +105,8 @@ class Answer:
 
     def next(self) -> Send | SendBytes | Refuse | None:
         """What to send now; None while everything that is left is pending."""
-        self._ask()
+        if self._misses:
+            self._ask()
         if self._refused:
             return self._refused.popleft()
         if self._ready and not self._hit_is_first():  # these hold budget, so they go first

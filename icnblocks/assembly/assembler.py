@@ -284,12 +284,12 @@ class Assembler:
             StorageError: if the disk refuses; the blocks count as missing then.
         """
         indexes = [self._index(block.digest) for block in blocks]
-        pieces = (
+        pieces = [
             (spot, block.data)
             for index, block in zip(indexes, blocks, strict=True)
             for spot in self._spots_at(index)
-        )
-        for spot, data in _joined(pieces):
+        ]
+        for spot, data in _joined(pieces) if len(pieces) > 1 else pieces:
             with self.writing(spot.file) as fd:
                 write_all(fd, data, spot.offset)
         self._note(indexes)

@@ -23,13 +23,18 @@ class Sending:
 
 
 class CountedLease:
-    """A store's lease, and a call when it is closed for the first time."""
+    """A store's lease, and a call when it is closed for the first time.
 
-    __slots__ = ("_closed", "_lease")
+    Attributes:
+        length: the block's bytes.
+    """
+
+    __slots__ = ("_closed", "_lease", "length")
 
     def __init__(self, lease: Lease, closed: Callable[[], None]) -> None:
         self._lease = lease
         self._closed: Callable[[], None] | None = closed
+        self.length = lease.length
 
     @property
     def fd(self) -> int:
@@ -40,11 +45,6 @@ class CountedLease:
     def offset(self) -> int:
         """The block's first byte in it."""
         return self._lease.offset
-
-    @property
-    def length(self) -> int:
-        """The block's bytes."""
-        return self._lease.length
 
     def read(self) -> bytes:
         """The block's bytes.

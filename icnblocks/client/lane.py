@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icnblocks.limits import BLOCK_BYTES
 from icnblocks.wire.bundle import BundleRequest, Order
 from icnblocks.wire.frames import buffer_bytes
 from icnblocks.wire.headers import VIA_HEADER
@@ -51,7 +50,7 @@ class Lane:
         """
         need = buffer_bytes(max(want.length for want in bundle.wants))
         if len(self.buffer) < need:
-            self.buffer = memoryview(bytearray(max(need, buffer_bytes(BLOCK_BYTES))))
+            self.buffer = memoryview(bytearray(need))
         hint = bundle.hint
         request = BundleRequest(
             bundle.wants, hint.name, hint.manifest, hint.pull, hint.hops,

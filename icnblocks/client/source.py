@@ -111,17 +111,18 @@ class BundleStream:
                 left = len(decoder.unanswered())
                 raise SourceError(f"{answer.where} ended a bundle with {left} blocks to come")
             events: list[Event] = []
+            alive = 0
             nonsense: FormatError | None = None
             try:
                 for event in decoder.filled(count):
-                    events.append(event)  # noqa: PERF402 (those before an error hold)
+                    events.append(event)
+                    alive += type(event) is Alive
             except FormatError as error:
                 nonsense = type(error)(f"{answer.where}: {error}", hint=error.hint)
             if events:
                 yield events
             if nonsense is not None:
                 raise nonsense
-            alive = sum(type(event) is Alive for event in events)
             if alive < len(events) or decoder.partial_bytes:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > self._patience_s:
@@ -156,6 +157,8 @@ class Source:
         self, url: str, options: SourceOptions | None = None, waiter: Waiter | None = None
     ) -> None:
         self.endpoint = Endpoint.parse(url)
+        self.url = str(self.endpoint)
+        """The URL, normalised."""
         self.options = options or SourceOptions()
         self.waiter = waiter or Waiter(0.0)
         self._context: ssl.SSLContext | None = None
@@ -167,18 +170,13 @@ class Source:
         self._closed = False
 
     def __str__(self) -> str:
-        return str(self.endpoint)
+        return self.url
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    @property
-    def url(self) -> str:
-        """The URL, normalised."""
-        return str(self.endpoint)
 
     def connect(self) -> Connection:
         """A connection of one's own, not open yet: for one thread and many bundles."""

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import FormatError, VersionError
-from icnblocks.limits import KIB, MAX_NACK_TEXT_BYTES
+from icnblocks.limits import BLOCK_BYTES, MAX_NACK_TEXT_BYTES
 from icnblocks.values import dataclass
 from icnblocks.wire.bundle import MAJOR, MINOR
 
@@ -32,8 +32,8 @@ _DATA, _NACK, _ALIVE, _END = 1, 2, 3, 255
 ALIVE: Final = _HEADER.pack(_ALIVE, 0, 0, 0)
 """Sent while an upstream is slow, so that the other side does not take it for a stall."""
 
-READ_AHEAD: Final = 256 * KIB
-"""Up to here bytes are read beyond the frame that is under way: many small frames a read."""
+READ_AHEAD: Final = HEADER_BYTES + BLOCK_BYTES
+"""So much is read at once: many small frames, or a block of the usual length with its header."""
 _MARGIN: Final = 2 * HEADER_BYTES
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icnblocks.naming import Digest
-    from icnblocks.store.base import Lease
     from icnblocks.wire.bundle import Want
     from icnblocks_daemon.metrics import Metrics
     from icnblocks_daemon.node import Node
@@ -160,25 +159,20 @@ class Bundles:
             self._node.sending.end(client, turn)
 
     async def _send(self, step: Send, digest: Digest, outlet: Outlet, client: str) -> None:
+        turn = None
         try:
             with step.lease as lease:
-                head = data_header(step.index, lease.length)
-                if outlet.gathers(lease.length):
-                    await outlet.send(head, lease)
-                else:
-                    await self._send_in_turn(head, lease, outlet, client)
+                if not outlet.gathers(lease.length):
+                    turn = await self._begin(outlet, client)
+                await outlet.send(data_header(step.index, lease.length), lease)
         except CutOffError as cut:
             if cut.cause == "changed":  # else it would cut off whoever wants it
                 self._node.rechecks.suspect(digest)
             raise
-        self._node.forwarder.room_freed()
-
-    async def _send_in_turn(self, head: bytes, lease: Lease, outlet: Outlet, client: str) -> None:
-        turn = await self._begin(outlet, client)
-        try:
-            await outlet.send(head, lease)
         finally:
-            self._node.sending.end(client, turn)
+            if turn is not None:
+                self._node.sending.end(client, turn)
+        self._node.forwarder.room_freed()
 
     async def _flush(self, outlet: Outlet, client: str) -> None:
         if outlet.gathered_bytes <= _LITTLE:

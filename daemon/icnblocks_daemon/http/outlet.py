@@ -216,28 +216,24 @@ class Outlet:
         for each block.
         """
         self._check_open()
-        transport, loop = self._transport, asyncio.get_running_loop()
-        if not transport.get_write_buffer_size():
-            self._cork()
-            first = self._push(first)
-        if first:
+        transport, out = self._transport, self._socket.fileno()
+        if transport.get_write_buffer_size() or (first := self._push(out, first)):
             transport.write(first)
-        if transport.get_write_buffer_size():
             async with asyncio.timeout(self._allowed(len(first) + length)):
                 return await self._sendfile_by_loop(fd, offset, length)
         sent, until = 0, 0.0
         while sent < length:
             try:
-                count = os.sendfile(self._socket.fileno(), fd, offset + sent, length - sent)
+                count = os.sendfile(out, fd, offset + sent, length - sent)
             except BlockingIOError:
-                until = until or loop.time() + self._allowed(length)
+                until = until or asyncio.get_running_loop().time() + self._allowed(length)
                 async with asyncio.timeout_at(until):
                     try:
-                        await _writable(self._socket.fileno())
+                        await _writable(out)
                     except OSError:  # no descriptor to watch it with: the loop itself needs none
                         at, left = offset + sent, length - sent
                         return sent + await self._sendfile_by_loop(fd, at, left)
-                self._check_open()
+                self._check_open()  # else `out` may be another connection's by now
                 self._in_turn = 0
                 continue
             except OSError as error:
@@ -247,28 +243,29 @@ class Outlet:
             sent += count
             if not count:
                 break
-        await self._had(sent)
+        self._in_turn += sent
+        if self._in_turn >= _TURN:
+            await self._rest()
         return sent
 
     async def _sendfile_by_loop(self, fd: int, offset: int, length: int) -> int:
         file, loop = cast("IO[bytes]", _File(fd)), asyncio.get_running_loop()
         return await loop.sendfile(self._transport, file, offset, length, fallback=False)
 
-    def _push(self, data: bytes) -> bytes:
+    def _push(self, out: int, data: bytes) -> bytes:
         """Hand bytes to the kernel past the transport; what it did not take."""
+        self._cork()
         try:
-            return data[os.write(self._socket.fileno(), data) :]
+            return data[os.write(out, data) :]
         except BlockingIOError:
             return data
         except OSError as error:  # not of the block's file, as `send` would have it
             raise self._gone(error) from None
 
-    async def _had(self, sent: int) -> None:
-        """Let others have their turn after a while: a reader that takes all is never waited for."""
-        self._in_turn += sent
-        if self._in_turn >= _TURN:
-            self._in_turn = 0
-            await asyncio.sleep(0)
+    async def _rest(self) -> None:
+        """Let others have their turn: a reader that takes all is never waited for."""
+        self._in_turn = 0
+        await asyncio.sleep(0)
 
     def _cork(self) -> None:
         """Send whole packets only: a head goes with the block, and its end with the next head."""
@@ -335,7 +332,9 @@ class Outlet:
         except ConnectionError as error:
             raise self._gone(error) from None
         self.sent_bytes += len(data)
-        await self._had(len(data))
+        self._in_turn += len(data)
+        if self._in_turn >= _TURN:
+            await self._rest()
 
     def _check_open(self) -> None:
         if self._transport.is_closing():
