@@ -15,7 +15,10 @@ RECENT_S: Final = 1.0
 """A client competes for so long after its last block: between two blocks it is not gone."""
 SLOW_S: Final = 5.0
 """A block that has been on its way for longer has a slow reader, and takes no place any more:
-behind one address there may be many."""
+behind one address there may be many. Blocks that a client was sent side by side while it was alone
+are given as much longer as there are more of them: they wait for each other, not for a reader."""
+SLOWEST_S: Final = 60.0
+"""No block takes a place for longer."""
 
 
 class Shares:
@@ -30,7 +33,7 @@ class Shares:
     def __init__(self, each: int) -> None:
         self._each = each
         self._serial = 0
-        self._sending: dict[str, dict[int, float]] = {}  # when each block of a client began
+        self._sending: dict[str, dict[int, float]] = {}  # until when each block takes a place
         self._ended: OrderedDict[str, float] = OrderedDict()  # whom nothing is sent, and since when
 
     def begin(self, client: str, now: float) -> int | None:
@@ -39,10 +42,14 @@ class Shares:
         Returns:
             What `end` is to be told, or None: try again when a block has ended, or in a while.
         """
-        if not self._may(client, now):
+        blocks = self._sending.get(client, {})
+        beside = self._beside(blocks, now)
+        if beside is None:
             return None
+        together = (beside + 1) / (self._each or 1)
         self._serial += 1
-        self._sending.setdefault(client, {})[self._serial] = now
+        blocks[self._serial] = now + min(SLOW_S * max(1.0, together), SLOWEST_S)
+        self._sending[client] = blocks
         self._ended.pop(client, None)
         return self._serial
 
@@ -68,11 +75,9 @@ class Shares:
         while self._ended and now - next(iter(self._ended.values())) >= RECENT_S:
             self._ended.popitem(last=False)
 
-    def _may(self, client: str, now: float) -> bool:
-        if not self._each:
-            return True
-        blocks = self._sending.get(client, {})
-        if len(blocks) < self._each or self.competing(now) <= 1:
-            return True
-        quick = sum(now - began < SLOW_S for began in blocks.values())
-        return quick < self._each
+    def _beside(self, blocks: dict[int, float], now: float) -> int | None:
+        """How many of a client's blocks one more would be sent beside; None: it has to wait."""
+        if len(blocks) < self._each or not self._each or self.competing(now) <= 1:
+            return len(blocks)
+        quick = sum(now < until for until in blocks.values())
+        return quick if quick < self._each else None

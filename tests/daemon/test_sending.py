@@ -10,7 +10,7 @@ from icnblocks_daemon.http.bundles import Bundles, _Tally
 from icnblocks_daemon.http.outlet import Outlet
 from icnblocks_daemon.metrics import Metrics
 from icnblocks_daemon.sending import Sending
-from icnblocks_daemon.shares import RECENT_S, SLOW_S, Shares
+from icnblocks_daemon.shares import RECENT_S, SLOW_S, SLOWEST_S, Shares
 
 
 def test_a_client_alone_has_as_many_as_it_likes():
@@ -59,6 +59,16 @@ def test_a_slow_reader_takes_no_place_of_others_behind_its_address_for_long():
     shares.begin("b", 0.0)
     assert shares.begin("a", SLOW_S - 0.1) is None
     assert shares.begin("a", SLOW_S)
+
+
+def test_blocks_that_were_begun_side_by_side_are_not_taken_for_slow_readers_of_each_other():
+    """Catches: a greedy client's thirty-two blocks, all "slow", and two more let in beside them."""
+    shares = Shares(2)
+    for _ in range(32):
+        shares.begin("a", 0.0)
+    shares.begin("b", 0.0)
+    assert shares.begin("a", SLOWEST_S - 0.1) is None
+    assert shares.begin("a", SLOWEST_S)
 
 
 def test_without_a_limit_nobody_waits():

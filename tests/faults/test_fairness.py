@@ -40,10 +40,16 @@ def share_of_a_pull(net, store, tmp_path, device, *options):
     with DiskStore(tmp_path / "origin" / "blocks", create=False) as kept:
         wants = tuple(Want(digest, length) for digest, length in kept.blocks())
     with contextlib.ExitStack() as stack:
-        edge, user, other = net.host("edge"), net.host("user"), net.host("other")
-        switch = net.switch("switch")
-        address = net.plug(edge, switch, RATE).near.address
+        edge, router, user, other = map(net.host, ("edge", "router", "user", "other"))
+        switch, link = net.switch("switch"), net.link(edge, router, None)
         near, far = (net.plug(each, switch, None).near for each in (user, other))
+        # The narrow link is not the edge's own: there, the kernel has two packets of a connection
+        # wait and no more, and who is slow to begin with stays so.
+        gate, address = net.plug(router, switch, RATE).near.address, link.near.address
+        router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        edge.run("ip", "route", "add", "default", "via", link.far.address)
+        for each in (user, other):
+            each.run("ip", "route", "add", "default", "via", gate)
         daemon = stack.enter_context(
             start_edge(store, "--stop-timeout", "1s", *options, listen=f"{address}:0",
                        within=edge.within)
@@ -57,9 +63,10 @@ def share_of_a_pull(net, store, tmp_path, device, *options):
             received(far, 2 * MIB)
             with user.entered():
                 process = device.start("fetch", *ASKED, daemon.url)
-            # Between two marks of its bytes: how long it takes to begin and to end is not measured.
-            marks = received(near, 2 * MIB), far.counters().received_bytes
-            own = received(near, 8 * MIB) - marks[0]
+            # Between two marks of its bytes: how long it takes to begin and to end is not measured,
+            # nor what was on its way to the other when it began.
+            marks = received(near, 4 * MIB), far.counters().received_bytes
+            own = received(near, 10 * MIB) - marks[0]
             its = far.counters().received_bytes - marks[1]
             pulled(process)
         finally:
@@ -89,9 +96,8 @@ def test_thirty_two_connections_get_no_more_than_their_clients_share(
 ):
     """Catches: shares by connection: without turns the pull has 2 % of the link.
 
-    With them it has about the half, or somewhat less: the other was alone before, and what is on
-    its way to it when the pull begins is sent to its end.
+    With them it has about the half (0.49 to 0.64 in 18 runs, some beside other work).
     """
     share, told = share_of_a_pull(net, store, tmp_path, device)
-    assert share > 0.2, told
+    assert share > 0.3, told
     assert right(device.root / "models" / "acme" / "model")
