@@ -217,6 +217,7 @@ class Filling:
                 " source was asked",
                 hint=NO_SOURCE,
             )
+        self._assembler.reserve()
         return self._fetch(parts)
 
     def _fetch(self, parts: list[list[Want]]) -> Moved:

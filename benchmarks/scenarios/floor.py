@@ -127,6 +127,7 @@ def main() -> None:
     gc.disable()  # icn-fetch looks for garbage only where there is far more of it
     sys.path.append(str(Path(__file__).parents[2]))
     import benchmarks.suite.loaded  # noqa: F401
+    from icnblocks.store.extents import reserve
 
     job = json.loads(Path(sys.argv[1]).read_text())
     target = Path(job["target"])
@@ -138,6 +139,7 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             files[part.path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             os.ftruncate(files[part.path], part.end)
+            reserve(files[part.path], part.end)
     lanes = [_Lane(job["url"], Path(job["base"]), half, files) for half in halves(parts)]
     for lane in lanes:
         lane.start()

@@ -19,11 +19,11 @@ from icnblocks.assembly.blockmap import PATH as MAP_PATH
 from icnblocks.assembly.blockmap import BlockMap
 from icnblocks.assembly.directory import PARTIAL
 from icnblocks.errors import IncompleteError, StorageError
-from icnblocks.limits import KIB
+from icnblocks.limits import BLOCK_BYTES, KIB
 from icnblocks.manifest.cutting import is_safetensors
 from icnblocks.naming import Digest
 from icnblocks.store.database import storage_errors
-from icnblocks.store.extents import read_all, write_all
+from icnblocks.store.extents import read_all, reserve, write_all
 from icnblocks.wire.bundle import Want
 
 if TYPE_CHECKING:
@@ -106,6 +106,12 @@ class _Partials:
             if mine:
                 self.let_go(file, fd)
         return max(0, facts.st_size - facts.st_blocks * 512)
+
+    def reserve(self, file: int, size: int) -> None:
+        fd, mine = self.use(file)
+        reserve(fd, size)
+        if mine:
+            self.let_go(file, fd)
 
     def path(self, file: int) -> str:
         return self._paths[file]
@@ -270,6 +276,20 @@ class Assembler:
         """
         with storage_errors(self.directory.root):
             return sum(map(self._partials.unallocated, self._todo))
+
+    def reserve(self) -> None:
+        """Have the file system take the room that large files still need at once, if it can.
+
+        After what is shared with other files was: that needs none.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        for file in self._todo:
+            size = self.manifest.files[file].size
+            if size >= BLOCK_BYTES:
+                with storage_errors(self.directory.root):
+                    self._partials.reserve(file, size)
 
     def _index(self, digest: Digest) -> int:
         index = self._plan.index(digest)

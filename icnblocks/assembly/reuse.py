@@ -275,9 +275,11 @@ class _Taker:
                 try:
                     fcntl.ioctl(fd, FICLONERANGE, request)
                 except OSError as error:
-                    if error.errno in _NO_CLONE:
-                        return None
-                    raise
+                    if error.errno not in _NO_CLONE:
+                        raise
+                    if error.errno != errno.EXDEV:  # all of it will be written then
+                        self._assembler.reserve()
+                    return None
             else:
                 first = last = stretch.target
             end = stretch.target + stretch.length

@@ -11,6 +11,7 @@ from icnblocks.assembly.assembler import Assembler
 from icnblocks.assembly.blockmap import HEADER_BYTES
 from icnblocks.assembly.directory import ModelDirectory
 from icnblocks.errors import BusyError, ConflictError, IncompleteError, StorageError
+from icnblocks.limits import BLOCK_BYTES
 from icnblocks.manifest.codec import digest_of, encode
 from icnblocks.manifest.model import Kind
 from icnblocks.naming import Digest
@@ -151,6 +152,27 @@ def test_a_pull_that_was_cut_off_goes_on_where_it_was(model, tmp_path):
     second.assembler.finish()
     second.close()
     assert same(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kept_open", [256, 1])
+def test_room_for_large_files_is_taken_at_once(tmp_path, monkeypatch, kept_open):
+    """Catches: each write asking for its own; descriptors that are never closed."""
+    monkeypatch.setattr(assembler, "_KEPT_OPEN", kept_open)
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "large.bin").write_bytes(os.urandom(2 * BLOCK_BYTES))
+    (root / "larger.bin").write_bytes(os.urandom(3 * BLOCK_BYTES))
+    (root / "small.bin").write_bytes(os.urandom(5000))
+    pull = Pull(root, tmp_path / "out")
+    assert pull.assembler.unallocated() == 5 * BLOCK_BYTES + 5000
+    before = open_files()
+    pull.assembler.reserve()
+    assert open_files() == before
+    assert pull.assembler.unallocated() == 5000
+    pull.bring(pull.assembler.missing())
+    pull.assembler.finish()
+    pull.close()
+    assert same(root, tmp_path / "out")
 
 
 def test_files_have_their_final_names_only_when_all_are_whole(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import signal
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -76,11 +77,14 @@ def test_a_cancelled_device_goes_on_at_another_edge(honest, size, tmp_path, devi
         pulling = device.root / "models" / "acme" / "model"
 
         def written():
-            return sum(
-                512 * each.stat().st_blocks for each in pulling.glob("*.safetensors.partial")
-            )
+            there = (each.read_bytes() for each in pulling.glob("*.safetensors.partial"))
+            return sum(len(data) - data.count(0) for data in there)
 
         poll_until(lambda: written() > 4 * MIB)
+        assert all(  # not one write after the other asked for room
+            512 * facts.st_blocks >= facts.st_size
+            for facts in map(Path.stat, pulling.glob("*.safetensors.partial"))
+        )
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 130
