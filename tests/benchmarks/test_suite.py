@@ -1,6 +1,7 @@
 """What people must be able to believe of a benchmark: its arithmetic, its turns, its table."""
 
 import sys
+from itertools import count
 
 import pytest
 from click.testing import CliRunner
@@ -180,13 +181,15 @@ def test_what_is_left_over_is_removed_and_memory_touched_before_each_run():
     assert calls == ["before", "run", "before", "run"]
 
 
-def test_a_command_runs_once_unmeasured_before_it_counts(tmp_path):
+@pytest.mark.parametrize(("apart_s", "times"), [(10.0, 2), (9.0, 1)])
+def test_a_command_that_is_not_hot_runs_once_unmeasured_before_it_counts(tmp_path, apart_s, times):
     """Else who ran a while ago pays for reading its own program, which a kernel has paged out."""
     log = tmp_path / "log"
     note = lambda word: Command(["sh", "-c", f"echo {word} >> {log}"])  # noqa: E731
     side = Side("a", steps=lambda: [[note("run")]], before=lambda: run(note("before")))
-    found = play(Stage([side]), 2)
-    assert log.read_text().split() == ["before", "run"] * 4
+    clock = count(0.0, apart_s).__next__  # asked before a run and after it
+    found = play(Stage([side]), 2, clock=clock)
+    assert log.read_text().split() == ["before", "run"] * (2 + times)
     assert len(found["a"]) == 2
 
 
