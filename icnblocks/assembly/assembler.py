@@ -40,6 +40,14 @@ _JOINED_BYTES = 256 * KIB
 """Blocks that follow one another are written together up to here."""
 
 
+def on_a_disk(facts: os.stat_result) -> bool:
+    """Whether a file's system has a block device of its own: one in memory has not.
+
+    To take room in memory is to find every page of it, which those who write do side by side.
+    """
+    return os.major(facts.st_dev) != 0
+
+
 class _Partials:
     """The partial files of a pull, made at their full size, a bounded number of them kept open."""
 
@@ -109,7 +117,8 @@ class _Partials:
 
     def reserve(self, file: int, size: int) -> None:
         fd, mine = self.use(file)
-        reserve(fd, size)
+        if on_a_disk(os.fstat(fd)):
+            reserve(fd, size)
         if mine:
             self.let_go(file, fd)
 
@@ -278,7 +287,7 @@ class Assembler:
             return sum(map(self._partials.unallocated, self._todo))
 
     def reserve(self) -> None:
-        """Have the file system take the room that large files still need at once, if it can.
+        """Have a disk's file system take the room that large files still need at once, if it can.
 
         After what is shared with other files was: that needs none.
 
