@@ -5,7 +5,7 @@
 #   make test        lint, floors, types, fast tests, wheel, wheel smoke test
 #   make test-slow   what takes long or much disk
 #   make packages    Debian packages that some slow tests use (root only; they skip without)
-#   make bench       how fast it is beside others: tables, charts and docs/performance.md (40 min)
+#   make bench       how fast it is beside others: tables, charts and docs/performance.md (an hour)
 #   make bench-quick the same in small, in 2 minutes: ratios, and no documents
 #
 # TORCH_ARGS goes to the `pip install` of torch, to choose a build of it, for example

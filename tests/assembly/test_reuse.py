@@ -317,9 +317,10 @@ def test_where_files_cannot_share_room_for_all_is_taken_at_once(base_and_variant
     """Catches: each copy of a block asking for its own."""
     base, variant = base_and_variant(tmp_path)
     directory = ModelDirectory(tmp_path / "tried")
-    if can_share(directory) or not on_a_disk(tmp_path.stat()):
-        pytest.skip("the temporary directory is on no disk, or on one where files share")
+    shares = can_share(directory)
     directory.close()
+    if shares or not on_a_disk(tmp_path.stat()):
+        pytest.skip("the temporary directory is on no disk, or on one where files share")
     left = []
     with index(tmp_path / "p.sqlite", base) as places:
         reuse(variant, tmp_path / "out", places, lambda into: left.append(into.unallocated()))

@@ -51,24 +51,17 @@ def test_who_is_gone_is_forgotten_also_when_nobody_has_to_wait(each):
     assert len(shares._ended) == 1
 
 
-def test_a_slow_reader_takes_no_place_of_others_behind_its_address_for_long():
-    """Catches: two slow devices behind one address that stop all others behind it."""
+@pytest.mark.parametrize(("blocks", "slow_s"), [(2, SLOW_S), (4, 1.5 * SLOW_S), (32, SLOWEST_S)])
+def test_a_slow_reader_takes_no_place_of_others_behind_its_address_for_long(blocks, slow_s):
+    """Catches: two slow devices behind one address that stop all others behind it; and a greedy
+    client's blocks, all "slow" since they were begun side by side, and two more let in beside them.
+    """
     shares = Shares(2)
-    for _ in range(2):
+    for _ in range(blocks):
         shares.begin("a", 0.0)
     shares.begin("b", 0.0)
-    assert shares.begin("a", SLOW_S - 0.1) is None
-    assert shares.begin("a", SLOW_S)
-
-
-def test_blocks_that_were_begun_side_by_side_are_not_taken_for_slow_readers_of_each_other():
-    """Catches: a greedy client's thirty-two blocks, all "slow", and two more let in beside them."""
-    shares = Shares(2)
-    for _ in range(32):
-        shares.begin("a", 0.0)
-    shares.begin("b", 0.0)
-    assert shares.begin("a", SLOWEST_S - 0.1) is None
-    assert shares.begin("a", SLOWEST_S)
+    assert shares.begin("a", slow_s - 0.1) is None
+    assert shares.begin("a", slow_s)
 
 
 def test_without_a_limit_nobody_waits():
