@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.fanout.context import Context, read, save, table
 from benchmarks.fanout.material import Material
+from benchmarks.suite.congestion import congested_by
 from benchmarks.suite.marks import fill
 from benchmarks.suite.memory import Ballast
 from icnblocks.testing.network import CUBIC, obstacle
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything in one file")
     parser.add_argument("--out", type=Path, default=Path("fanout-results"))
     parser.add_argument("--document", type=Path)
-    parser.add_argument("--congestion", default=CUBIC, help="of TCP on the hosts (%(default)s)")
+    parser.add_argument("--congestion", default=CUBIC, help="of TCP meanwhile (%(default)s)")
     parser.add_argument("--draw", action="store_true", help="run nothing: tables and charts only")
     options = parser.parse_args()
     unknown = sorted(set(options.scenarios) - set(SCENARIOS))
@@ -77,6 +78,7 @@ def _measure(options: argparse.Namespace) -> None:
         tempfile.TemporaryDirectory(prefix="fanout-") as disk,
         tempfile.TemporaryDirectory(prefix="fanout-", dir="/dev/shm") as memory,
         Ballast(Path(disk)) as ballast,
+        congested_by(options.congestion),
     ):
         root = Path(disk)
         root.chmod(0o755)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COUNTS: Final = (1, 2, 4, 8, 16, 32)
 MOST: Final = 32
-_BESIDE: Final = ("nginx slice", "varnish", "nginx lock", "swarm", "rsync", "curl")
+_BESIDE: Final = ("nginx slice", "varnish", "varnish floor", "nginx lock", "swarm", "rsync", "curl")
 _UNICAST: Final = ("rsync", "curl")
 """Each device takes the whole model over the backhaul: minutes for 32, so that few are enough."""
 _FEW: Final = (1, 4)

@@ -28,7 +28,7 @@ DEVICES: Final = 8
 FILES: Final = 18080
 CACHE: Final = 18081
 _HERE: Final = "127.0.0.1"
-_SIDES: Final = ("icnblocks", "nginx slice", "varnish")
+_SIDES: Final = ("icnblocks", "nginx slice", "varnish", "varnish floor")
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def run(context: Context) -> dict[str, Any]:
         origin = stack.enter_context(start_edge(context.material.store))
         context.material.learn(origin)
         for number in range(context.runs):
-            order = _SIDES[number % 3 :] + _SIDES[: number % 3]
+            first = number % len(_SIDES)
+            order = _SIDES[first:] + _SIDES[:first]
             for who in order:
                 context.ballast.fill(model.unique * (DEVICES + 1))
                 laps.append(_lap(context, model, who, files, origin.url))
@@ -63,7 +64,12 @@ def _lap(context: Context, model: Model, who: str, files: str, origin: str) -> d
                 found = {"who": who, "failed": peers.obstacle(who)}
             else:
                 url = stack.enter_context(_cache(who, folder, files))
-                found = _run(who, peers.curls([None] * DEVICES, folder, url, model))
+                hosts = [None] * DEVICES
+                if who == "varnish floor":
+                    commands = peers.floors(hosts, folder, url, model, held=False)
+                else:
+                    commands = peers.curls(hosts, folder, url, model)
+                found = _run(who, commands)
     finally:
         shutil.rmtree(folder)
     context.say(f"loopback, {who}: {found.get('failed') or round(found['seconds'], 2)}")
@@ -78,7 +84,7 @@ def _fetches(folder: Path, model: Model, url: str) -> Iterator[Command]:
 
 @contextmanager
 def _cache(who: str, folder: Path, files: str) -> Iterator[str]:
-    if who == "varnish":
+    if who.startswith("varnish"):
         with varnish(folder, None, _HERE, CACHE, files) as url:
             yield url
     else:

@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.fanout import nginx
-from benchmarks.fanout.running import Command, RunFailedError
+from benchmarks.fanout.running import HELD, Command, RunFailedError
 from benchmarks.fanout.site import CACHE_PORT, ROOT, Site
 from benchmarks.fanout.varnish import varnish
+from benchmarks.suite import floor
 from icnblocks.testing.processes import poll_until
 
 if TYPE_CHECKING:
@@ -28,19 +29,20 @@ if TYPE_CHECKING:
 
 RSYNC_PORT: Final = 8730
 SWARM_PORT: Final = 6881
-CACHES: Final = ("nginx slice", "nginx lock", "varnish")
+CACHES: Final = ("nginx slice", "nginx lock", "varnish", "varnish floor")
 WORDS: Final = {
     "icnblocks": "icn-edge, icn-fetch",
     "nginx slice": "nginx proxy_cache, lock, slice 1m; curl",
     "nginx lock": "nginx proxy_cache, lock; curl",
     "varnish": "Varnish, streaming; curl",
+    "varnish floor": "Varnish, streaming; the floor",
     "curl": "curl from the origin",
     "rsync": "rsync from the origin",
     "swarm": "libtorrent swarm, origin seeds",
 }
 _NEEDS: Final = {
-    "nginx slice": "nginx", "nginx lock": "nginx", "varnish": "varnishd", "curl": "curl",
-    "rsync": "rsync",
+    "nginx slice": "nginx", "nginx lock": "nginx", "varnish": "varnishd",
+    "varnish floor": "varnishd", "curl": "curl", "rsync": "rsync",
 }  # fmt: skip
 
 
@@ -63,6 +65,30 @@ def curls(hosts: Sequence[Host | None], folder: Path, url: str, model: Model) ->
         words += ["--remote-name-all", "--output-dir", str(target)]
         words += [f"{url}/{path}" for path in model.paths]
         commands.append(Command(words, folder / f"curl{number}.log"))
+    return commands
+
+
+def floors(
+    hosts: Sequence[Host | None], folder: Path, url: str, model: Model, *, held: bool
+) -> list[Command]:
+    """For each host the least that a verified pull takes: see `benchmarks.suite.floor`.
+
+    Args:
+        hosts: None is this machine itself.
+        folder: where they write.
+        url: of the cache.
+        model: what they fetch.
+        held: they are loaded beforehand.
+    """
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = ["-m", "benchmarks.fanout.held", *HELD, "floor"] if held else ["-P", floor.__file__]
+    parts = floor.everything(model.files, f"{model.files.name}/")
+    commands = []
+    for number, host in enumerate(hosts):
+        job = folder / f"floor{number}.json"
+        floor.write_job(job, url, folder / f"floor{number}", parts, None)
+        words = [*(host.within if host else ()), sys.executable, *program, str(job)]
+        commands.append(Command(words, folder / f"floor{number}.log", environ, held=held))
     return commands
 
 
@@ -92,7 +118,10 @@ def _commands(
     with ExitStack() as stack:
         if who in CACHES:
             url = stack.enter_context(cache(site, who))
-            yield curls(hosts, folder, url, model)
+            if who == "varnish floor":
+                yield floors(hosts, folder, url, model, held=True)
+            else:
+                yield curls(hosts, folder, url, model)
         elif who == "curl":
             yield curls(hosts, folder, site.files, model)
         elif who == "rsync":
@@ -117,7 +146,7 @@ def _commands(
 def cache(site: Site, who: str) -> Iterator[str]:
     """A cold cache of this kind on the edge's host; yields its URL."""
     place = (site.context.root, site.edge, site.edge_address, CACHE_PORT, site.files)
-    if who == "varnish":
+    if who.startswith("varnish"):
         with varnish(*place) as url:
             yield url
     else:

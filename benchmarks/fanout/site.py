@@ -41,7 +41,7 @@ REFETCHED: Final = "icn_refetched_bytes_total"
 @cache
 def _startup_s(log: Path) -> float:
     """The median of five times."""
-    module = ["benchmarks.fanout.held", "2", "0"]  # it tells stderr, and stdin has ended
+    module = ["benchmarks.fanout.held", "2", "0", "fetch"]  # it tells stderr, and stdin has ended
     words = [sys.executable, "-m", *module, "--help"]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -214,8 +214,8 @@ def fetch(
 
     With `--share` among `args` it counts as ended when it has everything, and serves on.
     """
-    module = ["benchmarks.fanout.held", *HELD] if held else ["icnblocks_tools", "fetch"]
-    words = [*(host.within if host else ()), sys.executable, "-m", *module, name]
+    module = ["benchmarks.fanout.held", *HELD] if held else ["icnblocks_tools"]
+    words = [*(host.within if host else ()), sys.executable, "-m", *module, "fetch", name]
     words += [word for url in sources for word in ("--from", url)]
     words += ["--trust-first-use", "--json", *args]
     paths = [str(ROOT), *filter(None, [device.environ.get("PYTHONPATH")])]

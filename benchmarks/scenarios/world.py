@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.scenarios import floor
+from benchmarks.suite import floor
 from benchmarks.suite.peers import command
 from benchmarks.suite.processes import Command
 from benchmarks.suite.runner import Side, must_equal
@@ -199,9 +199,8 @@ class Downloader:
         """The least that a verified pull takes, of what `base` has not."""
         job = self.target.with_name(f"{self.target.name}.json")
         if not job.exists():
-            sizes = {name: (self.model / name).stat().st_size for name in files_of(self.model)}
-            whole = [floor.Stretch(name, 0, size) for name, size in sizes.items() if size]
-            parts = whole if base is None else floor.stretches(self.model, base)
+            whole = base is None
+            parts = floor.everything(self.model) if whole else floor.stretches(self.model, base)
             floor.write_job(job, self.url, self.target, parts, base)
         return Command([sys.executable, "-P", floor.__file__, job])
 

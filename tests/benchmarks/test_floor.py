@@ -1,6 +1,6 @@
 """What the floor of a pull fetches and takes over: all of a model, once."""
 
-from benchmarks.scenarios.floor import Stretch, halves, stretches
+from benchmarks.suite.floor import Stretch, halves, stretches
 from icnblocks.testing.models import half_frozen, write_llama
 
 
