@@ -72,7 +72,7 @@ def _open(bench: Bench) -> Iterator[Stage]:
                 before=lambda: shutil.rmtree(store, ignore_errors=True),
                 reads=[model],
                 ours=True,
-                note=f"hashed by {_THREADS} threads and indexed; the index is flushed",
+                note=f"hashed by {_THREADS} threads and indexed; files and index are flushed",
             ),
             Side(
                 "to an origin",
@@ -141,7 +141,8 @@ SCENARIOS: Final = (
         "The Llama-shaped model of 2.02 GB, in the page cache, published in place (hashed, signed,"
         " indexed; nothing is copied) and to an empty origin on the same disk, beside b3sum with"
         " as many threads, which only hashes, and `cp`, which only copies, also with `sync` of"
-        " the copied files. What is published to an origin is flushed before it is acknowledged.",
+        " the copied files. What is published is flushed before that is acknowledged; the model"
+        " itself is on the disk before.",
         2024,
         5,
         _open,

@@ -250,10 +250,12 @@ def place(
 ) -> Published:
     """Publish a scanned directory in place, for a daemon that serves this store.
 
+    All of it survives a power cut when this returns, the files too.
+
     Raises:
         TrustError: if the name is published with another key, or a rotation that leads to this one
             is of the future: nobody would take the record.
-        StorageError: if the store cannot be written.
+        StorageError: if the store cannot be written, or the files cannot be flushed.
     """
     data = encode(scan.manifest)
     digest = digest_of(data)
@@ -265,6 +267,7 @@ def place(
     if record is not None:
         check_time(record, now)  # as an origin does with what is sent to it
     scan.check()
+    scan.flush()
     places.add_directory(scan.root.absolute(), digest, scan.manifest, scan.facts)
     catalog.put_manifest(digest, data)
     if record is not None:

@@ -12,6 +12,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, Self
 
 from icnblocks.errors import ChangedError, StorageError, UsageError
@@ -21,6 +22,7 @@ from icnblocks.manifest.paths import faults
 from icnblocks.naming import DIGEST_BYTES, Digest
 from icnblocks.store.extents import read_all
 from icnblocks.store.facts import FileFacts
+from icnblocks.store.whole import sync_path
 from icnblocks.values import dataclass
 
 if TYPE_CHECKING:
@@ -59,6 +61,19 @@ class Scan:
         """
         for path, facts in self.facts.items():
             self._check(self.root / path, facts)
+
+    def flush(self) -> None:
+        """Make the files and their names survive a power cut: who wrote them may not have.
+
+        Raises:
+            StorageError: if the disk refuses.
+        """
+        folders = {str(folder) for path in self.facts for folder in PurePath(path).parents}
+        for path in [*self.facts, *folders]:
+            try:
+                sync_path(self.root / path)
+            except OSError as error:
+                raise StorageError.of(error, f"cannot flush {self.root / path}") from error
 
     def _check(self, path: Path, facts: FileFacts) -> None:
         try:

@@ -6,13 +6,17 @@ This module must not know what is in them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from icnblocks.errors import StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NEVER_WRITTEN: Final = frozenset({errno.EINVAL, errno.EROFS})
+"""What file systems say of a flush that are only read."""
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -45,7 +49,24 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make names created in or removed from a directory survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(directory, os.O_DIRECTORY)
+
+
+def sync_path(path: Path) -> None:
+    """Make a file's bytes, or the names in a directory, survive a power cut, whoever wrote them.
+
+    Raises:
+        OSError: if the disk refuses. Where nothing can be written, there is nothing to be done.
+    """
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in _NEVER_WRITTEN:
+            raise
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:

@@ -1,5 +1,6 @@
 """What an origin says of names is not believed just because it says so."""
 
+import errno
 import os
 
 import pytest
@@ -9,7 +10,7 @@ from icnblocks.client.patience import Waiter
 from icnblocks.client.settings import load_settings
 from icnblocks.client.source import RecordAnswer
 from icnblocks.client.trust import KnownPublishers
-from icnblocks.errors import ChangedError, NotFoundError, TrustError, UsageError
+from icnblocks.errors import ChangedError, NotFoundError, StorageError, TrustError, UsageError
 from icnblocks.manifest.model import Kind
 from icnblocks.manifest.record import Record, fingerprint, public_bytes, sign_record
 from icnblocks.naming import Digest, Name
@@ -18,6 +19,7 @@ from icnblocks.publish.facade import publish
 from icnblocks.publish.keys import PublisherKey
 from icnblocks.publish.scan import scan
 from icnblocks.publish.ways import check_base
+from icnblocks.store.catalog import Catalog
 
 MINE, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
 BASE = Name("acme", "base")
@@ -156,3 +158,50 @@ def test_paths_may_be_strings_and_an_empty_one_is_none(settings, tmp_path, monke
             publish(".", "acme/m", settings=settings, **words | wrong)
     with pytest.raises(UsageError, match="`directory` is empty"):
         publish("", "acme/m", settings=settings, **words)
+
+
+def in_place(tmp_path, settings):
+    model = tmp_path / "model"
+    (model / "a" / "b").mkdir(parents=True)
+    for path in ("config.json", "a/b/weights.bin"):
+        (model / path).write_bytes(b"1" * 1000)
+    publish(model, "acme/m", store=tmp_path / "store", settings=settings)
+
+
+def test_what_is_published_in_place_is_flushed_before_its_name_is(tmp_path, settings, monkeypatch):
+    """The files may have been written a moment ago, and a power cut would leave the name alone."""
+    flushed, sync = [], os.fsync
+
+    def watched(fd):
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        catalog = (tmp_path / "store").rglob("catalog.sqlite*")
+        named = any(b"acme/m" in file.read_bytes() for file in catalog)
+        flushed.append((os.path.relpath(path, tmp_path), named))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    in_place(tmp_path, settings)
+    of_model = {path: named for path, named in flushed if path.startswith("model")}
+    names = ("", "/config.json", "/a", "/a/b", "/a/b/weights.bin")
+    assert of_model == {f"model{name}": False for name in names}
+
+
+@pytest.mark.parametrize("says", [errno.EIO, errno.EROFS])
+def test_a_flush_that_fails_ends_it_unless_nothing_can_be_written(
+    tmp_path, settings, monkeypatch, says
+):
+    sync = os.fsync
+
+    def refusing(fd):
+        if "model" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(says, os.strerror(says))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    if says == errno.EROFS:
+        in_place(tmp_path, settings)
+        return
+    with pytest.raises(StorageError, match="cannot flush"):
+        in_place(tmp_path, settings)
+    with Catalog(tmp_path / "store" / "catalog.sqlite") as catalog:
+        assert catalog.record(Name("acme", "m")) is None
