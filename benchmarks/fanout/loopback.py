@@ -104,21 +104,27 @@ def _seconds(found: dict[str, Any], who: str) -> list[float]:
     return [lap["seconds"] for lap in found["laps"] if lap["who"] == who and "failed" not in lap]
 
 
+def _ratios(found: dict[str, Any], who: str, other: str) -> list[float]:
+    """Times of one over those of another, round by round; none where one of them failed."""
+    mine, theirs = _seconds(found, who), _seconds(found, other)
+    if len(mine) != len(theirs):
+        return []
+    return [one / two for one, two in zip(mine, theirs, strict=True)]
+
+
 def reached(found: dict[str, Any]) -> list[Row]:
     """Ours over each cache, pair by pair."""
     rows = []
-    ours = _seconds(found, "icnblocks")
     for who, text, reach, stretch in (
         ("nginx slice", "nginx slice-cache with 8 curls", 0.8, 0.6),
         ("varnish", "Varnish streaming with 8 curls, which keeps nothing on disk", 1.1, 0.9),
     ):
-        theirs = _seconds(found, who)
+        values = _ratios(found, "icnblocks", who)
         what = f"cold fan-out on plain loopback, 8 devices, all to disk: time / {text}"
         asked = f"<= {reach}, hoped <= {stretch}"
-        if len(theirs) < len(ours):
+        if not values:
             rows.append(Row(what, asked, None, peers.obstacle(who) or "it failed", reach, stretch))
             continue
-        values = [one / other for one, other in zip(ours, theirs, strict=True)]
         rows.append(Row(what, asked, median(values), spread(values), reach, stretch))
     return rows
 
@@ -129,14 +135,20 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
     for who in _SIDES:
         laps = [lap for lap in found["laps"] if lap["who"] == who and "failed" not in lap]
         if not laps:
-            rows.append([peers.WORDS[who], "not run", "", "", 0])
+            rows.append([peers.WORDS[who], "not run", "", "", "", "", 0])
             continue
         rows.append([
             peers.WORDS[who], spread([lap["seconds"] for lap in laps]),
             spread([lap["each"][0] for lap in laps]),
-            spread([lap["user_s"] + lap["system_s"] for lap in laps]), len(laps),
+            spread([lap["user_s"] + lap["system_s"] for lap in laps]),
+            *(
+                spread(values) if (values := _ratios(found, who, cache)) else ""
+                for cache in ("nginx slice", "varnish")
+            ),
+            len(laps),
         ])  # fmt: skip
-    head = ["who", "all done, s", "the first done, s", "processor of the clients, s", "runs"]
+    head = ["who", "all done, s", "the first done, s", "processor of the clients, s",
+            "all done / nginx's", "all done / Varnish's", "runs"]  # fmt: skip
     return {"loopback": table(head, rows)}
 
 
