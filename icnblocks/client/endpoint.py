@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHOWN_CHARS: Final = 200
+_NAMES_PROXY: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,8 @@ def proxy_for(endpoint: Endpoint) -> Proxy | None:
     Raises:
         UsageError: if it is not an `http://` proxy.
     """
-    if not any(key[-6:].lower() == "_proxy" for key in os.environ):
-        return None  # spares the import
+    if not any(value and key.lower() in _NAMES_PROXY for key, value in os.environ.items()):
+        return None  # NO_PROXY alone names none: spares an import as long as a small pull
     if endpoint.host == "localhost" or is_loopback(endpoint.host):
         return None
     from urllib.request import getproxies, proxy_bypass

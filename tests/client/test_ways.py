@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import os
 import ssl
+import subprocess
+import sys
 
 import pytest
 
@@ -174,6 +177,17 @@ def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(SourceError, match=r"proxy.*407") as caught:
                 source.record(NAME)
         assert caught.value.hint == Proxy.advice
+
+
+def test_where_no_proxy_is_named_the_module_that_reads_them_is_not_loaded() -> None:
+    script = (
+        "import sys; from icnblocks.client.endpoint import Endpoint, proxy_for;"
+        "assert proxy_for(Endpoint.parse('http://far.example')) is None;"
+        "assert 'urllib.request' not in sys.modules"
+    )
+    named = {"NO_PROXY": "*", "no_proxy": "far.example", "HTTP_PROXY": "", "http_proxy": ""}
+    clean = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    subprocess.run([sys.executable, "-c", script], env=clean | named, check=True, timeout=60)
 
 
 def test_which_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
