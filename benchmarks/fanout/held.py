@@ -16,20 +16,24 @@ import os
 import sys
 from pathlib import Path
 
-import benchmarks.suite.loaded  # noqa: F401
-from benchmarks.suite import floor
-from icnblocks_tools.entry import fetch
+from icnblocks_tools.entry import GARBAGE, fetch
 
 
 def main() -> None:
+    gc.set_threshold(GARBAGE)  # as icn-fetch does first of all
+    import benchmarks.suite.loaded  # noqa: F401
+
     ready, gate = int(sys.argv[1]), int(sys.argv[2])
     program, *words = sys.argv[3:]
+    if program == "floor":
+        from benchmarks.suite import floor
+
+        gc.disable()  # as by itself
     os.write(ready, b".")
     os.close(ready)
     os.read(gate, 1)  # nothing is ever written: it ends when the gate is closed
     os.close(gate)
     if program == "floor":
-        gc.disable()  # as by itself
         floor.do(Path(*words))
     sys.argv = ["icn-fetch", *words]
     fetch()

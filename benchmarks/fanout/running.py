@@ -82,12 +82,14 @@ def run_together(
     commands: Sequence[Command],
     *,
     deadline_s: float = DEADLINE_S,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Times:
     """Run processes side by side to their ends.
 
     Args:
         commands: in the order of their starts.
         deadline_s: after so long all are killed.
+        prepare: done when those that are held have loaded, before the time begins.
 
     Returns:
         The times of those that are awaited, in their order.
@@ -96,7 +98,7 @@ def run_together(
         RunFailedError: if one of them fails, or the time is over.
     """
     with ExitStack() as stack:
-        return _Batch(commands, stack).run(deadline_s)
+        return _Batch(commands, stack).run(deadline_s, prepare)
 
 
 class _Batch:
@@ -111,8 +113,9 @@ class _Batch:
         self._watched: dict[int, str] = {}  # by number: what its log is to have
         self._origin = time.perf_counter()
 
-    def run(self, deadline_s: float) -> Times:
+    def run(self, deadline_s: float, prepare: Callable[[], None]) -> Times:
         waiting = self._hold()
+        prepare()
         self._origin = time.perf_counter()
         left = sum(command.awaited for command in self._commands)
         while left:

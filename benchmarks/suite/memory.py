@@ -43,7 +43,6 @@ class Ballast:
     def __init__(self, folder: Path | None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._file.truncate(_MOST_BYTES)
-        self._least_free: int | None = None
         self._at = 0
 
     def __enter__(self) -> Self:
@@ -53,11 +52,16 @@ class Ballast:
         self._file.close()
 
     def fill(self, size: int) -> None:
-        """Fill what the last run has left free, and `size` bytes besides."""
-        free = _free()
-        spare = free if self._least_free is None else max(free - self._least_free, 0)
-        self._read(min(spare + size + _SPARE_BYTES, _MOST_BYTES))
-        self._least_free = min(_free(), self._least_free or free)
+        """Fill what is free, and drop and fill `size` bytes besides.
+
+        Until there is no less free for it: the kernel keeps a part, and may be dropping at the
+        same time what was filled half a minute ago.
+        """
+        self._read(size + _SPARE_BYTES)
+        free, before = _free(), _MOST_BYTES
+        while _SPARE_BYTES < free < before - _SPARE_BYTES:
+            self._read(free)
+            free, before = _free(), free
 
     def _read(self, size: int) -> None:
         """Onwards from where it was: those pages have been dropped long ago, or never were."""

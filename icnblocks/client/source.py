@@ -179,7 +179,11 @@ class Source:
         self.close()
 
     def connect(self) -> Connection:
-        """A connection of one's own, not open yet: for one thread and many bundles."""
+        """A connection of one's own, for one thread and many bundles; it may be open already."""
+        with self._lock:
+            return self._idle.pop() if self._idle else self._new_connection()
+
+    def _new_connection(self) -> Connection:
         return Connection(self.endpoint, self.options, self._context)
 
     def bundle(
@@ -410,7 +414,7 @@ class Source:
         with self._lock:
             if self._closed:
                 raise SourceError(f"{self} was closed")
-            connection = self._idle.pop() if self._idle else self.connect()
+            connection = self._idle.pop() if self._idle else self._new_connection()
             self._busy.add(connection)
             return connection
 

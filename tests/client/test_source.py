@@ -115,6 +115,17 @@ def test_a_record_with_its_age() -> None:
         assert server.connections == 1
 
 
+def test_a_connection_of_ones_own_is_the_one_that_is_open_already() -> None:
+    with serving(lambda _: Reply(200, b"raw")) as server, Source(server.url) as source:
+        source.record(NAME)
+        mine = source.connect()
+        assert mine.request("GET", "/x").read(10) == b"raw"
+        assert server.connections == 1
+        source.record(NAME)  # not on that one
+        assert server.connections == 2
+        mine.drop()
+
+
 def test_an_endless_record_is_refused() -> None:
     with serving(lambda _: Reply(200, bytes(MAX_RECORD_BYTES + 1))) as server:
         with Source(server.url) as source, pytest.raises(FormatError, match="more than"):

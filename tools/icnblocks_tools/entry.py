@@ -7,13 +7,13 @@ line, it ends the program as it ends any other, without a traceback. This module
 import gc
 import signal
 
-_GARBAGE = 200_000
+GARBAGE = 200_000
 """Objects more than there were, for which it is worth looking for garbage. Imports and the manifest
 of a large model make so many, all of which stay."""
 
 
 def _begin(name: str) -> None:
-    gc.set_threshold(_GARBAGE)
+    gc.set_threshold(GARBAGE)
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
