@@ -80,11 +80,9 @@ def _lap(
 
 
 def ratios(found: dict[str, Any], laps: list[dict[str, Any]]) -> list[float]:
-    """Time / (D / B) of laps."""
-    return [
-        whole(lap) * lap["curl"]["rate"] / found["models"][lap["model"]]
-        for lap in laps
-    ]  # fmt: skip
+    """Time / (D / B) of laps. B is the median of all that curl got: once slow, it flatters."""
+    rate = median([lap["curl"]["rate"] for lap in found["laps"]])
+    return [whole(lap) * rate / found["models"][lap["model"]] for lap in laps]
 
 
 def _chosen(found: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:

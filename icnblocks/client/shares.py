@@ -20,7 +20,7 @@ HintT = TypeVar("HintT", bound="Hashable")
 
 _MOST_BYTES: Final = BUNDLE_WANTS * BLOCK_BYTES
 _LEAST_BYTES: Final = 256 * KIB  # bundles are not split below this
-_LEAST_OF_ONE: Final = 4 * MIB  # the same where there is one source: its lanes share what is slow
+_LEAST_OF_ONE: Final = 16 * MIB  # the same where there is one source: its lanes share what is slow
 _FIRST_BYTES: Final = 8 * MIB  # from a source whose rate is not known
 _FIRST_OF_MANY: Final = 2 * MIB  # the same where there are others to compare it with
 _PROBE_BYTES: Final = MIB
@@ -52,7 +52,7 @@ def bundle_bytes(
     else:
         rated = state.lane_rate * (_ORDERED_SECONDS if ordered else _SECONDS)
     # Each bundle begins with a wait, and an edge behind it can only fetch what it is asked for:
-    # many small ones at the end would leave its backhaul idle for half of the time.
+    # were the last asked for when the one before has come, its backhaul would be idle meanwhile.
     least = _LEAST_OF_ONE if len(sources) == 1 else _LEAST_BYTES
     return min(max(share, least), rated, _MOST_BYTES)
 

@@ -60,7 +60,8 @@ def test_a_want_is_in_flight_once_and_in_order() -> None:
 
 def test_bundles_shrink_towards_the_end_so_that_all_lanes_finish_together() -> None:
     scheduler = make(2)
-    scheduler.add(wants(32), "h", 0.0)
+    scheduler.sources[0].lane_rate = 1e9
+    scheduler.add(wants(128), "h", 0.0)
     sizes = []
     while (bundle := scheduler.next_bundle(0, 0.0)) is not None:
         assert isinstance(bundle, Bundle)
@@ -68,11 +69,11 @@ def test_bundles_shrink_towards_the_end_so_that_all_lanes_finish_together() -> N
         for want in bundle.wants:
             scheduler.arrived(bundle, want.digest, 0.0)
         scheduler.finished(bundle, 0, 0)
-    assert sizes[0] == 8
+    assert sizes[0] == 32
     assert sizes == sorted(sizes, reverse=True)
     # One source: with ever smaller ones an edge would hear late of what it is to fetch.
-    assert set(sizes[-5:-1]) == {4}
-    assert sum(sizes) == 32
+    assert set(sizes[-4:-1]) == {16}
+    assert sum(sizes) == 128
 
 
 def test_several_sources_share_the_last_blocks_one_by_one() -> None:
