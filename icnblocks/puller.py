@@ -163,6 +163,7 @@ class Puller:
             self.resolver = Resolver(
                 self.sources, self.catalog, trust, time.time, self._listener.warned,
                 patience_s=settings.retry_s, pause=self._left.wait,
+                expects=lambda: not self.places.directories(),
             )  # fmt: skip
             self._follower: Follower | None = None
             self.sharer: Sharer | None = None

@@ -60,6 +60,7 @@ class Manifests:
         capacity: bytes that fetched ones may take together.
         negative_s: how long it is remembered that no upstream has one; 0 for not at all.
         clock: seconds that never go backward.
+        fetched: told of each that came from upstream, with the lengths of its distinct blocks.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Manifests:
         capacity: int,
         negative_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        fetched: Callable[[Digest, Mapping[Digest, int]], None] = lambda *_: None,
     ) -> None:
         self._catalog = catalog
         self._holdings = holdings
@@ -90,6 +92,7 @@ class Manifests:
         self._fetches: Coalesced[tuple[Digest, Name | None, bool], bytes] = Coalesced()
         self._shared: WeakValueDictionary[Digest, Shared] = WeakValueDictionary()
         self._clock = clock
+        self._fetched = fetched
         self._missing: Failures[tuple[Digest, Name | None]] = Failures(negative_s, MISSING)
         self._unstored, self._unremoved = Flood(clock), Flood(clock)
 
@@ -196,12 +199,13 @@ class Manifests:
     ) -> bytes:
         data = await self._asked(digest, route, name, via)
         try:
-            await self._store(digest, data)
+            lengths = await self._store(digest, data)
         except StorageError as error:  # its digest and form were checked before
             if times := self._unstored.due():
                 told = {"times": times}
                 _LOG.error("a manifest is passed on, and cannot be stored: %s", error, extra=told)
             return data
+        self._fetched(digest, lengths)
         try:
             await self._shrink(digest)
         except StorageError as error:

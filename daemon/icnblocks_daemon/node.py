@@ -26,6 +26,7 @@ from icnblocks_daemon.config import taken_over
 from icnblocks_daemon.fair_turns import FairTurns
 from icnblocks_daemon.fib import Fib
 from icnblocks_daemon.forwarder import Forwarder
+from icnblocks_daemon.heralds import Heralds
 from icnblocks_daemon.holdings import Holdings
 from icnblocks_daemon.manifest_parts import ManifestParts
 from icnblocks_daemon.manifests import Manifests
@@ -144,9 +145,13 @@ class Node:
         self.uploads = Uploads(
             self.holdings, self.catalog, self.metrics, ttl_s=config.upload_ttl, clock=self.clock
         )
+        self.heralds = Heralds(self.forwarder, self.holdings.at_hand)
+        # Siblings are to be asked before; and without the table a block comes once for each.
+        heralds = config.pit and not config.sibling
         self.manifests = Manifests(
             self.catalog, self.holdings, self.uploads, self.fib, self.upstreams,
             capacity=config.manifest_capacity, negative_s=config.negative_ttl, clock=self.clock,
+            fetched=self.heralds.fetched if heralds else lambda *_: None,
         )  # fmt: skip
         self.manifest_parts = ManifestParts(
             str(config.store), self.manifests, self.catalog, self.clock
@@ -385,6 +390,7 @@ class Node:
         await self.prefetch.close()
         await self.siblings.close()
         await self.records.close()
+        self.heralds.close()
         self.forwarder.close()
         await self.upstreams.close()
         await self.plans.close()

@@ -32,10 +32,10 @@ from icnblocks.manifest.record import (
     trusted_via,
 )
 from icnblocks.values import dataclass
-from icnblocks.wire.headers import NAME_HEADER
+from icnblocks.wire.headers import EXPECT_BLOCKS, EXPECT_HEADER, NAME_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from icnblocks.client.source import Source
     from icnblocks.client.trust import Trust
@@ -136,6 +136,7 @@ class Resolver:
             after the seconds for which they asked; what others take to answer counts too. Where
             what is known will do, none is waited for longer than 10 s.
         pause: waits so many seconds.
+        expects: asked when a manifest is about to be fetched: will all of its blocks be?
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Resolver:
         *,
         patience_s: float = 60.0,
         pause: Callable[[float], object] = time.sleep,
+        expects: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sources = sources
         self._catalog = catalog
@@ -156,6 +158,7 @@ class Resolver:
         self._warn = warn
         self._patience_s = patience_s
         self._pause = pause
+        self._expects = expects
 
     def resolve(self, name: Name, *, max_age_s: float = 0.0) -> Resolved:
         """Follow a name to its manifest.
@@ -297,7 +300,10 @@ class Resolver:
         if data is not None:
             return Resolved(name, digest, decode(data), 0, data)
         rounds = _Rounds(self._patience_s)
-        call = partial(rounds.ask, lambda source: _manifest_of(source, name, digest))
+        headers = {NAME_HEADER: str(name)}
+        if self._sources and self._expects():
+            headers[EXPECT_HEADER] = EXPECT_BLOCKS
+        call = partial(rounds.ask, lambda source: _manifest_of(source, digest, headers))
         while True:
             due, failures = rounds.begin(self._sources)
             for answer in answers(due, call, coming=lambda source: source.coming()):
@@ -347,9 +353,9 @@ def record_of(source: Source, name: Name) -> tuple[bytes, Record]:
         ) from error
 
 
-def _manifest_of(source: Source, name: Name, digest: Digest) -> bytes:
-    """A source's manifest of that digest, looked for under the name first."""
+def _manifest_of(source: Source, digest: Digest, headers: Mapping[str, str]) -> bytes:
+    """A source's manifest of that digest, looked for under the name in the headers first."""
     try:
-        return source.manifest(digest, headers={NAME_HEADER: str(name)})
+        return source.manifest(digest, headers=headers)
     except NotFoundError:  # the digest may be all that is known, and the name lead elsewhere
         return source.manifest(digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -10,11 +11,12 @@ from aiohttp import web
 from icnblocks.limits import MISSING_BATCH
 from icnblocks.naming import Digest, Name
 from icnblocks.wire.bundle import WANT_BYTES, pack_indexes, unpack_wants
-from icnblocks.wire.headers import NAME_HEADER, VIA_HEADER
+from icnblocks.wire.headers import EXPECT_BLOCKS, EXPECT_HEADER, NAME_HEADER, VIA_HEADER
 from icnblocks_daemon.holdings import to_the_end
 from icnblocks_daemon.http.body import read_body
 from icnblocks_daemon.http.clients import client_of
 from icnblocks_daemon.http.writer import may_write
+from icnblocks_daemon.interests import Hint
 from icnblocks_daemon.via import parse_via
 
 if TYPE_CHECKING:
@@ -51,7 +53,12 @@ class Names:
     async def manifest(self, request: web.Request) -> web.StreamResponse:
         """A manifest; the header ICN-Name says under which name to look upstream."""
         digest = Digest.parse(request.match_info["digest"])
-        shared = await self._node.manifests.shared(digest, hint_of(request), via_of(request))
+        name, via = hint_of(request), via_of(request)
+        with ExitStack() as stack:
+            if request.headers.get(EXPECT_HEADER) == EXPECT_BLOCKS:
+                hint = Hint(name, digest, via=via, client=client_of(request))
+                stack.enter_context(self._node.heralds.expecting(digest, hint))
+            shared = await self._node.manifests.shared(digest, name, via)
         headers = {
             "ETag": f'"{digest}"',
             "Cache-Control": "public, max-age=31536000, immutable",
