@@ -204,7 +204,6 @@ class InPlaceStore:
             UsageError: if `facts` lacks a file.
             StorageError, BusyError: if the index cannot be written.
         """
-        staged = index.stage(manifest)
         let_times_move_on(facts.values())
         files: list[tuple[bytes, FileFacts]] = []
         for file in manifest.files:
@@ -216,7 +215,7 @@ class InPlaceStore:
             files.append((os.fsencode(file.path), facts[file.path]))
         with self._writing() as db:
             index.remove(db, _root(root))
-            index.insert(db, _root(root), digest, files, staged)
+            index.insert(db, _root(root), digest, manifest, files)
         self.close_idle()  # among them may be what these took the place of
 
     def remove_directory(self, root: Path) -> bool:

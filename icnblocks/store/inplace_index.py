@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
-from array import array
-from dataclasses import field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from icnblocks.naming import DIGEST_BYTES, Digest
+from icnblocks.naming import Digest
 from icnblocks.store.database import BUSY_TIMEOUT_S, Schema
 from icnblocks.store.facts import FileFacts
 from icnblocks.values import dataclass
@@ -47,8 +45,8 @@ SCHEMA: Final = Schema(
 ROTTEN: Final = 2
 """As `changed` of a file: it was hashed and found wrong under unchanged facts."""
 
-_KEY = struct.Struct(">q")
-_REST: Final = DIGEST_BYTES - _KEY.size
+_SPLIT: Final = struct.Struct(">q24s")
+"""A digest: the bytes that are indexed, and the rest."""
 
 SPOTS_OF: Final = "SELECT file, offset, length FROM spots WHERE key = ? AND rest = ?"
 SPOTS_AND_FILES_OF: Final = """SELECT file, offset, length, changed,
@@ -124,7 +122,8 @@ class IndexedFile(NamedTuple):
 
 def key(digest: Digest) -> tuple[int, bytes]:
     """A digest as its index key and the rest."""
-    return int.from_bytes(digest[:8], "big", signed=True), digest[8:]
+    number, rest = _SPLIT.unpack(digest)
+    return number, rest
 
 
 def digest(number: int, rest: bytes) -> Digest:
@@ -132,48 +131,24 @@ def digest(number: int, rest: bytes) -> Digest:
     return Digest(int.to_bytes(number, 8, "big", signed=True) + rest)
 
 
-@dataclass(slots=True)
-class Staged:
-    """The distinct blocks of a manifest, packed: 48 bytes each."""
+def rows(
+    manifest: Manifest, first: int, numbers: Sequence[int]
+) -> Iterator[tuple[int, int, bytes, int, int, int]]:
+    """Rows of `spots`: the first spot of each distinct block of a manifest, from id `first` on.
 
-    keys: array[int] = field(default_factory=lambda: array("q"))
-    rests: bytearray = field(default_factory=bytearray)
-    files: array[int] = field(default_factory=lambda: array("L"))
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    lengths: array[int] = field(default_factory=lambda: array("L"))
-    size: int = 0
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def rows(self, first: int, numbers: Sequence[int]) -> Iterator[tuple[object, ...]]:
-        """Rows of `spots`, from id `first` on; `numbers` are the ids of the files."""
-        rests = bytes(self.rests)
-        return zip(
-            range(first, first + len(self)),
-            self.keys,
-            [rests[at : at + _REST] for at in range(0, len(rests), _REST)],
-            [numbers[file] for file in self.files],
-            self.offsets,
-            self.lengths,
-            strict=True,
-        )
-
-
-def stage(manifest: Manifest) -> Staged:
-    """Pack the first spot of each distinct block of a manifest."""
-    staged = Staged()
+    Args:
+        manifest: what lies in the directory.
+        first: an id; those after it are free.
+        numbers: the ids of the manifest's files.
+    """
+    number = first
     seen: set[bytes] = set()
     for raw, length, file, offset in manifest.occurrences():
         if raw not in seen:
             seen.add(raw)
-            staged.keys.append(_KEY.unpack_from(raw)[0])
-            staged.rests += raw[_KEY.size :]
-            staged.files.append(file)
-            staged.offsets.append(offset)
-            staged.lengths.append(length)
-    staged.size = sum(staged.lengths)
-    return staged
+            key, rest = _SPLIT.unpack(raw)
+            yield number, key, rest, numbers[file], offset, length
+            number += 1
 
 
 def remove(db: sqlite3.Connection, root: bytes) -> bool:
@@ -191,15 +166,23 @@ def remove(db: sqlite3.Connection, root: bytes) -> bool:
 def insert(
     db: sqlite3.Connection,
     root: bytes,
-    manifest: Digest,
+    digest: Digest,
+    manifest: Manifest,
     files: Sequence[tuple[bytes, FileFacts]],
-    staged: Staged,
 ) -> None:
-    """Enter a directory that is not there. In a transaction."""
+    """Enter a directory that is not there. In a transaction.
+
+    Args:
+        db: the index.
+        root: the directory.
+        digest: the manifest's digest.
+        manifest: what lies in the directory.
+        files: path and facts of each of its files.
+    """
     first = int(db.execute("SELECT coalesce(max(id), 0) + 1 FROM spots").fetchone()[0])
     number = db.execute(
-        "INSERT INTO roots (path, manifest, first, blocks, size) VALUES (?, ?, ?, ?, ?)",
-        (root, manifest, first, len(staged), staged.size),
+        "INSERT INTO roots (path, manifest, first, blocks, size) VALUES (?, ?, ?, 0, 0)",
+        (root, digest, first),
     ).lastrowid
     numbers = [
         db.execute(
@@ -210,7 +193,12 @@ def insert(
         or 0
         for path, facts in files
     ]
-    db.executemany("INSERT INTO spots VALUES (?, ?, ?, ?, ?, ?)", staged.rows(first, numbers))
+    db.executemany("INSERT INTO spots VALUES (?, ?, ?, ?, ?, ?)", rows(manifest, first, numbers))
+    db.execute(
+        "UPDATE roots SET (blocks, size) ="
+        " (SELECT count(*), coalesce(sum(length), 0) FROM spots WHERE id >= ?) WHERE id = ?",
+        (first, number),
+    )
 
 
 def file(number: int, changed: int, root: bytes, path: bytes, *facts: int) -> IndexedFile:
