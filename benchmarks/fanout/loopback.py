@@ -65,11 +65,7 @@ def _lap(context: Context, model: Model, who: str, files: str, origin: str) -> d
             else:
                 url = stack.enter_context(_cache(who, folder, files))
                 hosts = [None] * DEVICES
-                if who == "varnish floor":
-                    commands = peers.floors(hosts, folder, url, model, held=False)
-                else:
-                    commands = peers.curls(hosts, folder, url, model)
-                found = _run(who, commands)
+                found = _run(who, peers.behind(who, hosts, folder, url, model, held=False))
     finally:
         shutil.rmtree(folder)
     context.say(f"loopback, {who}: {found.get('failed') or round(found['seconds'], 2)}")

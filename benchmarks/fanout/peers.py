@@ -92,6 +92,15 @@ def floors(
     return commands
 
 
+def behind(
+    who: str, hosts: Sequence[Host | None], folder: Path, url: str, model: Model, *, held: bool
+) -> list[Command]:
+    """The clients of a cache; floors are loaded beforehand where `held`, curl has no need of it."""
+    if who == "varnish floor":
+        return floors(hosts, folder, url, model, held=held)
+    return curls(hosts, folder, url, model)
+
+
 def run(site: Site, who: str, model: Model, count: int) -> dict[str, Any]:
     """One cold fan-out of a peer: as `Site.fan_out`, or {"who", "failed"} with the reason."""
     why = obstacle(who)
@@ -118,10 +127,7 @@ def _commands(
     with ExitStack() as stack:
         if who in CACHES:
             url = stack.enter_context(cache(site, who))
-            if who == "varnish floor":
-                yield floors(hosts, folder, url, model, held=True)
-            else:
-                yield curls(hosts, folder, url, model)
+            yield behind(who, hosts, folder, url, model, held=True)
         elif who == "curl":
             yield curls(hosts, folder, site.files, model)
         elif who == "rsync":
