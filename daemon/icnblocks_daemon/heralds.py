@@ -71,7 +71,8 @@ class Heralds:
         self._heralds[herald] = timer
 
     def close(self) -> None:
-        """Give up what has not come."""
+        """Give up what has not come; of a manifest that still comes nothing is expected."""
+        self._expected.clear()
         for herald, timer in list(self._heralds.items()):
             timer.cancel()
             self._end(herald)

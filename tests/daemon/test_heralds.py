@@ -138,6 +138,8 @@ async def test_it_is_bounded_for_each_model_and_in_how_many_there_are():
             ahead.fetched(model, lengths(99))
     assert len(ahead) == 16
     assert len(asked.wanted) == 16 * (AHEAD_BYTES // MIB - 1), "the first is here"
-    ahead.close()
+    with ahead.expecting(MODEL, Hint(manifest=MODEL)):
+        ahead.close()
+        ahead.fetched(MODEL, lengths(99))
     assert len(ahead) == 0
     assert len(asked.left) == len(asked.wanted)
